@@ -1,0 +1,49 @@
+// Element types of weights, activations and KV, and the layout of the block-quantised ones.
+// Block layouts are GGUF's (ggml's published format), little-endian; a row of `k` elements is k / block consecutive blocks.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string_view>
+
+namespace shoal {
+
+enum class DType : uint8_t {
+  kF32 = 0,
+  kF16 = 1,
+  kBF16 = 2,
+  kQ8_0 = 3,  // 32 weights: f16 scale d, int8 q[32];               w = d * q
+  kQ4_0 = 4,  // 32 weights: f16 scale d, 16 bytes of nibbles;      w = d * (q - 8)
+  kQ4_1 = 5,  // 32 weights: f16 d, f16 min m, 16 bytes of nibbles; w = d * q + m
+};             // nibbles: low half of byte i is weight i, high half is weight i + 16
+
+inline constexpr int kQuantBlock = 32;  // elements per block of every quantised type so far
+
+struct BlockQ8_0 { uint16_t d; int8_t q[32]; };
+struct BlockQ4_0 { uint16_t d; uint8_t q[16]; };
+struct BlockQ4_1 { uint16_t d; uint16_t m; uint8_t q[16]; };
+static_assert(sizeof(BlockQ8_0) == 34 && sizeof(BlockQ4_0) == 18 && sizeof(BlockQ4_1) == 20);
+
+struct DTypeInfo {
+  std::string_view name;  // as on the command line: "f32", "q4_1", ...
+  int block;              // elements per block; 1 for plain types
+  size_t block_bytes;
+};
+const DTypeInfo& Info(DType t);
+std::optional<DType> DTypeFromName(std::string_view name);
+inline bool IsQuantised(DType t) { return Info(t).block > 1; }
+
+// Bytes of `elements` consecutive elements. `elements` must be a multiple of the block.
+size_t RowBytes(DType t, int64_t elements);
+
+// IEEE binary16 and bfloat16, round to nearest even; NaN stays NaN.
+float F16ToF32(uint16_t h);
+uint16_t F32ToF16(float f);
+inline float BF16ToF32(uint16_t h) { return __builtin_bit_cast(float, static_cast<uint32_t>(h) << 16); }
+uint16_t F32ToBF16(float f);
+
+// dst[0, n) = the values of `n` elements of type `t` starting at `src`; n a multiple of the block.
+void DequantiseRow(DType t, const void* src, int64_t n, float* dst);
+
+}  // namespace shoal

@@ -1,0 +1,42 @@
+// out[t, h, :] = softmax over positions p <= pos(t) of (scale * q[t, h, :] . K[p, kv(h), :]) times V[p, kv(h), :]
+// K and V are read only from the cache, after rounding, also for tokens of the current chunk (written before by rope_kv).
+// Exactness: key tiles lie at absolute positions (multiples of kKeyTile) and combine in ascending order by online softmax;
+// long contexts are split at absolute multiples of kContextSplit, and the splits combine in order. So a token's result
+// depends on its own q and context alone, not on the chunking, the batch or the threads.
+#pragma once
+
+#include "absl/status/status.h"
+#include "kernels/ops/kv_cache.h"
+#include "kernels/ops/stream.h"
+
+namespace shoal::ops {
+
+inline constexpr int kKeyTile = 32;
+inline constexpr int kContextSplit = 1024;
+
+// The rows [row_begin, row_begin + row_count) of the batch are consecutive tokens of one sequence, the first at `position`.
+struct AttentionSequence {
+  const int32_t* block_table;  // covers positions [0, position + row_count)
+  int row_begin;
+  int row_count;
+  int position;
+};
+struct AttentionArgs {
+  const float* q;  // [tokens, q_heads, head_dim], token stride q_stride (floats)
+  float* out;      // [tokens, q_heads, head_dim], contiguous; must not alias q
+  int64_t q_stride;
+  KvLayer cache;
+  const AttentionSequence* sequences;  // [sequence_count], disjoint rows
+  int sequence_count;
+  const int32_t* q_to_kv;  // [q_heads]: local kv head of each local query head, non-decreasing
+  int q_heads;
+  int q_head_begin;        // this rank's first query head, counted over the whole model
+  float scale;
+  float* workspace;        // at least attention_workspace(...) floats
+};
+using AttentionFn = absl::Status (*)(Stream&, const AttentionArgs&);
+
+// Floats of workspace for a batch of at most `tokens` rows and contexts of at most `max_context` tokens.
+using AttentionWorkspaceFn = int64_t (*)(int threads, int tokens, int q_heads, int head_dim, int max_context);
+
+}  // namespace shoal::ops

@@ -1,0 +1,44 @@
+// What a backend offers: plain function pointers, checked once when a model is loaded. No op is null.
+#pragma once
+
+#include <span>
+#include <string_view>
+
+#include "absl/status/statusor.h"
+#include "kernels/ops/attention.h"
+#include "kernels/ops/copy_blocks.h"
+#include "kernels/ops/embed.h"
+#include "kernels/ops/glu.h"
+#include "kernels/ops/matmul.h"
+#include "kernels/ops/quantise.h"
+#include "kernels/ops/rms_norm.h"
+#include "kernels/ops/rope_kv.h"
+#include "kernels/ops/sample.h"
+
+namespace shoal::ops {
+
+struct OpTable {
+  std::string_view name;  // "ref", "cpu-avx2", "cpu-scalar", "null": part of numerics_id
+
+  // Weights. `supports` answers for matmul, embed and packing alike. A matrix is packed in groups of `row_group` rows:
+  // pack_rows writes rows [row_begin, row_begin + rows) of a packed [n, k] matrix at `dst` (its start), from canonical
+  // contiguous rows at `src`. row_begin is a multiple of row_group, and so is `rows` unless it ends the matrix. Calls for
+  // different rows of one matrix may run at the same time.
+  bool (*supports)(DType);
+  int row_group;
+  size_t (*packed_bytes)(DType, int64_t n, int64_t k);
+  void (*pack_rows)(DType, const void* src, int64_t row_begin, int64_t rows, int64_t n, int64_t k, void* dst);
+
+  EmbedFn embed;
+  RmsNormFn rms_norm;
+  QuantiseFn quantise;
+  MatmulFn matmul;
+  RopeKvFn rope_kv;
+  AttentionFn attention;
+  AttentionWorkspaceFn attention_workspace;
+  GluFn glu;
+  SampleFn sample;
+  CopyBlocksFn copy_blocks;
+};
+
+}  // namespace shoal::ops

@@ -1,0 +1,22 @@
+// x[t, :] += add[t, :]                                            (when add is set: the residual join)
+// y[t, :] = x[t, :] / sqrt(mean(x[t, :]^2) + eps) * (w + weight_bias)       Zhang & Sennrich, arXiv 1910.07467
+#pragma once
+
+#include "absl/status/status.h"
+#include "kernels/ops/stream.h"
+
+namespace shoal::ops {
+
+struct RmsNormArgs {
+  float* x;          // [tokens, dim]; written only when add != nullptr
+  const float* add;  // [tokens, dim] or null; must not alias x
+  const float* w;    // [dim]; null: no output is wanted, only the join
+  float* y;          // [tokens, dim]; must not alias x or add
+  int tokens;
+  int dim;
+  float eps;
+  float weight_bias;
+};
+using RmsNormFn = absl::Status (*)(Stream&, const RmsNormArgs&);
+
+}  // namespace shoal::ops

@@ -1,0 +1,18 @@
+// A weight matrix in a backend's own layout. Backends repack canonical rows once, at load (OpTable::pack_rows).
+#pragma once
+
+#include <cstdint>
+
+#include "common/base/dtype.h"
+
+namespace shoal::ops {
+
+// W: [n, k], n output features, k input features. `data` is in the layout of the backend that packed it, 64-byte aligned.
+struct Weight {
+  const void* data = nullptr;
+  DType dtype = DType::kF32;
+  int64_t n = 0;
+  int64_t k = 0;
+};
+
+}  // namespace shoal::ops
