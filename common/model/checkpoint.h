@@ -1,0 +1,68 @@
+// A checkpoint on disk: a list of named tensors, each a byte range of a file. Formats: gguf.h, safetensors.h, dummy.h.
+// Opening reads headers only; every size in them is checked against the file before it is believed.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "common/base/dtype.h"
+#include "common/model/model_config.h"
+#include "common/text/tokenizer.h"
+
+namespace shoal::model {
+
+// A tensor as stored: row-major, canonical block layout. shape is outermost first ([out, in] for a matrix).
+struct TensorEntry {
+  std::string name;
+  DType dtype = DType::kF32;
+  std::vector<int64_t> shape;
+  int64_t bytes = 0;
+};
+
+// Thread-safe once opened.
+class Checkpoint {
+ public:
+  virtual ~Checkpoint() = default;
+
+  virtual std::span<const TensorEntry> tensors() const = 0;
+  const TensorEntry* Find(std::string_view name) const;
+
+  // Reads [offset, offset + dst.size()) of a tensor's bytes. Counted in bytes_read(). DataLoss when the file is shorter.
+  virtual absl::Status Read(const TensorEntry& tensor, int64_t offset, std::span<std::byte> dst) const = 0;
+  virtual int64_t bytes_read() const = 0;
+  // Sizes of all files together.
+  virtual int64_t file_bytes() const = 0;
+};
+
+// A model as found on disk: what `MODEL` on the command line resolves to.
+struct ModelFiles {
+  std::string name;               // served name by default: file stem or directory name
+  std::string path;               // absolute
+  enum class Format : uint8_t { kGguf, kSafetensors } format = Format::kGguf;
+  ModelConfig config;
+  std::shared_ptr<const Checkpoint> checkpoint;
+  std::string chat_template;      // empty: the model has none
+  std::string bos_spelling, eos_spelling;
+  bool add_bos = false;           // the tokenizer puts bos before plain prompts
+  std::string revision;           // hash of headers: two agents with the same revision read the same model
+};
+
+// `spec`: a .gguf file, a directory with config.json, or org/name[@rev] in the Hugging Face cache (HF_HUB_CACHE, HF_HOME).
+// Errors name the file and say what to do: NotFound, InvalidArgument (unknown architecture or weight type, by name),
+// DataLoss (truncated, or a header that lies).
+absl::StatusOr<ModelFiles> OpenModel(std::string_view spec);
+
+// The tokenizer of a model that OpenModel found. Separate, since ranks need none.
+absl::StatusOr<std::shared_ptr<const text::Tokenizer>> OpenTokenizer(const ModelFiles& files);
+
+// Dummy weights: same names, shapes and types as `like`, values by integer arithmetic from a counter-based generator
+// keyed by (seed, tensor, index): the same to the bit in every layout and on every device. No file is read.
+std::shared_ptr<const Checkpoint> MakeDummyCheckpoint(std::shared_ptr<const Checkpoint> like, uint64_t seed);
+
+}  // namespace shoal::model

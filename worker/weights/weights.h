@@ -1,0 +1,62 @@
+// A rank's weights: one self-describing memory region, written once by the agent's loader, mapped by the rank.
+// Region: header, directory of tensors, then the packed tensors on 64-byte borders (kernels/ops/op_table.h packs them).
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "common/model/checkpoint.h"
+#include "common/model/tensor_table.h"
+#include "common/plan/shard_plan.h"
+#include "kernels/ops/op_table.h"
+
+namespace shoal::weights {
+
+// What the decoder multiplies with. Null data: this rank holds no such tensor.
+struct LayerWeights {
+  const float* attn_norm = nullptr;  // [hidden]
+  const float* ffn_norm = nullptr;   // [hidden]
+  ops::Weight q, k, v;               // [local heads * head_dim, hidden]
+  ops::Weight o;                     // [hidden, local heads * head_dim]
+  ops::Weight gate, up;              // [local ffn, hidden]
+  ops::Weight down;                  // [hidden, local ffn]
+};
+struct ModelWeights {
+  ops::Weight embedding;              // [local vocab, hidden]; stage 0
+  ops::Weight head;                   // [local vocab, hidden]; last stage; the embedding itself when tied and on one stage
+  const float* final_norm = nullptr;  // [hidden]; last stage
+  std::vector<LayerWeights> layers;   // of this rank, in order
+};
+
+// Where each tensor of the shard goes. compute_f32: every matrix is stored as f32 (reference runs).
+struct WeightLayout {
+  struct Item {
+    model::TensorSpec spec;
+    const model::TensorEntry* stored;
+    plan::TensorSlice slice;  // of the stored tensor
+    DType dtype;              // as packed
+    int64_t offset;           // in the region
+    int64_t bytes;            // packed
+  };
+  std::vector<Item> items;
+  int64_t region_bytes = 0;
+  int64_t read_bytes = 0;  // what loading will read from the checkpoint
+};
+absl::StatusOr<WeightLayout> MakeLayout(const model::ModelConfig& config, const model::Checkpoint& checkpoint,
+                                        const plan::RankShard& shard, const ops::OpTable& table, bool compute_f32);
+
+// Reads, cuts and packs every item into `region` (at least region_bytes) with `threads` threads. `progress` counts bytes
+// read and may be watched from elsewhere; `cancelled` ends it early with Cancelled.
+absl::Status LoadShard(const model::Checkpoint& checkpoint, const WeightLayout& layout, const ops::OpTable& table,
+                       std::span<std::byte> region, int threads, std::atomic<int64_t>* progress,
+                       const std::atomic<bool>* cancelled);
+
+// Reads the directory of a loaded region. DataLoss when it is not one, or not for this config and shard.
+absl::StatusOr<ModelWeights> Bind(std::span<const std::byte> region, const model::ModelConfig& config,
+                                  const plan::RankShard& shard);
+
+}  // namespace shoal::weights
