@@ -1,0 +1,110 @@
+// One micro-batch as the coordinator decided it, and what the ranks answer. A plan is a delta against state that every
+// rank mirrors (plan_check.h). Plain data; wire.h turns it into bytes.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "common/base/clock.h"
+
+namespace shoal::plan {
+
+using SequenceId = uint64_t;  // made by the coordinator, never reused within an incarnation
+
+// Every message and ring record carries one. Receivers keep the highest epoch they saw and drop lower ones.
+struct Stamp {
+  uint64_t epoch = 0;        // of the group: raised whenever its ranks or their communicators change
+  uint64_t incarnation = 0;  // of the coordinator process
+  uint64_t step = 0;         // of the plan, from 1, consecutive within (epoch, incarnation)
+  bool operator==(const Stamp&) const = default;
+};
+
+// The sampling state is a pure function of these and of the tokens. Fields below the line come with later features:
+// plan_check refuses them when they are not at their defaults.
+struct SamplingParams {
+  float temperature = 0;  // 0: greedy
+  int32_t top_k = 0;      // 0: all
+  float top_p = 1;
+  float min_p = 0;
+  uint64_t seed = 0;
+  uint32_t choice = 0;    // which of the request's n sequences
+  // --
+  float repetition_penalty = 1, presence_penalty = 0, frequency_penalty = 0;
+  int32_t min_tokens = 0;
+  uint64_t grammar = 0;   // id of a compiled grammar; 0: none
+};
+
+// A sequence that begins, with everything that is needed to rebuild it anywhere.
+struct SequenceStart {
+  SequenceId id = 0;
+  std::vector<int32_t> tokens;  // prompt, then what was generated before (after a preemption or a recovery)
+  int32_t prompt_tokens = 0;
+  SamplingParams sampling;
+  std::vector<int32_t> blocks;  // its block table
+  int32_t kv_tokens = 0;        // leading tokens whose KV is already in those blocks
+};
+
+struct BlocksAdded {
+  SequenceId id = 0;
+  std::vector<int32_t> blocks;  // appended to its table
+};
+
+// A whole block copied before the step (copy-on-write); KV group 0 is the only one so far.
+struct BlockCopy {
+  int32_t src = 0, dst = 0;
+};
+
+enum class TokenSource : uint8_t { kLiteral, kLastSample, kDrafts, kEmbeddings };  // the last two come later
+enum class RowOutput : uint8_t { kNone, kSample, kLogprobs, kPooled };             // the last two come later
+
+// `count` tokens of one sequence, at positions [position, position + count).
+// kLiteral: the sequence's own known tokens at those positions. kLastSample: the token sampled last, count 1.
+struct Row {
+  SequenceId id = 0;
+  TokenSource source = TokenSource::kLiteral;
+  int32_t position = 0;
+  int32_t count = 0;  // an upper bound when drafts come
+  RowOutput output = RowOutput::kNone;
+  int32_t adapter = 0;  // 0: the base model
+};
+
+struct StepPlan {
+  Stamp stamp;
+  std::vector<SequenceId> ends;  // applied first: their blocks may be used again in this very plan
+  std::vector<SequenceStart> starts;
+  std::vector<BlocksAdded> blocks_added;
+  std::vector<BlockCopy> copies;
+  std::vector<Row> rows;
+  int32_t cohort = 0;         // which decode cohort: shown in traces only
+  uint64_t mirror_digest = 0; // PlanMirror::digest() after this plan
+
+  int32_t TokenCount() const;
+  int32_t SampleCount() const;
+};
+
+// What happened to one row that wanted a sample, in plan order.
+enum class RowError : uint8_t { kNone, kNotFinite };  // kNotFinite: NaN or Inf in its logits
+struct RowResult {
+  SequenceId id = 0;
+  std::vector<int32_t> tokens;  // 0..k
+  RowError error = RowError::kNone;
+};
+
+// Times of one rank for one step, CLOCK_MONOTONIC of its host.
+struct StepTimes {
+  TimeNs received = 0;  // the plan was in the rank's ring
+  TimeNs started = 0, ended = 0;
+  DurationNs waited = 0;  // of that: on other ranks
+};
+
+// From the sampling rank. Every other rank answers with empty rows.
+struct StepResult {
+  Stamp stamp;
+  int32_t rank = 0;
+  std::vector<RowResult> rows;
+  StepTimes times;
+  std::string error;  // the plan was refused or failed on this rank; nothing of it counts
+};
+
+}  // namespace shoal::plan

@@ -1,0 +1,77 @@
+// The coordinator's mind: one state machine, one thread, no locks, no I/O, no clock. effects = OnEvent(event, now).
+// Membership, admission, scheduling and KV blocks are inside, so one harness drives them all in virtual time.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "common/base/clock.h"
+#include "common/model/model_config.h"
+#include "common/plan/control.h"
+#include "coordinator/core/events.h"
+
+namespace shoal::core {
+
+struct CoreOptions {
+  std::string model_path, revision, build_id;
+  model::ModelConfig model;
+  plan::EngineOptions engine;
+  int32_t tp = 1, pp = 1;
+  int32_t nnodes = 1;                  // agents to wait for before the group forms
+  int32_t max_model_len = 0;           // 0: what the model was trained for, less if the cache is smaller
+  int32_t max_num_seqs = 64;
+  int32_t max_num_batched_tokens = 512;
+  int32_t max_queued_requests = 512;
+  int32_t kv_blocks = 0;               // 0: as many as memory allows (kv_memory_bytes, or a share of what the slots report)
+  int64_t kv_memory_bytes = 0;         // per rank; 0: decided from the slots' memory
+  uint64_t incarnation = 0;            // of this coordinator process
+  uint64_t stored_epoch = 0;           // epoch = max(stored, highest reported at Register) + 1
+  DurationNs heartbeat_timeout = 3 * kSecond;
+};
+
+// What the cluster looks like: /v1/cluster, `shoal status`, gauges.
+struct ClusterState {
+  enum class Phase : uint8_t { kWaitingForAgents, kJoining, kLoading, kReady, kDraining, kFailed } phase;
+  std::string detail;  // what is being waited for, or why it failed
+  uint64_t epoch = 0;
+  std::string numerics_id;
+  struct Rank {
+    int32_t rank, tp_index, stage;
+    plan::AgentId agent;
+    std::string hostname;
+    plan::RankStatus status;
+  };
+  struct Agent {
+    plan::AgentInfo info;
+    DurationNs heartbeat_age;
+  };
+  std::vector<Agent> agents;
+  std::vector<Rank> ranks;
+  int64_t load_bytes_done = 0, load_bytes_total = 0, load_bytes_read = 0;
+  int32_t running = 0, waiting = 0;
+  int32_t kv_blocks = 0, kv_blocks_free = 0, block_size = 0, max_model_len = 0;
+  uint64_t steps = 0, preemptions = 0, prompt_tokens = 0, output_tokens = 0;
+  uint64_t groups_formed = 0;
+};
+
+class Core {
+ public:
+  explicit Core(CoreOptions options);
+  ~Core();
+
+  // The effects of one event. `now` never goes backwards. Never fails: what is wrong with an event ends in an effect.
+  std::vector<Effect> OnEvent(const Event& event, TimeNs now);
+
+  ClusterState State(TimeNs now) const;
+
+  // Every invariant between requests, sequences, blocks, plans in flight and membership; aborts with what is broken.
+  void CheckInvariants() const;
+
+ private:
+  class Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace shoal::core

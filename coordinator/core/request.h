@@ -1,0 +1,39 @@
+// A request as the core sees it: tokens in, tokens out. Text, stop strings and HTTP are outside.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "common/base/clock.h"
+#include "common/plan/step_plan.h"
+
+namespace shoal::core {
+
+using RequestId = uint64_t;  // made by the server; what clients send as ids are labels only
+
+struct GenerateRequest {
+  RequestId id = 0;
+  std::vector<int32_t> prompt;  // at least one token
+  plan::SamplingParams sampling;
+  int32_t max_tokens = 0;       // at least 1; prompt + max_tokens <= max_model_len
+  std::vector<int32_t> stop_tokens;  // any of them ends the answer and is not part of it
+  TimeNs arrived = 0;
+};
+
+enum class FinishReason : uint8_t {
+  kStop,       // a stop token, or the text side found a stop string
+  kLength,     // max_tokens
+  kCancelled,  // the client went away
+  kError,      // `error` says why
+};
+
+// What a request cost, known at its end.
+struct RequestStats {
+  int32_t prompt_tokens = 0, output_tokens = 0;
+  int32_t preemptions = 0;
+  TimeNs arrived = 0, first_scheduled = 0, first_token = 0, finished = 0;
+};
+
+}  // namespace shoal::core

@@ -1,0 +1,60 @@
+// What the HTTP side needs of the rest: the seam between text and tokens. server/ implements it over the core; tests may
+// drive the routes with a scripted one, users always meet the real one.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "common/text/chat_template.h"
+#include "common/text/tokenizer.h"
+#include "coordinator/core/core.h"
+#include "coordinator/core/request.h"
+
+namespace shoal::http {
+
+// What is served. Immutable once the model is known.
+struct ServedModel {
+  std::vector<std::string> names;  // the first is the one shown
+  int64_t created = 0;             // seconds since 1970
+  std::string root;                // path or org/name as given
+  int32_t max_model_len = 0;
+  std::vector<int32_t> eos_tokens;
+  int32_t bos_token = -1;
+  bool add_bos = false;
+  std::shared_ptr<const text::Tokenizer> tokenizer;
+  std::shared_ptr<const text::ChatTemplate> chat_template;  // null: the model has none
+  std::string system_fingerprint;  // numerics id
+};
+
+struct GenerateUpdate {
+  std::vector<int32_t> tokens;  // new ones, in order
+  bool finished = false;        // the last update of the request
+  core::FinishReason reason = core::FinishReason::kStop;
+  absl::Status error;           // with kError
+  int32_t retry_after_s = 0;
+  core::RequestStats stats;
+};
+
+// All methods are thread-safe and return at once.
+class Engine {
+ public:
+  virtual ~Engine() = default;
+
+  // Null until a group is ready for the first time.
+  virtual std::shared_ptr<const ServedModel> Model() const = 0;
+
+  // `on_update` is called on the engine's thread: hand over and return, never block. After the update with `finished` it
+  // is called no more. Exactly one such update comes for every request.
+  virtual core::RequestId Submit(core::GenerateRequest request, std::function<void(GenerateUpdate)> on_update) = 0;
+  // Harmless when the request has ended.
+  virtual void Cancel(core::RequestId id, core::CancelCause cause) = 0;
+
+  virtual core::ClusterState Cluster() const = 0;
+
+  // Health is forward progress: ready = a group is up and the last step came lately, or it is idle.
+  virtual bool Ready() const = 0;
+};
+
+}  // namespace shoal::http
