@@ -1,0 +1,88 @@
+// How ranks of a group exchange activations: three channels, each with its own order, per transport (local, shm, ...).
+// All ranks of a channel call the same operations in the same order; one thread per rank calls. Waits have no time-out of
+// their own: they end when the peers arrive, or with Aborted once the rank's AbortFlag is raised.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+
+namespace shoal::comm {
+
+// Raised from outside (the agent through shared memory, a test through a thread). Checked by every wait.
+using AbortFlag = std::atomic<uint32_t>;
+
+// The tensor ranks of one stage.
+class TensorChannel {
+ public:
+  virtual ~TensorChannel() = default;
+  virtual int size() const = 0;
+  virtual int index() const = 0;
+
+  // data[i] = sum over ranks, in rank order 0, 1, ... in f32, of their data[i]: the same bits on every rank and for every
+  // algorithm. size() == 1: nothing happens. Steps: one-shot below a size (everybody reads all), else two-shot (each rank
+  // sums its slice, everybody reads the sums).
+  virtual absl::Status AllReduceSum(std::span<float> data) = 0;
+
+  // On rank 0: out[r] (rows x widths[r], contiguous) of every rank r is copied into dst with row stride `stride` at the
+  // column where rank r's part begins (the widths before it). On other ranks dst is unused.
+  virtual absl::Status GatherColumns(std::span<const float> part, int rows, std::span<const int32_t> widths, float* dst,
+                                     int64_t stride) = 0;
+};
+
+// Activations from one stage to the next: rank (s, t) to rank (s + 1, t). One writer, one reader.
+class StageSender {
+ public:
+  virtual ~StageSender() = default;
+  virtual absl::Status Send(std::span<const std::byte> data) = 0;
+};
+class StageReceiver {
+ public:
+  virtual ~StageReceiver() = default;
+  // The next message; its size must be exactly that of `data` (else Internal: the ranks have diverged).
+  virtual absl::Status Receive(std::span<std::byte> data) = 0;
+};
+
+// Sampled tokens from the sampling rank to every rank of stage 0. One message for each step that samples, in step order;
+// more slots than plans can be in flight, so that posting does not wait in practice.
+class TokenMailbox {
+ public:
+  virtual ~TokenMailbox() = default;
+  virtual absl::Status Post(uint64_t step, std::span<const int32_t> tokens) = 0;
+  // The message of the next step; `step` must be the one posted (else Internal). tokens.size() must match.
+  virtual absl::Status Take(uint64_t step, std::span<int32_t> tokens) = 0;
+};
+
+// Bytes this rank has put on a transport; names what really carries the traffic.
+struct CommStats {
+  std::string_view transport;
+  int64_t tensor_bytes = 0, activation_bytes = 0, token_bytes = 0;
+};
+
+// One rank's ends of all channels. What a rank does not have is null: no sender on the last stage, no receiver on the
+// first. The sampling rank posts to `mailbox_out`; ranks of stage 0 take from `mailbox_in`.
+struct RankComm {
+  std::unique_ptr<TensorChannel> tensor;
+  std::unique_ptr<StageSender> next;
+  std::unique_ptr<StageReceiver> previous;
+  std::unique_ptr<TokenMailbox> mailbox_out;
+  std::unique_ptr<TokenMailbox> mailbox_in;
+  const CommStats* stats = nullptr;  // owned by the channels
+  std::shared_ptr<void> keep_alive;
+};
+
+// The shape of a group, as far as channels care.
+struct GroupShape {
+  int tp = 1, pp = 1;
+  int64_t max_activation_bytes = 0;  // of one message between stages
+  int max_samples = 0;               // tokens in one mailbox message
+  int mailbox_slots = 8;             // more than plans in flight
+};
+
+}  // namespace shoal::comm

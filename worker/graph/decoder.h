@@ -1,0 +1,65 @@
+// The one decoder. What a layer does, in order (shapes for `tokens` rows of a micro-batch on one tensor rank):
+//
+//   x          [tokens, hidden]              residual stream, f32, the same on every tensor rank
+//   h          [tokens, hidden]              rms_norm(x)
+//   q k v      [tokens, heads|kv_heads, hd]  local heads only
+//   rope, write k and v into the cache by slot, attention from the cache
+//   o          [tokens, hidden]              partial sums -> AllReduceSum
+//   x += o;  h = rms_norm(x)
+//   gate up    [tokens, ffn]                 local part;  act(gate) * up
+//   down       [tokens, hidden]              partial sums -> AllReduceSum
+//   x += down
+//
+// It branches on properties of ModelConfig, never on a family. Owns only scratch memory, sized at construction: no
+// allocation while stepping. One thread.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "common/model/model_config.h"
+#include "common/plan/shard_plan.h"
+#include "kernels/ops/op_table.h"
+#include "worker/comm/collective.h"
+#include "worker/weights/weights.h"
+
+namespace shoal::graph {
+
+// One micro-batch, as the rank engine lays it out from a plan. Rows of one sequence are consecutive.
+struct Batch {
+  int tokens = 0;
+  std::span<const int32_t> positions;  // [tokens]
+  std::span<const int64_t> slots;      // [tokens] of the KV cache
+  std::span<const ops::AttentionSequence> sequences;
+  std::span<const int32_t> sample_rows;  // rows whose logits are wanted, ascending
+};
+
+struct DecoderOptions {
+  int max_tokens = 0;   // rows in one batch
+  int max_samples = 0;  // rows whose logits are wanted in one batch
+  int max_context = 0;  // tokens of one sequence
+};
+
+class Decoder {
+ public:
+  // `op_name` is told (not owned, static strings) what runs, for progress reports. All pointers outlive the decoder.
+  static absl::StatusOr<std::unique_ptr<Decoder>> Create(const model::ModelConfig& config, const plan::RankShard& shard,
+                                                         const DecoderOptions& options, const ops::OpTable* table,
+                                                         ops::Stream* stream, const weights::ModelWeights* weights,
+                                                         std::vector<ops::KvLayer> kv, comm::TensorChannel* tensor,
+                                                         std::atomic<const char*>* op_name);
+  virtual ~Decoder() = default;
+
+  // The residual stream of the running batch, [max_tokens, hidden]: stage 0 fills it by Embed, others receive into it.
+  virtual std::span<float> residual() = 0;
+  virtual absl::Status Embed(std::span<const int32_t> ids) = 0;
+  virtual absl::Status Forward(const Batch& batch) = 0;
+  // Last stage: logits of batch.sample_rows, [samples, vocab] with row stride vocab, valid on tensor rank 0 until the
+  // next call; empty elsewhere.
+  virtual absl::StatusOr<std::span<const float>> Logits(const Batch& batch) = 0;
+};
+
+}  // namespace shoal::graph

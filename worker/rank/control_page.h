@@ -1,0 +1,28 @@
+// A page of shared memory between a rank and its agent: what the agent reads to know that the rank is alive, and how it
+// ends the rank's waits. Plain atomics, so that a killed rank leaves nothing locked.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+
+namespace shoal::rank {
+
+struct alignas(64) ControlPage {
+  static constexpr uint64_t kMagic = 0x53484f414c435031;  // "SHOALCP1"
+  uint64_t magic = kMagic;
+
+  // Written by the agent.
+  std::atomic<uint32_t> abort{0};  // not 0: every wait returns Aborted
+  std::atomic<uint32_t> stop{0};   // not 0: the engine ends after the plan it is executing
+
+  // Written by the rank.
+  alignas(64) std::atomic<uint64_t> progress{0};
+  std::atomic<uint64_t> step{0};        // last finished
+  std::atomic<uint32_t> state{0};       // plan::RankState
+  std::atomic<uint32_t> operation{0};   // index into OperationName
+  std::atomic<uint64_t> decode_steps{0}, decode_steps_planned{0};
+  std::atomic<int64_t> tensor_bytes{0}, activation_bytes{0}, token_bytes{0};
+  char transport[16] = {};
+};
+
+}  // namespace shoal::rank

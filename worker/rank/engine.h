@@ -1,0 +1,50 @@
+// The rank's one device thread: takes plans in order, executes them, never decides anything.
+//   plan -> check against the mirror -> stage 0: ids (literal, or from the token mailbox) and Embed; others: Receive
+//        -> Forward -> last stage: Logits, sample on the sampling rank, post to the mailbox; others: Send -> result
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <memory>
+
+#include "absl/status/status.h"
+#include "common/base/clock.h"
+#include "common/plan/plan_check.h"
+#include "common/plan/step_plan.h"
+#include "worker/comm/collective.h"
+#include "worker/graph/decoder.h"
+#include "worker/rank/control_page.h"
+
+namespace shoal::rank {
+
+// Where plans come from: a ring of the agent, or a queue of a test.
+class PlanSource {
+ public:
+  virtual ~PlanSource() = default;
+  // The next plan and when it arrived. Cancelled: the engine shall end.
+  virtual absl::Status Next(plan::StepPlan* plan, TimeNs* arrived) = 0;
+  // Whether one more is there already.
+  virtual bool HasNext() const = 0;
+};
+
+struct EngineParts {
+  int rank = 0;
+  plan::RankShard shard;
+  int tp = 1, pp = 1;
+  plan::MirrorLimits limits;
+  const ops::OpTable* table = nullptr;
+  ops::Stream* stream = nullptr;
+  std::unique_ptr<graph::Decoder> decoder;
+  std::vector<ops::KvLayer> kv;  // for block copies
+  comm::RankComm* comm = nullptr;
+  PlanSource* plans = nullptr;
+  std::function<void(plan::StepResult)> on_result;  // called on the engine's thread after each plan
+  ControlPage* page = nullptr;
+  const Clock* clock = nullptr;
+};
+
+// Runs until the source is cancelled (OK), the group is aborted (Aborted), or something is broken. A plan that fails
+// plan_check ends the engine with the error, after a result that carries it: a diverged rank must not go on.
+absl::Status RunEngine(EngineParts parts);
+
+}  // namespace shoal::rank
