@@ -1,0 +1,83 @@
+# The front door. Every target does its own set-up; `make help` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+JOBS ?= $(shell nproc)
+# Tests run one after another by default: the cluster tests start several processes each and measure pauses.
+TEST_JOBS ?= 1
+CTEST_ARGS ?=
+PORT ?= 8000
+TP ?= 2
+PP ?= 2
+MODEL ?= models/SmolLM2-135M-Instruct-Q4_1.gguf
+DEFAULT_MODEL := models/SmolLM2-135M-Instruct-Q4_1.gguf
+TWIN_MODEL := models/SmolLM2-135M-Instruct-bf16
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z_-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: ## install what building and testing need
+	@tools/dev/setup build test
+
+.PHONY: build
+build: ## build build/shoal, after installing what is missing
+	@tools/dev/setup build
+	@tools/dev/configure release
+	cmake --build build -j $(JOBS) --target shoal
+
+.PHONY: model
+model: ## get the default model into models/
+	@tools/dev/setup build
+	@tools/dev/get_model $(DEFAULT_MODEL)
+
+.PHONY: serve
+serve: build model ## serve the default model from 4 CPU ranks (TP x PP) on PORT
+	@exec build/shoal serve $(MODEL) --tensor-parallel-size $(TP) --pipeline-parallel-size $(PP) --port $(PORT)
+
+# The Hugging Face form of the default model (bf16 safetensors in two files), made from the GGUF file for the tests.
+.PHONY: test-models
+test-models: model
+	@tools/dev/setup test
+	@.venv/bin/python tools/dev/fixtures/to_safetensors.py $(DEFAULT_MODEL) $(TWIN_MODEL)
+
+.PHONY: test
+test: test-models ## build everything and run all tests that need no GPU
+	@tools/dev/configure release
+	cmake --build build -j $(JOBS)
+	@ctest --test-dir build --output-on-failure -j $(TEST_JOBS) $(CTEST_ARGS)
+
+.PHONY: asan tsan
+asan: test-models ## unit and cluster tests under AddressSanitizer and UBSan (build-asan)
+	@tools/dev/sanitize address
+tsan: test-models ## unit and cluster tests under ThreadSanitizer (build-tsan)
+	@tools/dev/sanitize thread
+
+.PHONY: tidy
+tidy: ## tree rules, clang-format and clang-tidy over the sources
+	@tools/dev/setup build dev
+	@tools/dev/configure release
+	@python3 tests/tidy/tidy.py --root . --build build
+	@tools/dev/format --check
+	@tools/dev/clang_tidy build
+
+.PHONY: format
+format: ## rewrite the sources with clang-format
+	@tools/dev/setup dev
+	@tools/dev/format
+
+.PHONY: fixtures
+fixtures: model ## make the committed golden files again (needs about 6 GB of disk for PyTorch)
+	@tools/dev/fixtures/run $(DEFAULT_MODEL)
+
+.PHONY: bench
+bench: test-models ## run the benchmarks of tools/bench
+	@tools/dev/configure release
+	cmake --build build -j $(JOBS)
+	@tools/dev/bench
+
+.PHONY: clean
+clean: ## delete the build trees; models and the venv stay
+	rm -rf build build-asan build-tsan
