@@ -62,6 +62,8 @@ class RingReader {
 
  private:
   RingReader(std::byte* memory, int reader) : memory_(memory), reader_(reader) {}
+  absl::StatusOr<Record> Take();
+
   std::byte* memory_;
   int reader_;
 };

@@ -1,0 +1,2 @@
+// Boost.JSON is used without its compiled library: this is the one translation unit that holds its implementation.
+#include <boost/json/src.hpp>

@@ -1,0 +1,197 @@
+// Plans and results as bytes of plan.proto.
+#include <cmath>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/status_macros.h"
+#include "common/plan/wire.h"
+#include "plan.pb.h"
+
+namespace shoal::plan {
+namespace {
+
+// More than any plan or result can hold; a longer message is not ours.
+constexpr size_t kMaxMessageBytes = 64 << 20;
+
+template <typename Message>
+absl::StatusOr<Message> Parse(std::string_view bytes) {
+  Message message;
+  if (bytes.size() > kMaxMessageBytes || !message.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) {
+    return absl::DataLossError(
+        absl::StrCat(Message::descriptor()->name(), ": ", bytes.size(), " bytes that are not such a message"));
+  }
+  return message;
+}
+
+template <typename Message>
+std::string Serialise(const Message& message) {
+  std::string bytes;
+  message.SerializeToString(&bytes);
+  return bytes;
+}
+
+template <typename Enum, typename ProtoEnum>
+absl::StatusOr<Enum> ToEnum(ProtoEnum value, int last, const char* what) {
+  if (static_cast<int>(value) < 0 || static_cast<int>(value) > last) {
+    return absl::InvalidArgumentError(absl::StrCat("unknown ", what, " ", static_cast<int>(value)));
+  }
+  return static_cast<Enum>(value);
+}
+
+void Put(const Stamp& in, proto::Stamp* out) {
+  out->set_epoch(in.epoch);
+  out->set_incarnation(in.incarnation);
+  out->set_step(in.step);
+}
+
+Stamp Get(const proto::Stamp& in) { return {in.epoch(), in.incarnation(), in.step()}; }
+
+void Put(const SamplingParams& in, proto::SamplingParams* out) {
+  out->set_temperature(in.temperature);
+  out->set_top_k(in.top_k);
+  out->set_top_p(in.top_p);
+  out->set_min_p(in.min_p);
+  out->set_seed(in.seed);
+  out->set_choice(in.choice);
+  out->set_repetition_penalty(in.repetition_penalty);
+  out->set_presence_penalty(in.presence_penalty);
+  out->set_frequency_penalty(in.frequency_penalty);
+  out->set_min_tokens(in.min_tokens);
+  out->set_grammar(in.grammar);
+}
+
+absl::StatusOr<SamplingParams> Get(const proto::SamplingParams& in) {
+  for (float f : {in.temperature(), in.top_p(), in.min_p(), in.repetition_penalty(), in.presence_penalty(),
+                  in.frequency_penalty()}) {
+    if (!std::isfinite(f)) return absl::InvalidArgumentError("a sampling parameter is not finite");
+  }
+  SamplingParams out;
+  out.temperature = in.temperature();
+  out.top_k = in.top_k();
+  out.top_p = in.top_p();
+  out.min_p = in.min_p();
+  out.seed = in.seed();
+  out.choice = in.choice();
+  out.repetition_penalty = in.repetition_penalty();
+  out.presence_penalty = in.presence_penalty();
+  out.frequency_penalty = in.frequency_penalty();
+  out.min_tokens = in.min_tokens();
+  out.grammar = in.grammar();
+  return out;
+}
+
+void Put(const SequenceStart& in, proto::SequenceStart* out) {
+  out->set_id(in.id);
+  out->mutable_tokens()->Add(in.tokens.begin(), in.tokens.end());
+  out->set_prompt_tokens(in.prompt_tokens);
+  Put(in.sampling, out->mutable_sampling());
+  out->mutable_blocks()->Add(in.blocks.begin(), in.blocks.end());
+  out->set_kv_tokens(in.kv_tokens);
+}
+
+absl::StatusOr<SequenceStart> Get(const proto::SequenceStart& in) {
+  SequenceStart out;
+  out.id = in.id();
+  out.tokens.assign(in.tokens().begin(), in.tokens().end());
+  out.prompt_tokens = in.prompt_tokens();
+  SHOAL_ASSIGN_OR_RETURN(out.sampling, Get(in.sampling()));
+  out.blocks.assign(in.blocks().begin(), in.blocks().end());
+  out.kv_tokens = in.kv_tokens();
+  return out;
+}
+
+absl::StatusOr<Row> Get(const proto::Row& in) {
+  Row out;
+  out.id = in.id();
+  SHOAL_ASSIGN_OR_RETURN(out.source, ToEnum<TokenSource>(in.source(), proto::TokenSource_MAX, "token source"));
+  out.position = in.position();
+  out.count = in.count();
+  SHOAL_ASSIGN_OR_RETURN(out.output, ToEnum<RowOutput>(in.output(), proto::RowOutput_MAX, "row output"));
+  out.adapter = in.adapter();
+  return out;
+}
+
+void Put(const Row& in, proto::Row* out) {
+  out->set_id(in.id);
+  out->set_source(static_cast<proto::TokenSource>(in.source));
+  out->set_position(in.position);
+  out->set_count(in.count);
+  out->set_output(static_cast<proto::RowOutput>(in.output));
+  out->set_adapter(in.adapter);
+}
+
+}  // namespace
+
+std::string EncodePlan(const StepPlan& plan) {
+  proto::StepPlan out;
+  Put(plan.stamp, out.mutable_stamp());
+  out.mutable_ends()->Add(plan.ends.begin(), plan.ends.end());
+  for (const auto& s : plan.starts) Put(s, out.add_starts());
+  for (const auto& b : plan.blocks_added) {
+    auto* added = out.add_blocks_added();
+    added->set_id(b.id);
+    added->mutable_blocks()->Add(b.blocks.begin(), b.blocks.end());
+  }
+  for (const auto& c : plan.copies) {
+    auto* copy = out.add_copies();
+    copy->set_src(c.src);
+    copy->set_dst(c.dst);
+  }
+  for (const auto& r : plan.rows) Put(r, out.add_rows());
+  out.set_cohort(plan.cohort);
+  out.set_mirror_digest(plan.mirror_digest);
+  return Serialise(out);
+}
+
+absl::StatusOr<StepPlan> DecodePlan(std::string_view bytes) {
+  SHOAL_ASSIGN_OR_RETURN(const auto in, Parse<proto::StepPlan>(bytes));
+  StepPlan out;
+  out.stamp = Get(in.stamp());
+  out.ends.assign(in.ends().begin(), in.ends().end());
+  for (const auto& s : in.starts()) {
+    SHOAL_ASSIGN_OR_RETURN(out.starts.emplace_back(), Get(s));
+  }
+  for (const auto& b : in.blocks_added()) out.blocks_added.push_back({b.id(), {b.blocks().begin(), b.blocks().end()}});
+  for (const auto& c : in.copies()) out.copies.push_back({c.src(), c.dst()});
+  out.rows.reserve(static_cast<size_t>(in.rows_size()));
+  for (const auto& r : in.rows()) {
+    SHOAL_ASSIGN_OR_RETURN(out.rows.emplace_back(), Get(r));
+  }
+  out.cohort = in.cohort();
+  out.mirror_digest = in.mirror_digest();
+  return out;
+}
+
+std::string EncodeResult(const StepResult& result) {
+  proto::StepResult out;
+  Put(result.stamp, out.mutable_stamp());
+  out.set_rank(result.rank);
+  for (const auto& r : result.rows) {
+    auto* row = out.add_rows();
+    row->set_id(r.id);
+    row->mutable_tokens()->Add(r.tokens.begin(), r.tokens.end());
+    row->set_error(static_cast<proto::RowError>(r.error));
+  }
+  out.set_received_ns(result.times.received);
+  out.set_started_ns(result.times.started);
+  out.set_ended_ns(result.times.ended);
+  out.set_waited_ns(result.times.waited);
+  out.set_error(result.error);
+  return Serialise(out);
+}
+
+absl::StatusOr<StepResult> DecodeResult(std::string_view bytes) {
+  SHOAL_ASSIGN_OR_RETURN(const auto in, Parse<proto::StepResult>(bytes));
+  StepResult out;
+  out.stamp = Get(in.stamp());
+  out.rank = in.rank();
+  for (const auto& r : in.rows()) {
+    RowResult row{r.id(), {r.tokens().begin(), r.tokens().end()}, RowError::kNone};
+    SHOAL_ASSIGN_OR_RETURN(row.error, ToEnum<RowError>(r.error(), proto::RowError_MAX, "row error"));
+    out.rows.push_back(std::move(row));
+  }
+  out.times = {in.received_ns(), in.started_ns(), in.ended_ns(), in.waited_ns()};
+  out.error = in.error();
+  return out;
+}
+
+}  // namespace shoal::plan
