@@ -1,0 +1,134 @@
+#include "common/plan/wire.h"
+
+#include <gtest/gtest.h>
+
+#include <limits>
+
+#include "cluster.pb.h"
+#include "common/base/rng.h"
+#include "plan.pb.h"
+#include "worker.pb.h"
+
+namespace shoal::plan {
+namespace {
+
+StepPlan SamplePlan() {
+  StepPlan plan;
+  plan.stamp = {3, 1ull << 60, 99};
+  plan.ends = {5, 6};
+  SequenceStart start{7, {1, 2, 3}, 2, {}, {4, 9}, 1};
+  start.sampling = {.temperature = 0.7f, .top_k = 40, .top_p = 0.9f, .min_p = 0.05f, .seed = ~0ull, .choice = 1};
+  plan.starts = {start};
+  plan.blocks_added = {{8, {10, 11}}};
+  plan.copies = {{1, 2}};
+  plan.rows = {{7, TokenSource::kLiteral, 1, 2, RowOutput::kSample, 0}, {8, TokenSource::kLastSample, 40, 1, RowOutput::kNone, 2}};
+  plan.cohort = 1;
+  plan.mirror_digest = 0xDEADBEEFCAFEF00D;
+  return plan;
+}
+
+TEST(WirePlan, RoundTripKeepsEveryField) {
+  const StepPlan plan = SamplePlan();
+  const std::string bytes = EncodePlan(plan);
+  const StepPlan back = DecodePlan(bytes).value();
+  EXPECT_EQ(EncodePlan(back), bytes);
+  EXPECT_EQ(back.stamp, plan.stamp);
+  EXPECT_EQ(back.ends, plan.ends);
+  ASSERT_EQ(back.starts.size(), 1u);
+  EXPECT_EQ(back.starts[0].tokens, plan.starts[0].tokens);
+  EXPECT_EQ(back.starts[0].blocks, plan.starts[0].blocks);
+  EXPECT_EQ(back.starts[0].kv_tokens, 1);
+  EXPECT_EQ(back.starts[0].sampling.seed, ~0ull);
+  EXPECT_EQ(back.starts[0].sampling.top_p, 0.9f);
+  EXPECT_EQ(back.starts[0].sampling.repetition_penalty, 1.0f);
+  ASSERT_EQ(back.rows.size(), 2u);
+  EXPECT_EQ(back.rows[1].source, TokenSource::kLastSample);
+  EXPECT_EQ(back.rows[1].position, 40);
+  EXPECT_EQ(back.rows[0].output, RowOutput::kSample);
+  EXPECT_EQ(back.copies[0].dst, 2);
+  EXPECT_EQ(back.mirror_digest, plan.mirror_digest);
+}
+
+TEST(WirePlan, RefusesWhatIsNotAPlan) {
+  EXPECT_FALSE(DecodePlan("\xff\xff\xff\xff").ok());
+  proto::StepPlan bad;
+  bad.add_rows()->set_source(static_cast<proto::TokenSource>(17));
+  EXPECT_EQ(DecodePlan(bad.SerializeAsString()).status().code(), absl::StatusCode::kInvalidArgument);
+  bad.Clear();
+  bad.add_starts()->mutable_sampling()->set_temperature(std::numeric_limits<float>::quiet_NaN());
+  EXPECT_EQ(DecodePlan(bad.SerializeAsString()).status().code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST(WirePlan, DamagedBytesNeverCrash) {
+  const std::string good = EncodePlan(SamplePlan());
+  int refused = 0;
+  for (uint64_t i = 0; i < 20000; ++i) {
+    std::string bytes = good;
+    bytes[RandomBits(1, i, 0) % bytes.size()] ^= static_cast<char>(1 + RandomBits(1, i, 1) % 255);
+    if (i % 3 == 0) bytes.resize(RandomBits(1, i, 2) % bytes.size());
+    refused += !DecodePlan(bytes).ok();
+  }
+  EXPECT_GT(refused, 1000);
+}
+
+TEST(WireResult, RoundTrip) {
+  StepResult result;
+  result.stamp = {1, 2, 3};
+  result.rank = 2;
+  result.rows = {{7, {11}, RowError::kNone}, {8, {}, RowError::kNotFinite}};
+  result.times = {1, 2, 3, 4};
+  result.error = "why";
+  const StepResult back = DecodeResult(EncodeResult(result)).value();
+  EXPECT_EQ(back.stamp, result.stamp);
+  EXPECT_EQ(back.rows[0].tokens, std::vector<int32_t>{11});
+  EXPECT_EQ(back.rows[1].error, RowError::kNotFinite);
+  EXPECT_EQ(back.times.waited, 4);
+  EXPECT_EQ(back.error, "why");
+}
+
+TEST(WireControl, RoundTrips) {
+  AgentInfo agent{"a1", 5, "127.0.0.1:1", "host", "boot", "build", 42, {{"cpu", 2, 1 << 20}}, 9, {0, 1}, "m"};
+  proto::AgentInfo agent_proto;
+  ToProto(agent, &agent_proto);
+  const AgentInfo agent_back = FromProto(agent_proto).value();
+  EXPECT_EQ(agent_back.slots[0].memory_bytes, 1 << 20);
+  EXPECT_EQ(agent_back.held_ranks, agent.held_ranks);
+  EXPECT_EQ(agent_back.highest_epoch, 9u);
+
+  JoinGroup join;
+  join.epoch = 4, join.model = "/m.gguf", join.tp = 2, join.shard_hash = 77, join.comm_token = "t";
+  join.engine.device = "ref", join.engine.block_size = 32;
+  join.ranks = {{0, "a1", 0}, {1, "a1", 1}};
+  join.limits = {100, 16, 8, 512, 2048, 49152};
+  proto::JoinGroupRequest join_proto;
+  ToProto(join, &join_proto);
+  const JoinGroup join_back = FromProto(join_proto).value();
+  EXPECT_EQ(join_back.engine.device, "ref");
+  EXPECT_EQ(join_back.ranks[1].slot, 1);
+  EXPECT_EQ(join_back.limits.max_model_len, 2048);
+  EXPECT_EQ(join_back.shard_hash, 77u);
+
+  Heartbeat beat{"a1", 5, 6, 7, {{}}};
+  beat.ranks[0].state = RankState::kReady;
+  beat.ranks[0].comm_bytes = {{"shm", 123}};
+  proto::Heartbeat beat_proto;
+  ToProto(beat, &beat_proto);
+  const Heartbeat beat_back = FromProto(beat_proto).value();
+  EXPECT_EQ(beat_back.ranks[0].state, RankState::kReady);
+  EXPECT_EQ(beat_back.ranks[0].comm_bytes[0].second, 123);
+}
+
+TEST(WireControl, RefusesNonsense) {
+  proto::JoinGroupRequest join;
+  join.set_tp(2), join.set_pp(2);
+  EXPECT_EQ(FromProto(join).status().code(), absl::StatusCode::kInvalidArgument);
+  join.set_tp(1 << 30), join.set_pp(4);
+  EXPECT_EQ(FromProto(join).status().code(), absl::StatusCode::kInvalidArgument);
+  proto::Heartbeat beat;
+  beat.add_ranks()->set_state(99);
+  EXPECT_EQ(FromProto(beat).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(FromProto(proto::AgentInfo()).status().code(), absl::StatusCode::kInvalidArgument);
+}
+
+}  // namespace
+}  // namespace shoal::plan
