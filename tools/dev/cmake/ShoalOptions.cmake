@@ -35,3 +35,4 @@ if(SHOAL_CCACHE)
   set(CMAKE_CXX_COMPILER_LAUNCHER ${SHOAL_CCACHE})
 endif()
 include_directories(${CMAKE_SOURCE_DIR})
+add_link_options(-Wl,--build-id=sha1)  # common/base/build_id.h reads it
