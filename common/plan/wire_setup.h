@@ -1,0 +1,28 @@
+// What an agent tells each of its ranks before the first plan: the payload of the ring's kSetup record.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include "absl/status/statusor.h"
+#include "common/model/model_config.h"
+#include "common/plan/control.h"
+
+namespace shoal::plan {
+
+struct RankSetup {
+  int32_t rank = 0;
+  int32_t tp = 1, pp = 1;
+  uint64_t epoch = 0;        // generation of the group's channels
+  uint64_t coordinator = 0;  // incarnation
+  model::ModelConfig model;  // without the token ids that only the coordinator needs
+  EngineOptions engine;
+  MirrorLimits limits;
+  int32_t threads = 1;
+};
+
+std::string EncodeSetup(const RankSetup& setup);
+// Checks ranges and enum values; the model's own consistency is CheckConfig's.
+absl::StatusOr<RankSetup> DecodeSetup(std::string_view bytes);
+
+}  // namespace shoal::plan
