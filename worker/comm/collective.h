@@ -1,6 +1,6 @@
 // How ranks of a group exchange activations: three channels, each with its own order, per transport (local, shm, ...).
-// All ranks of a channel call the same operations in the same order; one thread per rank calls. Waits have no time-out of
-// their own: they end when the peers arrive, or with Aborted once the rank's AbortFlag is raised.
+// All ranks of a channel call the same operations in the same order; one thread per rank calls. Waits have no time-out
+// of their own: they end when the peers arrive, or with Aborted once the rank's AbortFlag is raised.
 #pragma once
 
 #include <atomic>
@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "common/base/clock.h"
 
 namespace shoal::comm {
 
@@ -25,9 +26,9 @@ class TensorChannel {
   virtual int size() const = 0;
   virtual int index() const = 0;
 
-  // data[i] = sum over ranks, in rank order 0, 1, ... in f32, of their data[i]: the same bits on every rank and for every
-  // algorithm. size() == 1: nothing happens. Steps: one-shot below a size (everybody reads all), else two-shot (each rank
-  // sums its slice, everybody reads the sums).
+  // data[i] = sum over ranks, in rank order 0, 1, ... in f32, of their data[i]: the same bits on every rank and for
+  // every algorithm. size() == 1: nothing happens. Steps: one-shot below a size (everybody reads all), else two-shot
+  // (each rank sums its slice, everybody reads the sums).
   virtual absl::Status AllReduceSum(std::span<float> data) = 0;
 
   // On rank 0: out[r] (rows x widths[r], contiguous) of every rank r is copied into dst with row stride `stride` at the
@@ -49,8 +50,8 @@ class StageReceiver {
   virtual absl::Status Receive(std::span<std::byte> data) = 0;
 };
 
-// Sampled tokens from the sampling rank to every rank of stage 0. One message for each step that samples, in step order;
-// more slots than plans can be in flight, so that posting does not wait in practice.
+// Sampled tokens from the sampling rank to every rank of stage 0. One message for each step that samples, in step
+// order; more slots than plans can be in flight, so that posting does not wait in practice.
 class TokenMailbox {
  public:
   virtual ~TokenMailbox() = default;
@@ -59,10 +60,11 @@ class TokenMailbox {
   virtual absl::Status Take(uint64_t step, std::span<int32_t> tokens) = 0;
 };
 
-// Bytes this rank has put on a transport; names what really carries the traffic.
+// Bytes this rank has put on a transport; names what really carries the traffic. Written by the rank's thread only.
 struct CommStats {
   std::string_view transport;
   int64_t tensor_bytes = 0, activation_bytes = 0, token_bytes = 0;
+  DurationNs waited = 0;  // on other ranks, all channels together
 };
 
 // One rank's ends of all channels. What a rank does not have is null: no sender on the last stage, no receiver on the

@@ -1,5 +1,5 @@
-// Ranks as processes of one host: shared memory segments, sequence flags on their own cache lines, a brief spin and then
-// a futex, so that more ranks than cores still make progress.
+// Ranks as processes of one host: shared memory segments, sequence flags on their own cache lines, a brief spin and
+// then a futex, so that more ranks than cores still make progress.
 #pragma once
 
 #include <string>
@@ -14,7 +14,7 @@ size_t ShmSegmentBytes(const GroupShape& shape);
 
 // `memory`: the segment, mapped in this process; it must stay mapped while the channels live. `generation` (the epoch)
 // must be the same for all ranks: a rank of another generation is refused with FailedPrecondition.
-absl::StatusOr<RankComm> MakeShmRank(const GroupShape& shape, int rank, uint64_t generation, std::span<std::byte> memory,
-                                     const AbortFlag* abort);
+absl::StatusOr<RankComm> MakeShmRank(const GroupShape& shape, int rank, uint64_t generation,
+                                     std::span<std::byte> memory, const AbortFlag* abort);
 
 }  // namespace shoal::comm

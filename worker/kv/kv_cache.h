@@ -20,7 +20,8 @@ struct KvShape {
   int blocks = 0;
   DType dtype = DType::kF16;
 };
-KvShape MakeKvShape(const plan::RankShard& shard, const model::ModelConfig& config, DType dtype, int block_size, int blocks);
+KvShape MakeKvShape(const plan::RankShard& shard, const model::ModelConfig& config, DType dtype, int block_size,
+                    int blocks);
 
 // K and V of all layers of one block.
 int64_t BytesPerBlock(const KvShape& shape);

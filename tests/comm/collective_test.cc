@@ -1,0 +1,159 @@
+// The tensor channel over every transport: exact sums, columns in their places, and ranks that disagree.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+
+#include "common/base/rng.h"
+#include "common/base/status_macros.h"
+#include "tests/comm/group.h"
+
+namespace shoal::comm {
+namespace {
+
+// Magnitudes over 2^24: the order of a sum shows in its bits.
+float Value(int rank, int operation, size_t i) {
+  const uint64_t bits = RandomBits(rank, operation, i);
+  return std::ldexp(static_cast<float>(bits >> 40) - 8388608.0f, static_cast<int>(bits % 24) - 24);
+}
+
+std::vector<float> Values(int rank, int operation, size_t n) {
+  std::vector<float> v(n);
+  for (size_t i = 0; i < n; ++i) v[i] = Value(rank, operation, i);
+  return v;
+}
+
+bool SameBits(const std::vector<float>& a, const std::vector<float>& b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+}
+
+std::vector<float> OrderedSum(int ranks, int operation, size_t n, bool backwards = false) {
+  std::vector<float> sum = Values(backwards ? ranks - 1 : 0, operation, n);
+  for (int r = 1; r < ranks; ++r) {
+    for (size_t i = 0; i < n; ++i) sum[i] += Value(backwards ? ranks - 1 - r : r, operation, i);
+  }
+  return sum;
+}
+
+class CollectiveTest : public testing::TestWithParam<std::tuple<TestTransport, int>> {
+ protected:
+  TestTransport transport() const { return std::get<0>(GetParam()); }
+  int tp() const { return std::get<1>(GetParam()); }
+  GroupShape shape() const { return {.tp = tp(), .pp = 1, .max_activation_bytes = 1 << 16, .max_samples = 4}; }
+};
+
+// 4,096 floats are the last one-shot, 16,384 fill one slot of this shape.
+constexpr size_t kSizes[] = {1, 7, 2048, 4096, 4097, 16384, 16385, 70001};
+
+TEST_P(CollectiveTest, SumsInRankOrderToTheBit) {
+  TestGroup group(shape(), transport());
+  for (size_t n : kSizes) {
+    std::vector<std::vector<float>> data(tp());
+    const auto results = group.Run([&](int r) {
+      data[r] = Values(r, 3, n);
+      return group.rank(r).tensor->AllReduceSum(data[r]);
+    });
+    const std::vector<float> expected = OrderedSum(tp(), 3, n);
+    for (int r = 0; r < tp(); ++r) {
+      ASSERT_TRUE(results[r].ok()) << results[r];
+      EXPECT_TRUE(SameBits(data[r], expected)) << n << " floats, rank " << r;
+    }
+    // The inputs are such that another order would show.
+    if (tp() > 2 && n > 1000) {
+      EXPECT_FALSE(SameBits(expected, OrderedSum(tp(), 3, n, true)));
+    }
+  }
+}
+
+TEST_P(CollectiveTest, GathersUnevenColumns) {
+  TestGroup group(shape(), transport());
+  const std::vector<int32_t> all = {320, 64, 4000, 32};
+  const std::vector<int32_t> widths(all.begin(), all.begin() + tp());
+  int total = 0;
+  for (int32_t w : widths) total += w;
+  const int stride = total + 5;
+  for (int rows : {0, 1, 2, 17}) {
+    std::vector<float> dst(static_cast<size_t>(rows) * stride, -1.0f);
+    const auto results = group.Run([&](int r) {
+      const std::vector<float> part = Values(r, rows, static_cast<size_t>(rows) * widths[r]);
+      return group.rank(r).tensor->GatherColumns(part, rows, widths, r == 0 ? dst.data() : nullptr, stride);
+    });
+    for (const auto& s : results) ASSERT_TRUE(s.ok()) << s;
+    for (int row = 0; row < rows; ++row) {
+      int column = 0;
+      for (int r = 0; r < tp(); ++r) {
+        for (int c = 0; c < widths[r]; ++c, ++column) {
+          ASSERT_EQ(dst[row * stride + column], Value(r, rows, static_cast<size_t>(row) * widths[r] + c));
+        }
+      }
+      for (; column < stride; ++column) ASSERT_EQ(dst[row * stride + column], -1.0f);
+    }
+  }
+}
+
+// Sums and gathers of many sizes in one stream, without any pause in between: slots are reused only when read.
+TEST_P(CollectiveTest, ManyOperationsInARow) {
+  TestGroup group(shape(), transport());
+  constexpr int kOperations = 300;
+  const std::vector<int32_t> widths(tp(), 96);
+  const auto results = group.Run([&](int r) -> absl::Status {
+    std::vector<float> dst(4 * 96 * tp());
+    for (int op = 0; op < kOperations; ++op) {
+      const uint64_t bits = RandomBits(99, 0, op);
+      if (bits % 3 == 0) {
+        const std::vector<float> part = Values(r, op, 4 * 96);
+        SHOAL_RETURN_IF_ERROR(group.rank(r).tensor->GatherColumns(part, 4, widths, dst.data(), 96 * tp()));
+        if (r == 0 && dst[96 * tp() - 1] != Value(tp() - 1, op, 95)) return absl::DataLossError("gathered");
+      } else {
+        const size_t n = 1 + (bits >> 8) % (bits % 3 == 1 ? 500 : 9000);
+        std::vector<float> data = Values(r, op, n);
+        SHOAL_RETURN_IF_ERROR(group.rank(r).tensor->AllReduceSum(data));
+        if (!SameBits(data, OrderedSum(tp(), op, n))) return absl::DataLossError("summed");
+      }
+    }
+    return absl::OkStatus();
+  });
+  for (const auto& s : results) EXPECT_TRUE(s.ok()) << s;
+}
+
+TEST_P(CollectiveTest, RanksThatDisagreeAreTold) {
+  if (tp() == 1) GTEST_SKIP() << "nobody to disagree with";
+  for (bool other_kind : {false, true}) {
+    TestGroup group(shape(), transport());
+    const std::vector<int32_t> widths(tp(), 32);
+    const auto results = group.Run([&](int r) {
+      std::vector<float> data(r == 0 ? 64 : 32);
+      if (other_kind && r == 0) {
+        std::vector<float> part(32), dst(32 * tp());
+        return group.rank(0).tensor->GatherColumns(part, 1, widths, dst.data(), 32 * tp());
+      }
+      return group.rank(r).tensor->AllReduceSum(data);
+    });
+    for (const auto& s : results) EXPECT_EQ(s.code(), absl::StatusCode::kInternal) << s;
+  }
+}
+
+TEST_P(CollectiveTest, CountsWhatItPutsOnTheTransport) {
+  TestGroup group(shape(), transport());
+  const auto results = group.Run([&](int r) {
+    std::vector<float> data(1024, 1.0f);
+    return group.rank(r).tensor->AllReduceSum(data);
+  });
+  for (int r = 0; r < tp(); ++r) {
+    ASSERT_TRUE(results[r].ok());
+    const CommStats& stats = *group.rank(r).stats;
+    EXPECT_EQ(stats.transport, transport() == TestTransport::kShm ? "shm" : "local");
+    EXPECT_EQ(stats.tensor_bytes, tp() == 1 ? 0 : 4096);
+    EXPECT_EQ(stats.activation_bytes, 0);
+    EXPECT_EQ(stats.token_bytes, 0);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(All, CollectiveTest,
+                         testing::Combine(testing::ValuesIn(kAllTransports), testing::Values(1, 2, 3, 4)),
+                         [](const auto& info) {
+                           return TransportName(std::get<0>(info.param)) + std::to_string(std::get<1>(info.param));
+                         });
+
+}  // namespace
+}  // namespace shoal::comm

@@ -1,0 +1,40 @@
+// A group of ranks as threads of the test, over any transport that one process can hold.
+#pragma once
+
+#include <deque>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "worker/comm/collective.h"
+
+namespace shoal::comm {
+
+enum class TestTransport { kLocal, kLocalUnbuffered, kShm };
+inline constexpr TestTransport kAllTransports[] = {TestTransport::kLocal, TestTransport::kLocalUnbuffered,
+                                                   TestTransport::kShm};
+std::string TransportName(TestTransport t);
+
+class TestGroup {
+ public:
+  TestGroup(const GroupShape& shape, TestTransport transport);
+
+  int size() const { return static_cast<int>(ranks_.size()); }
+  RankComm& rank(int r) { return ranks_[r]; }
+  AbortFlag& abort(int r) { return abort_[r]; }
+
+  // Runs fn(rank) on one thread per rank and returns their results. Ranks that are not done after half a minute are
+  // aborted: a deadlock is a failed test, not a hanging one.
+  std::vector<absl::Status> Run(const std::function<absl::Status(int)>& fn);
+
+ private:
+  struct Free {
+    void operator()(void* memory) const;
+  };
+  std::unique_ptr<std::byte, Free> segment_;
+  std::deque<AbortFlag> abort_;
+  std::vector<RankComm> ranks_;
+};
+
+}  // namespace shoal::comm
