@@ -33,11 +33,18 @@ class Checkpoint {
   virtual std::span<const TensorEntry> tensors() const = 0;
   const TensorEntry* Find(std::string_view name) const;
 
-  // Reads [offset, offset + dst.size()) of a tensor's bytes. Counted in bytes_read(). DataLoss when the file is shorter.
+  // Reads [offset, offset + dst.size()) of the bytes of a tensor (an element of tensors(), not a copy of one). Counted in
+  // bytes_read(). DataLoss when the file is shorter by now.
   virtual absl::Status Read(const TensorEntry& tensor, int64_t offset, std::span<std::byte> dst) const = 0;
   virtual int64_t bytes_read() const = 0;
   // Sizes of all files together.
   virtual int64_t file_bytes() const = 0;
+  // Hash of the headers as they lie in the files: equal for equal copies anywhere.
+  virtual uint64_t header_digest() const = 0;
+
+ protected:
+  // CHECKs that the entry is one of tensors(); InvalidArgument when the range is not inside it.
+  absl::Status CheckRange(const TensorEntry& tensor, int64_t offset, size_t bytes) const;
 };
 
 // A model as found on disk: what `MODEL` on the command line resolves to.

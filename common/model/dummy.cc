@@ -1,0 +1,116 @@
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+
+#include "common/base/rng.h"
+#include "common/base/status_macros.h"
+#include "common/model/checkpoint.h"
+#include "common/model/file.h"
+
+namespace shoal::model {
+namespace {
+
+// Values are made in units that do not depend on the range asked for: four elements of a plain type (one draw of 64 bits),
+// one block of a quantised type (kDrawsPerBlock draws). Only integers are computed with; each value is a small integer
+// times a power of two, rounded once to the stored type.
+constexpr int kPlainUnit = 4;
+constexpr uint64_t kDrawsPerBlock = 8;  // one for the scale, up to four for the values; a power of two for easy reading
+
+// Integer in [-255, 255] from 16 random bits: triangular, standard deviation 104.5.
+int Triangle(uint16_t bits) { return (bits & 255) + (bits >> 8) - 255; }
+
+// Weights: +-0.047, standard deviation 0.019. Norms: 1 +- 0.06.
+float PlainValue(uint16_t bits, bool norm) {
+  const int t = Triangle(bits);
+  return norm ? static_cast<float>(4096 + t) * 0x1p-12f : static_cast<float>(3 * t) * 0x1p-14f;
+}
+
+class DummyCheckpoint final : public Checkpoint {
+ public:
+  DummyCheckpoint(std::shared_ptr<const Checkpoint> like, uint64_t seed) : like_(std::move(like)), seed_(seed) {}
+
+  std::span<const TensorEntry> tensors() const override { return like_->tensors(); }
+  int64_t bytes_read() const override { return bytes_read_.load(std::memory_order_relaxed); }
+  int64_t file_bytes() const override {
+    int64_t sum = 0;
+    for (const TensorEntry& t : tensors()) sum += t.bytes;
+    return sum;
+  }
+  uint64_t header_digest() const override { return RandomBits(seed_, like_->header_digest(), 0); }
+
+  absl::Status Read(const TensorEntry& tensor, int64_t offset, std::span<std::byte> dst) const override {
+    SHOAL_RETURN_IF_ERROR(CheckRange(tensor, offset, dst.size()));
+    const int64_t unit_bytes = UnitBytes(tensor.dtype);
+    const uint64_t stream = Fnv1a(tensor.name);
+    const bool norm = tensor.shape.size() == 1;
+    const int64_t end = offset + static_cast<int64_t>(dst.size());
+    std::byte unit[64];
+    for (int64_t at = offset; at < end;) {
+      const int64_t index = at / unit_bytes, begin = at - index * unit_bytes;
+      const int64_t count = std::min(unit_bytes - begin, end - at);
+      MakeUnit(tensor.dtype, norm, stream, static_cast<uint64_t>(index), unit);
+      std::memcpy(dst.data() + (at - offset), unit + begin, static_cast<size_t>(count));
+      at += count;
+    }
+    bytes_read_.fetch_add(static_cast<int64_t>(dst.size()), std::memory_order_relaxed);
+    return absl::OkStatus();
+  }
+
+ private:
+  static int64_t UnitBytes(DType t) {
+    return static_cast<int64_t>(IsQuantised(t) ? Info(t).block_bytes : Info(t).block_bytes * kPlainUnit);
+  }
+
+  void MakeUnit(DType type, bool norm, uint64_t stream, uint64_t index, std::byte* out) const {
+    if (IsQuantised(type)) return MakeBlock(type, stream, index * kDrawsPerBlock, out);
+    uint64_t bits = RandomBits(seed_, stream, index);
+    for (int i = 0; i < kPlainUnit; ++i, bits >>= 16) {
+      const float value = PlainValue(static_cast<uint16_t>(bits), norm);
+      const uint16_t half = type == DType::kF16 ? F32ToF16(value) : F32ToBF16(value);
+      if (type == DType::kF32) {
+        std::memcpy(out + i * sizeof(float), &value, sizeof(float));
+      } else {
+        std::memcpy(out + i * sizeof(half), &half, sizeof(half));
+      }
+    }
+  }
+
+  // Scales lie in [1, 1.25) x a power of two that gives a standard deviation near 0.02; values are symmetric about zero.
+  void MakeBlock(DType type, uint64_t stream, uint64_t draw, std::byte* out) const {
+    const int steps = static_cast<int>(RandomBits(seed_, stream, draw) & 15);  // d = (64 + steps) / 64 x 2^e
+    uint8_t bytes[kQuantBlock];
+    for (uint64_t i = 0; i < 4; ++i) {
+      const uint64_t bits = RandomBits(seed_, stream, draw + 1 + i);
+      std::memcpy(bytes + 8 * i, &bits, 8);
+    }
+    const float mantissa = static_cast<float>(64 + steps);
+    if (type == DType::kQ8_0) {
+      BlockQ8_0 b = {.d = F32ToF16(mantissa * 0x1p-18f), .q = {}};  // values in [-127, 127], deviation 73
+      for (int i = 0; i < kQuantBlock; ++i) b.q[i] = static_cast<int8_t>(bytes[i] == 128 ? 0 : bytes[i]);
+      std::memcpy(out, &b, sizeof(b));
+    } else if (type == DType::kQ4_0) {
+      BlockQ4_0 b = {.d = F32ToF16(mantissa * 0x1p-14f), .q = {}};  // nibbles 1..15 around 8, deviation 4.2
+      for (int i = 0; i < kQuantBlock / 2; ++i) {
+        const int low = bytes[i] & 15, high = bytes[i] >> 4;
+        b.q[i] = static_cast<uint8_t>((low == 0 ? 8 : low) | (high == 0 ? 8 : high) << 4);
+      }
+      std::memcpy(out, &b, sizeof(b));
+    } else {
+      BlockQ4_1 b = {.d = F32ToF16(mantissa * 0x1p-14f), .m = F32ToF16(mantissa * -15.0f * 0x1p-15f), .q = {}};
+      std::memcpy(b.q, bytes, sizeof(b.q));
+      std::memcpy(out, &b, sizeof(b));
+    }
+  }
+
+  const std::shared_ptr<const Checkpoint> like_;
+  const uint64_t seed_;
+  mutable std::atomic<int64_t> bytes_read_{0};
+};
+
+}  // namespace
+
+std::shared_ptr<const Checkpoint> MakeDummyCheckpoint(std::shared_ptr<const Checkpoint> like, uint64_t seed) {
+  return std::make_shared<DummyCheckpoint>(std::move(like), seed);
+}
+
+}  // namespace shoal::model
