@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <span>
+#include <string_view>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -55,8 +56,9 @@ absl::Status LoadShard(const model::Checkpoint& checkpoint, const WeightLayout& 
                        std::span<std::byte> region, int threads, std::atomic<int64_t>* progress,
                        const std::atomic<bool>* cancelled);
 
-// Reads the directory of a loaded region. DataLoss when it is not one, or not for this config and shard.
+// Reads the directory of a loaded region. DataLoss when it is not one, or not for this config and shard, or not packed by
+// the op table called `packed_by` (empty: any).
 absl::StatusOr<ModelWeights> Bind(std::span<const std::byte> region, const model::ModelConfig& config,
-                                  const plan::RankShard& shard);
+                                  const plan::RankShard& shard, std::string_view packed_by = {});
 
 }  // namespace shoal::weights

@@ -1,0 +1,105 @@
+#include <cstring>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/strings/str_cat.h"
+#include "common/base/status_macros.h"
+#include "worker/weights/region.h"
+#include "worker/weights/weights.h"
+
+namespace shoal::weights {
+namespace {
+
+using model::Role;
+
+// Bytes that a rank of another build, or a bug, may have left: everything is checked before a pointer is made of it.
+absl::StatusOr<std::vector<RegionEntry>> ReadDirectory(std::span<const std::byte> region, std::string_view packed_by) {
+  RegionHeader header;
+  if (region.size() < sizeof(header)) return absl::DataLossError("the region is too small for weights");
+  std::memcpy(&header, region.data(), sizeof(header));
+  if (std::memcmp(header.magic, kRegionMagic, sizeof(kRegionMagic)) != 0 || header.version != kRegionVersion) {
+    return absl::DataLossError("the region holds no weights of this version, or their loading never ended");
+  }
+  if (header.region_bytes < 0 || static_cast<uint64_t>(header.region_bytes) > region.size() ||
+      header.entries > (region.size() - sizeof(header)) / sizeof(RegionEntry)) {
+    return absl::DataLossError("the region is smaller than its directory says");
+  }
+  header.packed_by[sizeof(header.packed_by) - 1] = '\0';
+  if (!packed_by.empty() && packed_by.substr(0, sizeof(header.packed_by) - 1) != header.packed_by) {
+    return absl::DataLossError(absl::StrCat("the weights were packed by ", header.packed_by, ", not by ", std::string(packed_by)));
+  }
+  std::vector<RegionEntry> entries(header.entries);
+  std::memcpy(entries.data(), region.data() + sizeof(header), entries.size() * sizeof(RegionEntry));
+  for (const RegionEntry& e : entries) {
+    const bool inside = e.offset >= DirectoryBytes(entries.size()) && e.offset % kTensorAlignment == 0 && e.bytes >= 0 &&
+                        e.offset <= header.region_bytes && e.bytes <= header.region_bytes - e.offset;
+    if (!inside || e.dtype > static_cast<uint8_t>(DType::kQ4_1)) return absl::DataLossError("the region's directory is corrupt");
+  }
+  return entries;
+}
+
+// Where the decoder finds a tensor: exactly one of the two is set.
+struct Target {
+  ops::Weight* matrix = nullptr;
+  const float** vector = nullptr;
+};
+
+Target TargetOf(ModelWeights& out, const plan::RankShard& shard, const model::TensorSpec& spec) {
+  LayerWeights* layer = spec.layer >= 0 ? &out.layers[static_cast<size_t>(spec.layer - shard.layers.begin)] : nullptr;
+  switch (spec.role) {
+    case Role::kEmbedding: return {.matrix = &out.embedding};
+    case Role::kHead: return {.matrix = &out.head};
+    case Role::kFinalNorm: return {.vector = &out.final_norm};
+    case Role::kAttnNorm: return {.vector = &layer->attn_norm};
+    case Role::kFfnNorm: return {.vector = &layer->ffn_norm};
+    case Role::kQ: return {.matrix = &layer->q};
+    case Role::kK: return {.matrix = &layer->k};
+    case Role::kV: return {.matrix = &layer->v};
+    case Role::kO: return {.matrix = &layer->o};
+    case Role::kGate: return {.matrix = &layer->gate};
+    case Role::kUp: return {.matrix = &layer->up};
+    case Role::kDown: return {.matrix = &layer->down};
+  }
+  return {};
+}
+
+bool Matches(const RegionEntry& e, const plan::TensorSlice& slice) {
+  return slice.rows == plan::Range{e.row_begin, e.row_end} && slice.columns == plan::Range{e.column_begin, e.column_end};
+}
+
+}  // namespace
+
+absl::StatusOr<ModelWeights> Bind(std::span<const std::byte> region, const model::ModelConfig& config,
+                                  const plan::RankShard& shard, std::string_view packed_by) {
+  if (reinterpret_cast<uintptr_t>(region.data()) % kTensorAlignment != 0) {
+    return absl::InvalidArgumentError("the region is not aligned to 64 bytes");
+  }
+  SHOAL_ASSIGN_OR_RETURN(const std::vector<RegionEntry> entries, ReadDirectory(region, packed_by));
+  absl::flat_hash_map<std::pair<int, int>, const RegionEntry*> by_role;
+  for (const RegionEntry& e : entries) by_role[{e.role, e.layer}] = &e;
+  ModelWeights out;
+  out.layers.resize(static_cast<size_t>(shard.layers.size()));
+  size_t bound = 0;
+  for (const model::TensorSpec& spec : model::TensorTable(config)) {
+    const plan::TensorSlice slice = plan::SliceOf(config, shard, spec);
+    if (slice.empty()) continue;
+    const auto it = by_role.find({static_cast<int>(spec.role), spec.layer});
+    const auto vector_bytes = static_cast<int64_t>(spec.shape.back() * sizeof(float));
+    if (it == by_role.end() || !Matches(*it->second, slice) || (IsVector(spec) && it->second->bytes != vector_bytes)) {
+      return absl::DataLossError(absl::StrCat("the region does not hold this rank's part of ", spec.name));
+    }
+    ++bound;
+    const std::byte* data = region.data() + it->second->offset;
+    const Target target = TargetOf(out, shard, spec);
+    if (target.vector != nullptr) {
+      *target.vector = reinterpret_cast<const float*>(data);
+    } else {
+      *target.matrix = {data, static_cast<DType>(it->second->dtype), slice.rows.size(), slice.columns.size()};
+    }
+  }
+  if (bound != entries.size()) return absl::DataLossError("the region holds tensors that this rank has no use for");
+  if (config.tied_embeddings && shard.has_head) out.head = out.embedding;
+  if (!shard.has_embedding) out.embedding = {};
+  return out;
+}
+
+}  // namespace shoal::weights
