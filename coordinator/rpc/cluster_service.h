@@ -1,0 +1,42 @@
+// The coordinator's gRPC service: agents register and keep a stream of heartbeats. Internal to coordinator/rpc.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "absl/container/flat_hash_map.h"
+#include "cluster.grpc.pb.h"
+#include "coordinator/rpc/agent_link.h"
+#include "coordinator/rpc/agents.h"
+
+namespace shoal::rpc {
+
+// Thread-safe.
+class ClusterService final : public proto::Cluster::CallbackService {
+ public:
+  ClusterService(AgentsOptions options, AgentLink::Post post);
+
+  std::shared_ptr<AgentLink> Find(const plan::AgentId& id) SHOAL_EXCLUDES(mutex_);
+  // Cancels everything, silently, and refuses what comes later.
+  void Close() SHOAL_EXCLUDES(mutex_);
+  // After the server has ended: until no call is left.
+  void WaitForNone() { pending_.WaitForNone(); }
+
+  grpc::ServerUnaryReactor* Register(grpc::CallbackServerContext* context, const proto::RegisterRequest* request,
+                                     proto::RegisterReply* reply) override;
+  grpc::ServerReadReactor<proto::Heartbeat>* Heartbeats(grpc::CallbackServerContext* context,
+                                                        proto::HeartbeatsReply* reply) override;
+
+ private:
+  absl::Status Admit(const proto::RegisterRequest& request);
+
+  const AgentsOptions options_;
+  const AgentLink::Post post_;
+  Pending pending_;
+  Mutex mutex_;
+  bool closed_ SHOAL_GUARDED_BY(mutex_) = false;
+  absl::flat_hash_map<plan::AgentId, std::shared_ptr<AgentLink>> links_ SHOAL_GUARDED_BY(mutex_);
+};
+
+}  // namespace shoal::rpc

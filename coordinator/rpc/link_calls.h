@@ -1,0 +1,19 @@
+// The calls to an agent that have one answer or a stream of progress. Each starts at once, ends in events of its link,
+// and keeps itself alive until then. Internal to coordinator/rpc.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "coordinator/rpc/agent_link.h"
+
+namespace shoal::rpc {
+
+// Ends in JoinAnswered, with the agent's refusal if it refused; in the loss of the agent when it could not be asked.
+void StartJoin(const std::shared_ptr<AgentLink>& link, const plan::JoinGroup& join);
+// Ends in LoadAdvanced with `done` (the step stream is open by then) or in LoadFailed.
+void StartLoad(const std::shared_ptr<AgentLink>& link, const plan::LoadModel& load);
+// Says nothing, unless the agent could not be asked.
+void StartAbort(const std::shared_ptr<AgentLink>& link, uint64_t epoch, const std::string& reason);
+
+}  // namespace shoal::rpc
