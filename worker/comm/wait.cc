@@ -10,9 +10,10 @@
 namespace shoal::comm {
 namespace {
 
-// A futex sleep and its wake-up cost some 5 us on Linux: spinning for several of those loses little when it fails.
-constexpr DurationNs kLongestSpin = 40 * kMicrosecond;
-constexpr DurationNs kShortestSpin = 2 * kMicrosecond;
+// A futex sleep and its wake-up cost some 5 us on Linux, so a wait that spins for less is lost as soon as the peer sleeps
+// too: the shortest spin is a few sleeps long. With more ranks than cores, the peer needs the core: one look, then sleep.
+constexpr DurationNs kLongestSpin = 60 * kMicrosecond;
+constexpr DurationNs kShortestSpin = 15 * kMicrosecond;
 // How late an abort may be noticed by a rank that sleeps.
 constexpr DurationNs kSleep = 10 * kMillisecond;
 constexpr int kPausesPerLook = 32;
@@ -41,7 +42,6 @@ bool Waiter::Spin(Signal& signal, uint32_t value, TimeNs deadline) {
       if (Reached(signal.value.load(std::memory_order_acquire), value)) return true;
       CpuRelax();
     }
-    if (crowded_) sched_yield();
   } while (clock.Now() < deadline && abort_->load(std::memory_order_relaxed) == 0);
   return Reached(signal.value.load(std::memory_order_acquire), value);
 }
@@ -49,7 +49,7 @@ bool Waiter::Spin(Signal& signal, uint32_t value, TimeNs deadline) {
 absl::Status Waiter::WaitSlowly(Signal& signal, uint32_t value, const char* what, int peer) {
   const RealClock clock;
   const TimeNs begin = clock.Now();
-  bool there = Spin(signal, value, begin + spin_);
+  bool there = Spin(signal, value, begin + (crowded_ ? 0 : spin_));
   spin_ = there ? std::min(spin_ * 2, kLongestSpin) : std::max(spin_ / 2, kShortestSpin);
   while (!there) {
     if (abort_->load(std::memory_order_acquire) != 0) {
