@@ -1,0 +1,98 @@
+#include "tools/cli/options.h"
+
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <fstream>
+
+namespace shoal::cli {
+namespace {
+
+absl::StatusOr<CommandLine> Parse(std::vector<const char*> words) {
+  words.insert(words.begin(), "shoal");
+  return ParseCommandLine(static_cast<int>(words.size()), words.data());
+}
+
+std::string WriteFile(const std::string& text) {
+  std::string path = ::testing::TempDir() + "/shoal_options_test.yaml";
+  std::ofstream(path) << text;
+  return path;
+}
+
+struct Environment {
+  Environment(const char* name, const char* value) : name(name) { setenv(name, value, 1); }
+  ~Environment() { unsetenv(name); }
+  const char* name;
+};
+
+TEST(CommandLine, FlagsOfServe) {
+  const auto line = Parse({"serve", "m.gguf", "--tensor-parallel-size", "3", "-p", "2", "--served-model-name", "a", "b",
+                           "--max-model-len", "512", "--workers", "external"});
+  ASSERT_TRUE(line.ok()) << line.status();
+  EXPECT_EQ(line->verb, Verb::kServe);
+  EXPECT_EQ(line->serve.model, "m.gguf");
+  EXPECT_EQ(line->serve.tensor_parallel_size, 3);
+  EXPECT_EQ(line->serve.pipeline_parallel_size, 2);
+  EXPECT_EQ(line->serve.served_model_name, (std::vector<std::string>{"a", "b"}));
+  EXPECT_EQ(line->serve.max_model_len, 512);
+  EXPECT_EQ(line->serve.workers, "external");
+}
+
+TEST(CommandLine, CommandLineBeatsEnvironmentBeatsFileBeatsDefault) {
+  const std::string file = WriteFile("max-num-seqs: 5\nmax-model-len: 6\nthreads: 7\n");
+  const Environment seqs("SHOAL_MAX_NUM_SEQS", "15"), len("SHOAL_MAX_MODEL_LEN", "16");
+  const auto line = Parse({"serve", "m", "--config", file.c_str(), "--max-num-seqs", "25"});
+  ASSERT_TRUE(line.ok()) << line.status();
+  EXPECT_EQ(line->serve.max_num_seqs, 25);
+  EXPECT_EQ(line->serve.max_model_len, 16);
+  EXPECT_EQ(line->serve.threads, 7);
+  EXPECT_EQ(line->serve.max_num_batched_tokens, 512);
+}
+
+TEST(CommandLine, YamlCarriesEveryOptionOfServe) {
+  ServeOptions o;
+  o.model = "/models/a b.gguf";
+  o.served_model_name = {"x", "y"};
+  o.api_key = {"secret: 1"};
+  o.port = 1234, o.tensor_parallel_size = 3, o.pipeline_parallel_size = 2, o.nnodes = 2, o.workers = "external";
+  o.master_port = 999, o.insecure = true, o.device = "null", o.load_format = "dummy", o.seed = 77;
+  o.compute_dtype = "f32", o.kv_cache_dtype = "bf16", o.transport = "shm", o.threads = 4, o.block_size = 32;
+  o.kv_cache_blocks = 100, o.kv_cache_memory_bytes = 1ll << 40, o.max_model_len = 100, o.max_num_seqs = 3;
+  o.max_num_batched_tokens = 99, o.max_queued_requests = 17, o.shutdown_timeout = 1.5, o.orphan_timeout = 2.5;
+  const std::string file = WriteFile(ToYaml(o));
+  const auto line = Parse({"coordinator", "--config", file.c_str()});
+  ASSERT_TRUE(line.ok()) << line.status();
+  EXPECT_EQ(ToYaml(line->serve), ToYaml(o));
+  EXPECT_EQ(line->serve.api_key, o.api_key);
+  EXPECT_EQ(line->serve.model, o.model);
+}
+
+TEST(CommandLine, ErrorsSayWhatToDo) {
+  EXPECT_NE(Parse({"serve", "m", "--tensor-paralel-size", "2"}).status().message().find("--tensor-parallel-size"),
+            absl::string_view::npos);
+  EXPECT_NE(Parse({"serv"}).status().message().find("unknown verb serv"), absl::string_view::npos);
+  EXPECT_NE(Parse({"serve"}).status().message().find("no model given"), absl::string_view::npos);
+  EXPECT_NE(Parse({"worker"}).status().message().find("--master-port"), absl::string_view::npos);
+  const std::string file = WriteFile("max-num-seq: 5\n");
+  EXPECT_NE(Parse({"serve", "m", "--config", file.c_str()}).status().message().find("Did you mean --max-num-seqs"),
+            absl::string_view::npos);
+}
+
+TEST(CommandLine, ValuesAreChecked) {
+  EXPECT_FALSE(Parse({"serve", "m", "--tensor-parallel-size", "0"}).ok());
+  EXPECT_FALSE(Parse({"serve", "m", "--port", "70000"}).ok());
+  EXPECT_FALSE(Parse({"serve", "m", "--max-num-seqs", "many"}).ok());
+  EXPECT_FALSE(Parse({"serve", "m", "--load-format", "guess"}).ok());
+  EXPECT_FALSE(Parse({"serve", "m", "--config", "/does/not/exist.yaml"}).ok());
+  EXPECT_FALSE(Parse({"serve", "m", "--config", WriteFile("max-num-seqs: many\n").c_str()}).ok());
+  EXPECT_FALSE(Parse({"serve", "m", "--config", WriteFile("[1, 2").c_str()}).ok());
+}
+
+TEST(CommandLine, HelpOfEachVerb) {
+  EXPECT_NE(Parse({"--help"})->help.find("serve"), std::string::npos);
+  EXPECT_NE(Parse({"serve", "--help"})->help.find("--tensor-parallel-size"), std::string::npos);
+  EXPECT_EQ(Parse({"--help"})->help.find("coordinator "), std::string::npos);
+}
+
+}  // namespace
+}  // namespace shoal::cli

@@ -1,0 +1,299 @@
+#include "tools/cli/options.h"
+
+#include <CLI/CLI.hpp>
+#include <yaml-cpp/yaml.h>
+
+#include <algorithm>
+#include <limits>
+#include <map>
+#include <set>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+#include "common/base/build_id.h"
+#include "common/base/status_macros.h"
+
+namespace shoal::cli {
+namespace {
+
+constexpr int kMaxInt = std::numeric_limits<int>::max();
+constexpr long long kMaxBytes = std::numeric_limits<long long>::max();
+
+// "--max-model-len" -> SHOAL_MAX_MODEL_LEN.
+std::string EnvironmentName(const std::string& flag) {
+  std::string name = "SHOAL_" + flag.substr(2);
+  std::transform(name.begin(), name.end(), name.begin(), [](unsigned char c) { return c == '-' ? '_' : std::toupper(c); });
+  return name;
+}
+
+// One flag of a verb: its long name first, further spellings after it.
+template <typename T>
+CLI::Option* Flag(CLI::App* app, const std::string& names, T& value, const std::string& help) {
+  const std::string first = names.substr(0, names.find(','));
+  return app->add_option(names, value, help)->envname(EnvironmentName(first))->capture_default_str();
+}
+
+CLI::Option* Switch(CLI::App* app, const std::string& name, bool& value, const std::string& help) {
+  return app->add_flag(name, value, help)->envname(EnvironmentName(name));
+}
+
+void AddServeGroupFlags(CLI::App* app, ServeOptions& o) {
+  Flag(app, "--tensor-parallel-size,-t", o.tensor_parallel_size, "Ranks that share each layer")->check(CLI::Range(1, 1024));
+  Flag(app, "--pipeline-parallel-size,-p", o.pipeline_parallel_size, "Stages that layers are spread over")
+      ->check(CLI::Range(1, 1024));
+  Flag(app, "--nnodes", o.nnodes, "Agents to wait for before the group forms")->check(CLI::Range(1, 1024));
+  Flag(app, "--workers", o.workers, "local: start an agent here; external: wait for `shoal worker`s")
+      ->check(CLI::IsMember({"local", "external"}));
+  Flag(app, "--master-addr", o.master_addr, "Address where agents register");
+  Flag(app, "--master-port", o.master_port, "Port where agents register; 0: a free one")->check(CLI::Range(0, 65535));
+  Switch(app, "--insecure", o.insecure, "Allow agents off this host without TLS");
+  Flag(app, "--device", o.device, "auto | cpu | null | ref | cpu-scalar | cpu-avx2 | ...");
+  Flag(app, "--threads", o.threads, "Compute threads per rank; 0: cores / ranks")->check(CLI::Range(0, 1024));
+  Flag(app, "--transport", o.transport, "Between ranks: auto | shm")->check(CLI::IsMember({"auto", "shm"}));
+}
+
+void AddServeModelFlags(CLI::App* app, ServeOptions& o) {
+  Flag(app, "--served-model-name", o.served_model_name, "Names that clients may use; the first is shown");
+  Flag(app, "--load-format", o.load_format, "auto | dummy (made-up weights)")->check(CLI::IsMember({"auto", "dummy"}));
+  Flag(app, "--seed", o.seed, "Of dummy weights");
+  Flag(app, "--compute-dtype", o.compute_dtype, "auto (as stored) | f32 (reference)")->check(CLI::IsMember({"auto", "f32"}));
+  Flag(app, "--kv-cache-dtype", o.kv_cache_dtype, "auto | f32 | f16 | bf16")
+      ->check(CLI::IsMember({"auto", "f32", "f16", "bf16"}));
+  Flag(app, "--block-size", o.block_size, "Tokens per KV block")->check(CLI::IsMember({16, 32, 64, 128}));
+  Flag(app, "--num-gpu-blocks-override,--kv-cache-blocks", o.kv_cache_blocks, "KV blocks; 0: as memory allows")
+      ->check(CLI::Range(0, kMaxInt));
+  Flag(app, "--kv-cache-memory-bytes", o.kv_cache_memory_bytes, "KV cache per rank; 0: as memory allows")
+      ->check(CLI::Range(0LL, kMaxBytes));
+  Flag(app, "--max-model-len", o.max_model_len, "Tokens of prompt and answer; 0: what the model allows")
+      ->check(CLI::Range(0, kMaxInt));
+  Flag(app, "--max-num-seqs", o.max_num_seqs, "Sequences running at once")->check(CLI::Range(1, 65536));
+  Flag(app, "--max-num-batched-tokens", o.max_num_batched_tokens, "Tokens per step")->check(CLI::Range(1, 1 << 20));
+  Flag(app, "--max-queued-requests", o.max_queued_requests, "Waiting requests before 429")->check(CLI::Range(1, 1 << 20));
+}
+
+void AddServeFlags(CLI::App* app, ServeOptions& o) {
+  Flag(app, "model,--model", o.model, "A .gguf file, a directory, or org/name[@rev] in the Hugging Face cache")
+      ->envname("SHOAL_MODEL");
+  Flag(app, "--host", o.host, "Address of the HTTP server");
+  Flag(app, "--port", o.port, "Port of the HTTP server")
+      ->check(CLI::Range(0, 65535))
+      ->envname("SHOAL_HTTP_PORT");  // not SHOAL_PORT: Kubernetes sets that for a Service called "shoal"
+  Flag(app, "--api-key", o.api_key, "Keys that clients must send one of");
+  AddServeModelFlags(app, o);
+  AddServeGroupFlags(app, o);
+  Flag(app, "--shutdown-timeout", o.shutdown_timeout, "Seconds for running requests at the end")
+      ->check(CLI::Range(0.0, 86400.0));
+  Flag(app, "--orphan-timeout", o.orphan_timeout, "Seconds the local agent outlives the coordinator")
+      ->check(CLI::Range(0.0, 86400.0));
+}
+
+void AddWorkerFlags(CLI::App* app, WorkerOptions& o) {
+  Flag(app, "--master-addr", o.master_addr, "Address of the coordinator's control endpoint");
+  Flag(app, "--master-port", o.master_port, "Port of it")->check(CLI::Range(1, 65535));
+  Flag(app, "--listen", o.listen, "host:port of the agent's own endpoint; port 0: a free one");
+  Switch(app, "--insecure", o.insecure, "Allow addresses off this host without TLS");
+  Flag(app, "--slots", o.slots, "Ranks that this host runs")->check(CLI::Range(1, 1024));
+  Flag(app, "--threads", o.threads, "Compute threads per rank; 0: cores / slots")->check(CLI::Range(0, 1024));
+  Flag(app, "--memory-bytes", o.memory_bytes, "For weights and KV of all ranks; 0: half of what is available")
+      ->check(CLI::Range(0LL, kMaxBytes));
+  Flag(app, "--device", o.device, "auto | cpu | null | ref");
+  Flag(app, "--orphan-timeout", o.orphan_timeout, "Seconds without a coordinator before it exits")
+      ->check(CLI::Range(0.0, 86400.0));
+  Switch(app, "--die-with-parent", o.die_with_parent, "End when the parent process does")->group("");
+}
+
+void AddClientFlags(CLI::App* app, ClientOptions& o) {
+  Flag(app, "--url", o.url, "The server");
+  Flag(app, "--api-key", o.api_key, "Key to send");
+}
+
+int EditDistance(const std::string& a, const std::string& b) {
+  std::vector<int> row(b.size() + 1);
+  for (size_t j = 0; j <= b.size(); ++j) row[j] = static_cast<int>(j);
+  for (size_t i = 1; i <= a.size(); ++i) {
+    int diagonal = row[0];
+    row[0] = static_cast<int>(i);
+    for (size_t j = 1; j <= b.size(); ++j) {
+      const int substituted = diagonal + (a[i - 1] != b[j - 1]);
+      diagonal = row[j];
+      row[j] = std::min({row[j] + 1, row[j - 1] + 1, substituted});
+    }
+  }
+  return row[b.size()];
+}
+
+// " Did you mean --x?" for the nearest long flag, or nothing when none is near.
+std::string Suggestion(const CLI::App* app, const std::string& wrong) {
+  std::string best;
+  int best_distance = static_cast<int>(wrong.size()) / 3 + 1;
+  for (const CLI::Option* option : app->get_options()) {
+    for (const std::string& name : option->get_lnames()) {
+      const int distance = EditDistance(wrong, "--" + name);
+      if (distance < best_distance) best_distance = distance, best = "--" + name;
+    }
+  }
+  return best.empty() ? "" : absl::StrCat(" Did you mean ", best, "?");
+}
+
+// Values of a YAML file for the options of `app` that neither command line nor environment has set.
+absl::Status ApplyYaml(CLI::App* app, const std::string& path) {
+  try {
+    const YAML::Node root = YAML::LoadFile(path);
+    if (!root.IsMap() && !root.IsNull()) return absl::InvalidArgumentError(absl::StrCat(path, ": not a map of flags"));
+    for (const auto& entry : root) {
+      const std::string key = entry.first.as<std::string>();
+      CLI::Option* option = app->get_option_no_throw("--" + key);
+      if (option == nullptr || key == "config" || key == "help") {
+        return absl::InvalidArgumentError(
+            absl::StrCat(path, ": unknown key ", key, ".", Suggestion(app, "--" + key)));
+      }
+      if (option->count() > 0) continue;
+      if (entry.second.IsSequence()) {
+        for (const auto& value : entry.second) option->add_result(value.as<std::string>());
+      } else {
+        option->add_result(entry.second.as<std::string>());
+      }
+      option->run_callback();
+    }
+  } catch (const YAML::Exception& e) {
+    return absl::InvalidArgumentError(absl::StrCat(path, ": ", e.what()));
+  } catch (const CLI::ParseError& e) {
+    return absl::InvalidArgumentError(absl::StrCat(path, ": ", e.what()));
+  }
+  return absl::OkStatus();
+}
+
+// All verbs and where their flags go.
+struct Parser {
+  CLI::App app{"Shoal serves large language models from a cluster of devices as if it were one machine.", "shoal"};
+  CommandLine line;
+  std::string config;
+  std::map<const CLI::App*, Verb> verbs;
+
+  CLI::App* Add(Verb verb, const std::string& name, const std::string& help) {
+    CLI::App* sub = app.add_subcommand(name, help);
+    verbs[sub] = verb;
+    return sub;
+  }
+
+  Parser() {
+    app.require_subcommand(0, 1);
+    CLI::App* serve = Add(Verb::kServe, "serve", "Serve a model over HTTP");
+    AddServeFlags(serve, line.serve);
+    CLI::App* worker = Add(Verb::kWorker, "worker", "Run the agent of a host: ranks for a coordinator elsewhere");
+    AddWorkerFlags(worker, line.worker);
+    CLI::App* inspect = Add(Verb::kInspect, "inspect", "Show a model and what each rank would hold");
+    Flag(inspect, "model,--model", line.inspect.model, "As for serve")->envname("SHOAL_MODEL");
+    Flag(inspect, "--tensor-parallel-size,-t", line.inspect.tensor_parallel_size, "")->check(CLI::Range(1, 1024));
+    Flag(inspect, "--pipeline-parallel-size,-p", line.inspect.pipeline_parallel_size, "")->check(CLI::Range(1, 1024));
+    Switch(inspect, "--json", line.inspect.json, "As JSON");
+    CLI::App* chat = Add(Verb::kChat, "chat", "Talk to a running server");
+    AddClientFlags(chat, line.client);
+    Flag(chat, "--model", line.client.model, "Served name; empty: the first one");
+    Flag(chat, "--system", line.client.system, "System message");
+    Flag(chat, "--temperature", line.client.temperature, "Below 0: the server's default");
+    Flag(chat, "--max-tokens", line.client.max_tokens, "Per answer; 0: the server's default")->check(CLI::Range(0, kMaxInt));
+    CLI::App* status = Add(Verb::kStatus, "status", "Show agents and ranks of a running server");
+    AddClientFlags(status, line.client);
+    Switch(status, "--json", line.client.json, "As JSON");
+    Add(Verb::kVersion, "version", "Print the version and build id");
+    CLI::App* coordinator = Add(Verb::kCoordinator, "coordinator", "")->group("");
+    AddServeFlags(coordinator, line.serve);
+    coordinator->add_option("--ready-fd", line.ready_fd);
+    CLI::App* rank = Add(Verb::kRank, "rank", "")->group("");
+    rank->add_option("--reader", line.reader)->required();
+    for (CLI::App* sub : {serve, worker, coordinator}) {
+      sub->add_option("--config", config, "YAML file with the same names")->envname("SHOAL_CONFIG");
+    }
+  }
+};
+
+// The verb and words of a command line, for errors about words that nobody takes.
+absl::Status UnknownWords(const CLI::App* sub, const CLI::App& app) {
+  const std::vector<std::string> words = sub != nullptr ? sub->remaining() : app.remaining();
+  const std::string& word = words.front();
+  if (sub == nullptr && word.rfind('-', 0) != 0) {
+    return absl::InvalidArgumentError(absl::StrCat("unknown verb ", word, ". `shoal --help` lists them."));
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat("unknown argument ", word, ".", Suggestion(sub != nullptr ? sub : &app, word)));
+}
+
+absl::Status RequireModel(const CommandLine& line) {
+  const bool serves = line.verb == Verb::kServe || line.verb == Verb::kCoordinator;
+  if ((serves && line.serve.model.empty()) || (line.verb == Verb::kInspect && line.inspect.model.empty())) {
+    return absl::InvalidArgumentError("no model given: a .gguf file, a model directory, or org/name");
+  }
+  if (line.verb == Verb::kWorker && line.worker.master_port == 0) {
+    return absl::InvalidArgumentError("--master-port is needed: the one that `shoal serve --workers external` prints");
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<CommandLine> ParseCommandLine(int argc, const char* const* argv) {
+  Parser parser;
+  parser.app.allow_extras();
+  for (CLI::App* sub : parser.app.get_subcommands({})) sub->allow_extras();
+  try {
+    parser.app.parse(argc, argv);
+  } catch (const CLI::CallForHelp&) {
+    const auto chosen = parser.app.get_subcommands();
+    parser.line.help = (chosen.empty() ? &parser.app : chosen[0])->help();
+    return parser.line;
+  } catch (const CLI::ParseError& e) {
+    return absl::InvalidArgumentError(e.what());
+  }
+  const auto chosen = parser.app.get_subcommands();
+  const CLI::App* sub = chosen.empty() ? nullptr : chosen[0];
+  if (!parser.app.remaining().empty() || (sub != nullptr && !sub->remaining().empty())) {
+    return UnknownWords(sub != nullptr && !sub->remaining().empty() ? sub : nullptr, parser.app);
+  }
+  if (sub == nullptr) {
+    parser.line.help = parser.app.help();
+    return parser.line;
+  }
+  if (!parser.config.empty()) SHOAL_RETURN_IF_ERROR(ApplyYaml(chosen[0], parser.config));
+  parser.line.verb = parser.verbs.at(sub);
+  SHOAL_RETURN_IF_ERROR(RequireModel(parser.line));
+  return parser.line;
+}
+
+std::string ToYaml(const ServeOptions& o) {
+  YAML::Emitter out;
+  out << YAML::BeginMap;
+  const auto put = [&out](const char* key, const auto& value) { out << YAML::Key << key << YAML::Value << value; };
+  put("model", o.model);
+  if (!o.served_model_name.empty()) put("served-model-name", o.served_model_name);
+  put("host", o.host);
+  put("port", o.port);
+  if (!o.api_key.empty()) put("api-key", o.api_key);
+  put("tensor-parallel-size", o.tensor_parallel_size);
+  put("pipeline-parallel-size", o.pipeline_parallel_size);
+  put("nnodes", o.nnodes);
+  put("workers", o.workers);
+  put("master-addr", o.master_addr);
+  put("master-port", o.master_port);
+  put("insecure", o.insecure);
+  put("device", o.device);
+  put("load-format", o.load_format);
+  put("seed", o.seed);
+  put("compute-dtype", o.compute_dtype);
+  put("kv-cache-dtype", o.kv_cache_dtype);
+  put("transport", o.transport);
+  put("threads", o.threads);
+  put("block-size", o.block_size);
+  put("kv-cache-blocks", o.kv_cache_blocks);
+  put("kv-cache-memory-bytes", o.kv_cache_memory_bytes);
+  put("max-model-len", o.max_model_len);
+  put("max-num-seqs", o.max_num_seqs);
+  put("max-num-batched-tokens", o.max_num_batched_tokens);
+  put("max-queued-requests", o.max_queued_requests);
+  put("shutdown-timeout", o.shutdown_timeout);
+  put("orphan-timeout", o.orphan_timeout);
+  out << YAML::EndMap;
+  return out.c_str();
+}
+
+}  // namespace shoal::cli

@@ -1,0 +1,86 @@
+// The command line of every verb as plain structs: parsed once, passed down. Command line > environment (SHOAL_*) > YAML
+// file (--config) > default. Flags carry vLLM's long names wherever the meaning is the same.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+
+namespace shoal::cli {
+
+struct ServeOptions {
+  std::string model;
+  std::vector<std::string> served_model_name;
+  std::string host = "127.0.0.1";
+  int port = 8000;
+  std::vector<std::string> api_key;
+  int tensor_parallel_size = 1, pipeline_parallel_size = 1;
+  int nnodes = 1;
+  std::string workers = "local";  // "local" | "external"
+  std::string master_addr = "127.0.0.1";
+  int master_port = 0;            // 0: a free one
+  bool insecure = false;
+  std::string device = "auto";
+  std::string load_format = "auto";
+  unsigned long long seed = 0;    // of dummy weights
+  std::string compute_dtype = "auto", kv_cache_dtype = "auto";
+  std::string transport = "auto";
+  int threads = 0;                // per rank; 0: cores / ranks
+  int block_size = 16;
+  int kv_cache_blocks = 0;
+  long long kv_cache_memory_bytes = 0;
+  int max_model_len = 0, max_num_seqs = 64, max_num_batched_tokens = 512, max_queued_requests = 512;
+  double shutdown_timeout = 30, orphan_timeout = 60;  // seconds
+};
+
+struct WorkerOptions {
+  std::string master_addr = "127.0.0.1";
+  int master_port = 0;  // must be given
+  std::string listen = "127.0.0.1:0";
+  bool insecure = false;
+  int slots = 1;
+  int threads = 0;
+  long long memory_bytes = 0;
+  std::string device = "auto";
+  double orphan_timeout = 60;  // seconds
+  bool die_with_parent = false;
+};
+
+struct InspectOptions {
+  std::string model;
+  int tensor_parallel_size = 1, pipeline_parallel_size = 1;
+  bool json = false;
+};
+
+// For `chat` and `status`: a running server.
+struct ClientOptions {
+  std::string url = "http://127.0.0.1:8000";
+  std::string api_key;
+  bool json = false;                      // status
+  std::string model, system;              // chat
+  double temperature = -1;                // chat; < 0: the server's default
+  int max_tokens = 0;                     // chat; 0: the server's default
+};
+
+enum class Verb { kServe, kWorker, kInspect, kChat, kStatus, kVersion, kCoordinator, kRank, kHelp };
+
+struct CommandLine {
+  Verb verb = Verb::kHelp;
+  ServeOptions serve;      // kServe, kCoordinator
+  int ready_fd = -1;       // kCoordinator: where its control address goes
+  WorkerOptions worker;
+  InspectOptions inspect;
+  ClientOptions client;
+  int reader = -1;         // kRank
+  std::string help;        // kHelp: what to print
+};
+
+// InvalidArgument: what is wrong and the nearest flag that exists.
+absl::StatusOr<CommandLine> ParseCommandLine(int argc, const char* const* argv);
+
+// The options as YAML that ParseCommandLine reads back through --config; how the launcher hands them to the coordinator
+// without secrets in its arguments.
+std::string ToYaml(const ServeOptions& options);
+
+}  // namespace shoal::cli

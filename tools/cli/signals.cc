@@ -1,0 +1,38 @@
+#include "tools/cli/signals.h"
+
+#include <signal.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+namespace shoal::cli {
+namespace {
+
+std::atomic<bool> stop{false};
+std::atomic<int> count{0};
+static_assert(std::atomic<bool>::is_always_lock_free && std::atomic<int>::is_always_lock_free);
+
+void OnSignal(int) {
+  stop.store(true);
+  count.fetch_add(1);
+}
+
+}  // namespace
+
+const std::atomic<bool>& InstallStopFlag() {
+  struct sigaction action {};
+  action.sa_handler = OnSignal;  // without SA_RESTART: waits return with EINTR
+  sigaction(SIGINT, &action, nullptr);
+  sigaction(SIGTERM, &action, nullptr);
+  signal(SIGPIPE, SIG_IGN);
+  return stop;
+}
+
+int StopSignals() { return count.load(); }
+
+bool DieWithParent() {
+  const pid_t parent = getppid();
+  prctl(PR_SET_PDEATHSIG, SIGTERM);
+  return getppid() == parent && parent != 1;
+}
+
+}  // namespace shoal::cli

@@ -1,0 +1,16 @@
+// SIGINT and SIGTERM as a flag, for verbs that run until told to stop.
+#pragma once
+
+#include <atomic>
+
+namespace shoal::cli {
+
+// Set by SIGINT and SIGTERM from now on. SIGPIPE is ignored. Call once, before threads start.
+const std::atomic<bool>& InstallStopFlag();
+// How many of them came; a second one means "at once".
+int StopSignals();
+
+// The process gets SIGTERM when its parent dies; false when it is dead already.
+bool DieWithParent();
+
+}  // namespace shoal::cli

@@ -1,0 +1,68 @@
+#include <boost/json.hpp>
+#include <cstdio>
+
+#include "absl/strings/str_cat.h"
+#include "tools/cli/client_verbs.h"
+#include "tools/cli/http_client.h"
+#include "tools/cli/terminal.h"
+
+namespace shoal::cli {
+namespace {
+
+namespace json = boost::json;
+
+std::string Text(const json::object& o, const char* key) {
+  const json::value* v = o.if_contains(key);
+  if (v == nullptr || v->is_null()) return "-";
+  return v->is_string() ? std::string(v->get_string()) : json::serialize(*v);
+}
+
+std::string Bytes(const json::object& o, const char* key) {
+  const json::value* v = o.if_contains(key);
+  return v != nullptr && v->is_int64() ? HumanBytes(v->get_int64()) : "-";
+}
+
+void Print(const json::object& cluster) {
+  std::printf("%s  epoch %s  %s\n", Text(cluster, "phase").c_str(), Text(cluster, "epoch").c_str(),
+              Text(cluster, "detail").c_str());
+  std::printf("running %s  waiting %s  KV blocks free %s of %s\n\n", Text(cluster, "running").c_str(),
+              Text(cluster, "waiting").c_str(), Text(cluster, "kv_blocks_free").c_str(),
+              Text(cluster, "kv_blocks").c_str());
+  std::vector<std::vector<std::string>> rows = {{"rank", "tp", "pp", "host", "pid", "state", "step", "memory", "doing"}};
+  const json::value* ranks = cluster.if_contains("ranks");
+  if (ranks != nullptr && ranks->is_array()) {
+    for (const json::value& value : ranks->get_array()) {
+      if (!value.is_object()) continue;
+      const json::object& r = value.get_object();
+      rows.push_back({Text(r, "rank"), Text(r, "tp"), Text(r, "pp"), Text(r, "hostname"), Text(r, "pid"),
+                      Text(r, "state"), Text(r, "step"), Bytes(r, "resident_bytes"), Text(r, "operation")});
+    }
+  }
+  std::fputs(FormatTable(rows).c_str(), stdout);
+}
+
+}  // namespace
+
+int RunStatus(const ClientOptions& options) {
+  const auto reply = Http(options.url, "GET", "/v1/cluster", "", options.api_key, nullptr);
+  if (!reply.ok() || reply->status != 200) {
+    const std::string why = reply.ok() ? absl::StrCat("HTTP ", reply->status, ": ", reply->body)
+                                       : std::string(reply.status().message());
+    std::fprintf(stderr, "shoal: %s\n", why.c_str());
+    return 1;
+  }
+  if (options.json) {
+    std::printf("%s\n", reply->body.c_str());
+    return 0;
+  }
+  json::error_code error;
+  const json::value cluster = json::parse(reply->body, error);
+  if (error || !cluster.is_object()) {
+    std::fprintf(stderr, "shoal: the server's answer is not a JSON object\n");
+    return 1;
+  }
+  Print(cluster.get_object());
+  return 0;
+}
+
+}  // namespace shoal::cli
