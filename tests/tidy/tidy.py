@@ -21,7 +21,8 @@ def main():
     compiled = rules.compiled_sources(tree, args.build) if args.build else None
     problems = rules.check(tree, compiled)
     if args.paths:
-        problems = [p for p in problems if p.path.startswith(tuple(args.paths))]
+        wanted = tuple(os.path.relpath(p, args.root) for p in args.paths)
+        problems = [p for p in problems if p.path.startswith(wanted)]
     for problem in problems:
         print(problem)
     print(f"tidy: {len(tree.paths)} files, {len(problems)} problems")
