@@ -1,6 +1,6 @@
 #include "worker/comm/wait.h"
 
-#include <sched.h>
+#include <unistd.h>
 
 #include <algorithm>
 
@@ -10,18 +10,14 @@
 namespace shoal::comm {
 namespace {
 
-// A futex sleep and its wake-up cost some 5 us on Linux, so a wait that spins for less is lost as soon as the peer sleeps
-// too: the shortest spin is a few sleeps long. With more ranks than cores, the peer needs the core: one look, then sleep.
+// Waking a sleeper takes 5 to 30 us on Linux (an idle virtual core is slow), and a rank that sleeps makes its peer
+// wait, and sleep, in turn. So a wait spins for longer than a wake-up takes, unless the waits before were far longer
+// than that. With more ranks than cores, the peer needs the core: one look, then sleep.
 constexpr DurationNs kLongestSpin = 60 * kMicrosecond;
-constexpr DurationNs kShortestSpin = 15 * kMicrosecond;
+constexpr DurationNs kShortestSpin = 5 * kMicrosecond;
 // How late an abort may be noticed by a rank that sleeps.
 constexpr DurationNs kSleep = 10 * kMillisecond;
 constexpr int kPausesPerLook = 32;
-
-int Cores() {
-  cpu_set_t set;
-  return sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 1;
-}
 
 }  // namespace
 
@@ -32,8 +28,9 @@ void Publish(Signal& signal, uint32_t value) {
   FutexWakeAll(&signal.value);
 }
 
+// The machine's cores, not those of this thread: ranks may be bound to one each.
 Waiter::Waiter(const AbortFlag* abort, CommStats* stats, int ranks)
-    : abort_(abort), stats_(stats), crowded_(ranks > Cores()), spin_(kLongestSpin) {}
+    : abort_(abort), stats_(stats), crowded_(ranks > sysconf(_SC_NPROCESSORS_ONLN)), spin_(kLongestSpin) {}
 
 bool Waiter::Spin(Signal& signal, uint32_t value, TimeNs deadline) {
   const RealClock clock;
@@ -50,7 +47,6 @@ absl::Status Waiter::WaitSlowly(Signal& signal, uint32_t value, const char* what
   const RealClock clock;
   const TimeNs begin = clock.Now();
   bool there = Spin(signal, value, begin + (crowded_ ? 0 : spin_));
-  spin_ = there ? std::min(spin_ * 2, kLongestSpin) : std::max(spin_ / 2, kShortestSpin);
   while (!there) {
     if (abort_->load(std::memory_order_acquire) != 0) {
       return absl::AbortedError(absl::StrCat("aborted while waiting for ", what, " of rank ", peer));
@@ -62,7 +58,9 @@ absl::Status Waiter::WaitSlowly(Signal& signal, uint32_t value, const char* what
     signal.sleepers.fetch_sub(1, std::memory_order_relaxed);
     there = Reached(signal.value.load(std::memory_order_acquire), value);
   }
-  stats_->waited += clock.Now() - begin;
+  const DurationNs waited = clock.Now() - begin;
+  spin_ = waited < 2 * kLongestSpin ? kLongestSpin : std::max(spin_ / 2, kShortestSpin);
+  stats_->waited += waited;
   return absl::OkStatus();
 }
 
