@@ -1,0 +1,200 @@
+#include "coordinator/http/api.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "coordinator/http/json_writer.h"
+#include "coordinator/http/model_json.h"
+#include "coordinator/http/percent.h"
+#include "coordinator/http/tokenize.h"
+
+namespace shoal::http {
+namespace {
+
+void RespondText(int status, std::string text, Responder* responder) {
+  Response response;
+  response.status = status;
+  response.content_type = "text/plain; charset=utf-8";
+  response.body = std::move(text);
+  responder->Respond(std::move(response));
+}
+
+void RespondJson(std::string body, Responder* responder) {
+  Response response;
+  response.body = std::move(body);
+  responder->Respond(std::move(response));
+}
+
+ApiError MakeError(ErrorKind kind, std::string message) {
+  ApiError error;
+  error.kind = kind;
+  error.message = std::move(message);
+  return error;
+}
+
+ApiError NoModel() { return MakeError(ErrorKind::kUnavailable, "the model is still loading; try again shortly"); }
+
+bool Matches(std::string_view pattern, std::string_view path) {
+  if (pattern.back() == '/') return path.size() > pattern.size() && path.starts_with(pattern);
+  return path == pattern;
+}
+
+// What a browser asks before it sends anything.
+void RespondPreflight(const Request& request, Responder* responder) {
+  Response response;
+  response.status = 204;
+  response.headers.emplace_back("Access-Control-Allow-Methods", "GET, POST, OPTIONS");
+  const std::string_view wanted = request.Header("access-control-request-headers");
+  response.headers.emplace_back("Access-Control-Allow-Headers", wanted.empty() ? "*" : std::string(wanted));
+  response.headers.emplace_back("Access-Control-Max-Age", "86400");
+  responder->Respond(std::move(response));
+}
+
+}  // namespace
+
+const Api::Route Api::kRoutes[] = {
+    {"POST", "/v1/chat/completions", true, &Api::Chat},
+    {"POST", "/v1/completions", true, &Api::Completion},
+    {"GET", "/v1/models", true, &Api::Models},
+    {"GET", "/v1/models/", true, &Api::OneModel},
+    {"GET", "/v1/cluster", true, &Api::Cluster},
+    {"POST", "/tokenize", true, &Api::Tokenize},
+    {"POST", "/detokenize", true, &Api::Detokenize},
+    {"GET", "/livez", false, &Api::Live},
+    {"GET", "/readyz", false, &Api::Ready},
+    {"GET", "/health", false, &Api::Ready},
+    {"GET", "/metrics", false, &Api::Metrics},
+    {"GET", "/version", false, &Api::Version},
+};
+
+Api::Api(ApiOptions options, Engine* engine, metrics::Metrics* metrics)
+    : options_(std::move(options)), keys_(options_.api_keys), engine_(engine), metrics_(metrics),
+      pool_(options_.text_threads, options_.limits.queued_text_jobs) {}
+
+void Api::Handle(Request request, std::shared_ptr<Responder> responder) {
+  if (request.method == "OPTIONS") {
+    responder->SetRoute("preflight");
+    return RespondPreflight(request, responder.get());
+  }
+  std::string allowed;
+  for (const Route& route : kRoutes) {
+    if (!Matches(route.path, request.path)) continue;
+    responder->SetRoute(route.path);
+    const bool fits = request.method == route.method || (request.method == "HEAD" && std::string_view(route.method) == "GET");
+    if (!fits) {
+      absl::StrAppend(&allowed, allowed.empty() ? "" : ", ", route.method);
+      continue;
+    }
+    if (route.needs_key && !keys_.Allows(request.Header("authorization"))) {
+      return RespondError(MakeError(ErrorKind::kInvalidApiKey,
+                                    "Incorrect or missing API key. Send it as 'Authorization: Bearer KEY'."),
+                          responder.get());
+    }
+    return (this->*route.handler)(std::move(request), std::move(responder));
+  }
+  if (allowed.empty()) {
+    return RespondError(MakeError(ErrorKind::kNotFound, "There is no such route on this server."), responder.get());
+  }
+  Response response;
+  response.status = Info(ErrorKind::kMethodNotAllowed).status;
+  response.headers.emplace_back("Allow", allowed + ", OPTIONS");
+  response.body = ErrorBody(MakeError(ErrorKind::kMethodNotAllowed, "This route takes " + allowed + " only."));
+  responder->Respond(std::move(response));
+}
+
+void Api::Observe(const Exchange& exchange) {
+  static constexpr std::string_view kMethods[] = {"GET", "POST", "HEAD", "OPTIONS", "PUT", "DELETE", "PATCH"};
+  const bool known = std::find(std::begin(kMethods), std::end(kMethods), exchange.method) != std::end(kMethods);
+  metrics_->OnExchange(known ? exchange.method : "other", exchange.route, exchange.status, exchange.duration);
+}
+
+void Api::Generate(bool chat, Request request, std::shared_ptr<Responder> responder) {
+  if (draining_.load(std::memory_order_relaxed)) {
+    return RespondError(MakeError(ErrorKind::kUnavailable, "the server is shutting down"), responder.get());
+  }
+  const GenerationContext context{engine_, metrics_, &pool_, &options_.limits};
+  Generation::Start(context, chat, std::move(request), std::move(responder));
+}
+
+void Api::Chat(Request request, std::shared_ptr<Responder> responder) {
+  Generate(true, std::move(request), std::move(responder));
+}
+
+void Api::Completion(Request request, std::shared_ptr<Responder> responder) {
+  Generate(false, std::move(request), std::move(responder));
+}
+
+void Api::Models(Request /*request*/, std::shared_ptr<Responder> responder) {
+  const auto model = engine_->Model();
+  if (model == nullptr) return RespondError(NoModel(), responder.get());
+  RespondJson(ModelListJson(*model), responder.get());
+}
+
+void Api::OneModel(Request request, std::shared_ptr<Responder> responder) {
+  const auto model = engine_->Model();
+  if (model == nullptr) return RespondError(NoModel(), responder.get());
+  const std::string name = PercentDecode(std::string_view(request.path).substr(std::string_view("/v1/models/").size()));
+  if (std::find(model->names.begin(), model->names.end(), name) == model->names.end()) {
+    ApiError error = MakeError(ErrorKind::kModelNotFound, "The model '" + name + "' does not exist");
+    error.param = "model";
+    return RespondError(error, responder.get());
+  }
+  RespondJson(ModelJson(*model, name), responder.get());
+}
+
+void Api::Cluster(Request /*request*/, std::shared_ptr<Responder> responder) {
+  RespondJson(ClusterJson(engine_->Cluster()), responder.get());
+}
+
+// Text work off the I/O thread; nothing to cancel when the client goes.
+void Api::OnPool(std::shared_ptr<Responder> responder, std::function<Response()> work) {
+  // The exchange owns the responder until it is complete; the job must not keep it.
+  auto job = [weak = std::weak_ptr<Responder>(responder), executor = responder->executor(), work = std::move(work)] {
+    auto response = std::make_shared<Response>(work());
+    executor->Post([weak, response] {
+      if (const auto alive = weak.lock()) alive->Respond(std::move(*response));
+    });
+  };
+  if (!pool_.Submit(std::move(job))) {
+    RespondError(MakeError(ErrorKind::kOverloaded, "too many requests wait for tokenisation; try again shortly"),
+                 responder.get());
+  }
+}
+
+void Api::Tokenize(Request request, std::shared_ptr<Responder> responder) {
+  const auto model = engine_->Model();
+  if (model == nullptr) return RespondError(NoModel(), responder.get());
+  OnPool(std::move(responder), [model, body = std::move(request.body), this] {
+    return TokenizeAnswer(body, options_.limits, *model);
+  });
+}
+
+void Api::Detokenize(Request request, std::shared_ptr<Responder> responder) {
+  const auto model = engine_->Model();
+  if (model == nullptr) return RespondError(NoModel(), responder.get());
+  OnPool(std::move(responder), [model, body = std::move(request.body), this] {
+    return DetokenizeAnswer(body, options_.limits, *model);
+  });
+}
+
+void Api::Live(Request /*request*/, std::shared_ptr<Responder> responder) { RespondText(200, "ok\n", responder.get()); }
+
+void Api::Ready(Request /*request*/, std::shared_ptr<Responder> responder) {
+  const bool ready = engine_->Ready() && !draining_.load(std::memory_order_relaxed);
+  RespondText(ready ? 200 : 503, ready ? "ready\n" : "notready\n", responder.get());
+}
+
+void Api::Metrics(Request /*request*/, std::shared_ptr<Responder> responder) {
+  Response response;
+  response.content_type = "text/plain; version=0.0.4; charset=utf-8";
+  response.body = metrics_->Render(engine_->Cluster());
+  responder->Respond(std::move(response));
+}
+
+void Api::Version(Request /*request*/, std::shared_ptr<Responder> responder) {
+  std::string body = R"({"version":)";
+  AppendJsonString(options_.version, &body);
+  RespondJson(body + "}", responder.get());
+}
+
+}  // namespace shoal::http

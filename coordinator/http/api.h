@@ -1,0 +1,70 @@
+// The routes. One object serves all connections; Handle is the server's handler and runs on I/O threads.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "coordinator/http/auth.h"
+#include "coordinator/http/engine.h"
+#include "coordinator/http/generation.h"
+#include "coordinator/http/limits.h"
+#include "coordinator/http/message.h"
+#include "coordinator/http/text_pool.h"
+#include "coordinator/metrics/metrics.h"
+
+namespace shoal::http {
+
+struct ApiOptions {
+  std::vector<std::string> api_keys;  // empty: no key is asked for
+  Limits limits;
+  int text_threads = 1;
+  std::string version;
+};
+
+class Api {
+ public:
+  // `engine` and `metrics` outlive this; the engine may still call back while it is destroyed.
+  Api(ApiOptions options, Engine* engine, metrics::Metrics* metrics);
+
+  void Handle(Request request, std::shared_ptr<Responder> responder);
+  void Observe(const Exchange& exchange);
+
+  // From now on new generations are refused with 503. Thread-safe.
+  void Drain() { draining_.store(true, std::memory_order_relaxed); }
+
+ private:
+  using Method = void (Api::*)(Request, std::shared_ptr<Responder>);
+  struct Route {
+    const char* method;  // GET also answers HEAD
+    const char* path;    // ending in '/': a prefix
+    bool needs_key;
+    Method handler;
+  };
+  static const Route kRoutes[];
+
+  void Chat(Request request, std::shared_ptr<Responder> responder);
+  void Completion(Request request, std::shared_ptr<Responder> responder);
+  void Models(Request request, std::shared_ptr<Responder> responder);
+  void OneModel(Request request, std::shared_ptr<Responder> responder);
+  void Cluster(Request request, std::shared_ptr<Responder> responder);
+  void Tokenize(Request request, std::shared_ptr<Responder> responder);
+  void Detokenize(Request request, std::shared_ptr<Responder> responder);
+  void Live(Request request, std::shared_ptr<Responder> responder);
+  void Ready(Request request, std::shared_ptr<Responder> responder);
+  void Metrics(Request request, std::shared_ptr<Responder> responder);
+  void Version(Request request, std::shared_ptr<Responder> responder);
+
+  void Generate(bool chat, Request request, std::shared_ptr<Responder> responder);
+  void OnPool(std::shared_ptr<Responder> responder, std::function<Response()> work);
+
+  const ApiOptions options_;
+  const ApiKeys keys_;
+  Engine* const engine_;
+  metrics::Metrics* const metrics_;
+  std::atomic<bool> draining_{false};
+  TextPool pool_;  // last: its threads end before what they use
+};
+
+}  // namespace shoal::http

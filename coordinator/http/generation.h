@@ -1,0 +1,81 @@
+// One generation request from its body to the last byte of its answer. Lives on the I/O thread of its connection; text is
+// parsed and tokenised on the pool, tokens come from the engine's thread through the executor.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "common/base/clock.h"
+#include "common/text/detokenizer.h"
+#include "coordinator/http/answer_format.h"
+#include "coordinator/http/engine.h"
+#include "coordinator/http/generation_spec.h"
+#include "coordinator/http/message.h"
+#include "coordinator/http/text_pool.h"
+#include "coordinator/metrics/metrics.h"
+
+namespace shoal::http {
+
+// What all generations share; outlives them and the engine's last call.
+struct GenerationContext {
+  Engine* engine;
+  metrics::Metrics* metrics;
+  TextPool* pool;
+  const Limits* limits;
+};
+
+class Generation : public std::enable_shared_from_this<Generation> {
+ public:
+  static void Start(const GenerationContext& context, bool chat, Request request,
+                    std::shared_ptr<Responder> responder);
+
+  Generation(const GenerationContext& context, TimeNs arrived, std::shared_ptr<const ServedModel> model,
+             std::shared_ptr<Responder> responder);
+
+ private:
+  struct Prepared {
+    GenerationSpec spec;
+    core::GenerateRequest request;
+    std::optional<ApiError> error;
+  };
+  // What metrics still need when the client, and with it the Generation, has gone.
+  struct Record {
+    metrics::Metrics* metrics;
+    int32_t max_tokens;
+  };
+
+  void OnPrepared(std::shared_ptr<Prepared> prepared);
+  void OnUpdate(const GenerateUpdate& update);
+  void OnGone();
+
+  bool PushTokens(const GenerateUpdate& update, std::string* text);
+  void Deliver(const std::string& text);
+  void Finish(const AnswerEnd& end);
+  void Fail(const ApiError& error);
+  void Measure(const GenerateUpdate& update);
+
+  const GenerationContext context_;
+  const TimeNs arrived_;
+  const std::shared_ptr<const ServedModel> model_;
+  const std::shared_ptr<Responder> responder_;
+
+  GenerationSpec spec_;
+  AnswerHead head_;
+  Usage usage_;
+  std::optional<ChunkWriter> chunks_;
+  std::optional<text::Detokenizer> detokenizer_;
+  std::optional<text::StopMatcher> stops_;
+  std::string text_;          // of an answer that is not streamed
+  std::string stop_;          // the stop string that ended it
+  core::RequestId id_ = 0;
+  TimeNs last_tokens_ = 0;
+  bool submitted_ = false;
+  bool stream_begun_ = false;
+  bool done_ = false;         // the answer is complete; what still comes from the engine is not for it
+};
+
+// An error as a whole response.
+void RespondError(const ApiError& error, Responder* responder);
+
+}  // namespace shoal::http

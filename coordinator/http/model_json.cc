@@ -1,0 +1,120 @@
+#include "coordinator/http/model_json.h"
+
+#include <boost/json/array.hpp>
+#include <boost/json/object.hpp>
+#include <boost/json/serialize.hpp>
+
+namespace shoal::http {
+namespace {
+
+namespace json = boost::json;
+
+json::object ModelObject(const ServedModel& model, const std::string& name) {
+  return {{"id", name},
+          {"object", "model"},
+          {"created", model.created},
+          {"owned_by", "shoal"},
+          {"root", model.root},
+          {"parent", nullptr},
+          {"max_model_len", model.max_model_len}};
+}
+
+json::object AgentObject(const core::ClusterState::Agent& agent) {
+  json::array slots;
+  for (const auto& slot : agent.info.slots) {
+    slots.push_back(json::object{{"kind", slot.kind}, {"threads", slot.threads}, {"memory_bytes", slot.memory_bytes}});
+  }
+  return {{"id", agent.info.id},
+          {"address", agent.info.address},
+          {"hostname", agent.info.hostname},
+          {"pid", agent.info.pid},
+          {"build_id", agent.info.build_id},
+          {"slots", std::move(slots)},
+          {"heartbeat_age_ms", agent.heartbeat_age / kMillisecond}};
+}
+
+json::object RankObject(const core::ClusterState::Rank& rank) {
+  json::object sent;
+  for (const auto& [transport, bytes] : rank.status.comm_bytes) sent[transport] = bytes;
+  const std::string_view state = plan::RankStateName(rank.status.state);
+  return {{"rank", rank.rank},
+          {"tp", rank.tp_index},
+          {"pp", rank.stage},
+          {"agent", rank.agent},
+          {"hostname", rank.hostname},
+          {"pid", rank.status.pid},
+          {"state", json::string_view(state.data(), state.size())},
+          {"step", rank.status.step},
+          {"progress", rank.status.progress},
+          {"operation", rank.status.operation},
+          {"resident_bytes", rank.status.resident_bytes},
+          {"decode_steps", rank.status.decode_steps},
+          {"decode_steps_planned", rank.status.decode_steps_planned},
+          {"comm_bytes", std::move(sent)}};
+}
+
+}  // namespace
+
+std::string ModelJson(const ServedModel& model, const std::string& name) {
+  return json::serialize(ModelObject(model, name));
+}
+
+std::string ModelListJson(const ServedModel& model) {
+  json::array data;
+  for (const std::string& name : model.names) data.push_back(ModelObject(model, name));
+  return json::serialize(json::object{{"object", "list"}, {"data", std::move(data)}});
+}
+
+std::string_view PhaseName(core::ClusterState::Phase phase) {
+  switch (phase) {
+    case core::ClusterState::Phase::kWaitingForAgents:
+      return "waiting_for_agents";
+    case core::ClusterState::Phase::kJoining:
+      return "joining";
+    case core::ClusterState::Phase::kLoading:
+      return "loading";
+    case core::ClusterState::Phase::kReady:
+      return "ready";
+    case core::ClusterState::Phase::kDraining:
+      return "draining";
+    case core::ClusterState::Phase::kFailed:
+      return "failed";
+  }
+  return "unknown";
+}
+
+std::string ClusterJson(const core::ClusterState& state) {
+  json::array agents, ranks;
+  int32_t tp = 0, pp = 0;
+  for (const auto& agent : state.agents) agents.push_back(AgentObject(agent));
+  for (const auto& rank : state.ranks) {
+    ranks.push_back(RankObject(rank));
+    tp = std::max(tp, rank.tp_index + 1);
+    pp = std::max(pp, rank.stage + 1);
+  }
+  const std::string_view phase = PhaseName(state.phase);
+  return json::serialize(json::object{
+      {"phase", json::string_view(phase.data(), phase.size())},
+      {"detail", state.detail},
+      {"epoch", state.epoch},
+      {"numerics_id", state.numerics_id},
+      {"tensor_parallel_size", tp},
+      {"pipeline_parallel_size", pp},
+      {"agents", std::move(agents)},
+      {"ranks", std::move(ranks)},
+      {"load", {{"bytes_done", state.load_bytes_done},
+                {"bytes_total", state.load_bytes_total},
+                {"bytes_read", state.load_bytes_read}}},
+      {"requests", {{"running", state.running}, {"waiting", state.waiting}}},
+      {"kv_cache", {{"blocks", state.kv_blocks},
+                    {"blocks_free", state.kv_blocks_free},
+                    {"block_size", state.block_size}}},
+      {"max_model_len", state.max_model_len},
+      {"counters", {{"steps", state.steps},
+                    {"preemptions", state.preemptions},
+                    {"prompt_tokens", state.prompt_tokens},
+                    {"output_tokens", state.output_tokens},
+                    {"groups_formed", state.groups_formed}}}});
+}
+
+}  // namespace shoal::http
