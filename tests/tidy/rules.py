@@ -131,16 +131,26 @@ EXPECTATION = re.compile(r"\b(?:EXPECT_|ASSERT_|RC_ASSERT|ADD_FAILURE|FAIL\s*\(|
 PYTHON_HELPER = re.compile(r"^(expect|check|verify|assert)")
 
 
-def _python_expects(node):
+def _called_names(node):
     for inner in ast.walk(node):
-        if isinstance(inner, ast.Assert):
-            return True
         if isinstance(inner, ast.Call):
             callee = inner.func
-            name = callee.attr if isinstance(callee, ast.Attribute) else getattr(callee, "id", "")
-            if PYTHON_HELPER.match(name) or name in ("raises", "fail"):
-                return True
-    return False
+            yield callee.attr if isinstance(callee, ast.Attribute) else getattr(callee, "id", "")
+
+
+def _python_expecting(nodes):
+    """The names of a file's functions that expect something, themselves or through another function of the file."""
+    expecting = set()
+    for node in nodes:
+        calls = set(_called_names(node))
+        if any(isinstance(i, ast.Assert) for i in ast.walk(node)) or calls & {"raises", "fail"} or \
+                any(PYTHON_HELPER.match(name) for name in calls):
+            expecting.add(node.name)
+    while True:
+        more = {n.name for n in nodes if n.name not in expecting and expecting & set(_called_names(n))}
+        if not more:
+            return expecting
+        expecting |= more
 
 
 def expectations(tree):
@@ -159,8 +169,10 @@ def expectations(tree):
     for path in tree.with_suffix(".py"):
         if not path.startswith("tests/") and "test" not in os.path.basename(path):
             continue
-        for node in _python_functions(path, tree.texts[path])[0]:
-            if node.name.startswith("test_") and not _python_expects(node):
+        nodes = _python_functions(path, tree.texts[path])[0]
+        expecting = _python_expecting(nodes)
+        for node in nodes:
+            if node.name.startswith("test_") and node.name not in expecting:
                 problems.append(Problem(path, node.lineno, "no-expectation", f"{node.name} expects nothing"))
     return problems
 

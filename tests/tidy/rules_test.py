@@ -135,6 +135,7 @@ class Expectations(TreeCase):
 
     def test_python(self):
         text = "def test_a():\n    f()\n\ndef test_b():\n    assert f()\n\ndef test_c():\n    with pytest.raises(X):\n        f()\n"
+        text += "\ndef refused(x):\n    again(x)\n\ndef again(x):\n    assert x\n\ndef test_d():\n    refused(1)\n"
         self.expect_problems(rules.expectations, {"tests/test_a.py": text}, ("tests/test_a.py", 1))
 
 

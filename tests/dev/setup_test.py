@@ -1,0 +1,64 @@
+#!/usr/bin/env python3
+"""The set-up scripts, as far as they can be tried without installing anything."""
+import os
+import stat
+import subprocess
+import tempfile
+import unittest
+
+SOURCE = os.environ.get("SHOAL_SOURCE_DIR") or os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
+DEV = os.path.join(SOURCE, "tools", "dev")
+
+
+def run(*command, **environment):
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=SOURCE,
+                          env={**os.environ, **environment})
+
+
+class CargoPath(unittest.TestCase):
+    def cargo(self, version, minimum):
+        """cargo_path with a cargo of that version first on PATH and none of Debian's taken into account."""
+        with tempfile.TemporaryDirectory() as folder:
+            fake = os.path.join(folder, "cargo")
+            with open(fake, "w", encoding="utf-8") as f:
+                f.write(f"#!/bin/sh\necho 'cargo {version} (abc 2025-01-01)'\n")
+            os.chmod(fake, os.stat(fake).st_mode | stat.S_IXUSR)
+            result = run(os.path.join(DEV, "cargo_path"), minimum, PATH=folder + ":" + os.environ["PATH"])
+            return result.stdout.strip() == fake
+
+    def test_versions_are_compared_as_numbers(self):
+        for version, good in [("1.85.0", True), ("1.95.0", True), ("1.100.1", True), ("2.0.0", True),
+                              ("1.84.9", False), ("1.9.0", False), ("0.66.0", False)]:
+            with self.subTest(version=version):
+                self.assertEqual(self.cargo(version, "1.85.0"), good)
+
+
+class Setup(unittest.TestCase):
+    def test_unknown_part_is_refused(self):
+        result = run(os.path.join(DEV, "setup"), "everything")
+        self.assertEqual(result.returncode, 1)
+        self.assertIn("unknown part 'everything'", result.stderr)
+
+    def test_does_nothing_when_nothing_is_missing(self):
+        # A build that reaches this test has been set up.
+        result = run(os.path.join(DEV, "setup"), "build", "test", SHOAL_SKIP_APT="1")
+        self.assertEqual((result.returncode, result.stdout, result.stderr), (0, "", ""))
+
+    def test_model_digest_is_checked(self):
+        model = os.path.join(SOURCE, "models", "SmolLM2-135M-Instruct-Q4_1.gguf")
+        if not os.path.exists(model):
+            self.skipTest("make model was not run")
+        before = os.stat(model).st_mtime_ns
+        result = run(os.path.join(DEV, "get_model"), model)
+        self.assertEqual((result.returncode, os.stat(model).st_mtime_ns), (0, before), result.stderr)
+
+    def test_package_lists_hold_one_name_per_line_once(self):
+        for name in ("apt-packages.txt", "apt-packages-dev.txt"):
+            with open(os.path.join(DEV, name), encoding="utf-8") as f:
+                packages = [line.strip() for line in f if line.strip() and not line.startswith("#")]
+            self.assertEqual(len(packages), len(set(packages)), name)
+            self.assertTrue(all(" " not in p for p in packages), name)
+
+
+if __name__ == "__main__":
+    unittest.main()
