@@ -19,15 +19,15 @@ struct CoreOptions {
   model::ModelConfig model;
   plan::EngineOptions engine;
   int32_t tp = 1, pp = 1;
-  int32_t nnodes = 1;                  // agents to wait for before the group forms
-  int32_t max_model_len = 0;           // 0: what the model was trained for, less if the cache is smaller
+  int32_t nnodes = 1;         // agents to wait for before the group forms
+  int32_t max_model_len = 0;  // 0: what the model was trained for, less if the cache is smaller
   int32_t max_num_seqs = 64;
   int32_t max_num_batched_tokens = 512;
   int32_t max_queued_requests = 512;
-  int32_t kv_blocks = 0;               // 0: as many as memory allows (kv_memory_bytes, or a share of what the slots report)
-  int64_t kv_memory_bytes = 0;         // per rank; 0: decided from the slots' memory
-  uint64_t incarnation = 0;            // of this coordinator process
-  uint64_t stored_epoch = 0;           // epoch = max(stored, highest reported at Register) + 1
+  int32_t kv_blocks = 0;        // 0: as many as memory allows (kv_memory_bytes, or a share of what the slots report)
+  int64_t kv_memory_bytes = 0;  // per rank; 0: decided from the slots' memory
+  uint64_t incarnation = 0;     // of this coordinator process
+  uint64_t stored_epoch = 0;    // epoch = max(stored, highest reported at Register) + 1
   DurationNs heartbeat_timeout = 3 * kSecond;
 };
 
@@ -54,6 +54,7 @@ struct ClusterState {
   int32_t kv_blocks = 0, kv_blocks_free = 0, block_size = 0, max_model_len = 0;
   uint64_t steps = 0, preemptions = 0, prompt_tokens = 0, output_tokens = 0;
   uint64_t groups_formed = 0;
+  uint64_t stale_answers = 0;  // of an epoch that is over, or sent twice: dropped
 };
 
 class Core {

@@ -13,35 +13,82 @@
 namespace shoal::core {
 
 // --- Events ---
-struct RequestArrived { GenerateRequest request; };
+struct RequestArrived {
+  GenerateRequest request;
+};
 // kStopString: the text side ended the answer; counts as FinishReason::kStop.
 enum class CancelCause : uint8_t { kDisconnect, kStopString };
-struct RequestCancelled { RequestId id; CancelCause cause; };
+struct RequestCancelled {
+  RequestId id;
+  CancelCause cause;
+};
 
-struct AgentRegistered { plan::AgentInfo info; };
-struct AgentLost { plan::AgentId agent; std::string reason; };  // its stream broke, or it left
-struct HeartbeatReceived { plan::Heartbeat heartbeat; };
-struct JoinAnswered { plan::AgentId agent; uint64_t epoch; absl::StatusOr<plan::JoinReply> reply; };
-struct LoadAdvanced { uint64_t epoch; plan::LoadProgress progress; };
-struct LoadFailed { plan::AgentId agent; uint64_t epoch; absl::Status status; };
-struct StepAnswered { plan::AgentId agent; plan::StepResult result; };
-struct RankExited { plan::AgentId agent; plan::RankExit exit; };
+struct AgentRegistered {
+  plan::AgentInfo info;
+};
+struct AgentLost {
+  plan::AgentId agent;
+  std::string reason;
+};  // its stream broke, or it left
+struct HeartbeatReceived {
+  plan::Heartbeat heartbeat;
+};
+struct JoinAnswered {
+  plan::AgentId agent;
+  uint64_t epoch;
+  absl::StatusOr<plan::JoinReply> reply;
+};
+struct LoadAdvanced {
+  uint64_t epoch;
+  plan::LoadProgress progress;
+};
+struct LoadFailed {
+  plan::AgentId agent;
+  uint64_t epoch;
+  absl::Status status;
+};
+struct StepAnswered {
+  plan::AgentId agent;
+  plan::StepResult result;
+};
+struct RankExited {
+  plan::AgentId agent;
+  plan::RankExit exit;
+};
 
 struct ShutdownRequested {};  // finish what runs, admit nothing
 struct TimerFired {};         // the time asked for by SetTimer has come
 
-using Event = std::variant<RequestArrived, RequestCancelled, AgentRegistered, AgentLost, HeartbeatReceived, JoinAnswered,
-                           LoadAdvanced, LoadFailed, StepAnswered, RankExited, ShutdownRequested, TimerFired>;
+using Event =
+    std::variant<RequestArrived, RequestCancelled, AgentRegistered, AgentLost, HeartbeatReceived, JoinAnswered,
+                 LoadAdvanced, LoadFailed, StepAnswered, RankExited, ShutdownRequested, TimerFired>;
 
 // --- Effects, to be carried out in order ---
-struct SendJoin { plan::AgentId agent; plan::JoinGroup join; };
-struct SendLoad { plan::AgentId agent; plan::LoadModel load; };
+struct SendJoin {
+  plan::AgentId agent;
+  plan::JoinGroup join;
+};
+struct SendLoad {
+  plan::AgentId agent;
+  plan::LoadModel load;
+};
 // One plan to every agent of the group.
-struct SendPlan { std::vector<plan::AgentId> agents; plan::Stamp stamp; std::string bytes; };
+struct SendPlan {
+  std::vector<plan::AgentId> agents;
+  plan::Stamp stamp;
+  std::string bytes;
+};
 // Drop the sequences, ranks and communicators of epochs below `epoch`; keep the weights.
-struct SendAbort { plan::AgentId agent; uint64_t epoch; std::string reason; };
+struct SendAbort {
+  plan::AgentId agent;
+  uint64_t epoch;
+  std::string reason;
+};
 
-struct EmitTokens { RequestId id; std::vector<int32_t> tokens; };
+struct EmitTokens {
+  RequestId id;
+  std::vector<int32_t> tokens;
+};
 // The one terminal event of a request. kError: `error` is ResourceExhausted (queue full; retry_after_s says when),
 // Unavailable (no group; cluster fault), InvalidArgument, or Internal.
 struct FinishRequest {
@@ -51,8 +98,13 @@ struct FinishRequest {
   int32_t retry_after_s;
   RequestStats stats;
 };
-struct SetTimer { TimeNs at; };  // replaces the one before
-struct LogLine { enum class Level : uint8_t { kInfo, kWarning, kError } level; std::string text; };
+struct SetTimer {
+  TimeNs at;
+};  // replaces the one before
+struct LogLine {
+  enum class Level : uint8_t { kInfo, kWarning, kError } level;
+  std::string text;
+};
 
 using Effect = std::variant<SendJoin, SendLoad, SendPlan, SendAbort, EmitTokens, FinishRequest, SetTimer, LogLine>;
 

@@ -17,7 +17,7 @@ struct GenerateRequest {
   RequestId id = 0;
   std::vector<int32_t> prompt;  // at least one token
   plan::SamplingParams sampling;
-  int32_t max_tokens = 0;       // at least 1; prompt + max_tokens <= max_model_len
+  int32_t max_tokens = 0;            // at least 1; prompt + max_tokens <= max_model_len
   std::vector<int32_t> stop_tokens;  // any of them ends the answer and is not part of it
   TimeNs arrived = 0;
 };

@@ -1,0 +1,11 @@
+// Whether a rank's death may have been caused by the step it was executing. Pure.
+#pragma once
+
+#include <string_view>
+
+namespace shoal::core {
+
+// `cause` as agents word it in RankExit. False for signals that come from outside: HUP, INT, KILL, TERM, STOP, TSTP.
+bool Blames(std::string_view cause);
+
+}  // namespace shoal::core

@@ -1,0 +1,72 @@
+#include "coordinator/core/flight.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/check.h"
+
+namespace shoal::core {
+
+void Flight::Sent(const plan::StepPlan& plan) {
+  SHOAL_CHECK(plan.stamp.step == last_sent_ + 1);
+  last_sent_ = plan.stamp.step;
+  Plan& kept = plans_.emplace_back();
+  kept.step = plan.stamp.step;
+  kept.rows.reserve(plan.rows.size());
+  for (const plan::Row& row : plan.rows) kept.rows.push_back({row.id, row.output == plan::RowOutput::kSample});
+}
+
+Flight::Verdict Flight::Answer(const plan::StepResult& result, int32_t vocab, std::vector<Row>* rows,
+                               std::string* why) {
+  const uint64_t step = result.stamp.step;
+  uint64_t& last = answered_[result.rank];
+  if (step <= last) return Verdict::kStale;
+  if (step != last + 1 || step > last_sent_) {
+    *why = absl::StrCat("rank ", result.rank, " answered step ", step, " after step ", last, ", ", last_sent_,
+                        " were sent");
+    return Verdict::kBroken;
+  }
+  if (!result.error.empty()) {
+    *why = absl::StrCat("rank ", result.rank, ", step ", step, ": ", result.error);
+    return Verdict::kBroken;
+  }
+  if (result.rank != sampling_rank_) {
+    last = step;
+    return Verdict::kNoted;
+  }
+  Plan& plan = plans_.front();
+  SHOAL_CHECK(plan.step == step);
+  *why = Mismatch(plan, result, vocab);
+  if (!why->empty()) return Verdict::kBroken;
+  last = step;
+  *rows = std::move(plan.rows);
+  plans_.pop_front();
+  return Verdict::kTokens;
+}
+
+std::string Flight::Mismatch(const Plan& plan, const plan::StepResult& result, int32_t vocab) const {
+  size_t next = 0;
+  for (const Row& row : plan.rows) {
+    if (!row.sample) continue;
+    if (next == result.rows.size() || result.rows[next].id != row.id) {
+      return absl::StrCat("the answer to step ", plan.step, " lacks sequence ", row.id);
+    }
+    const plan::RowResult& r = result.rows[next++];
+    if (r.error != plan::RowError::kNone) continue;
+    if (r.tokens.size() != 1 || r.tokens[0] < 0 || r.tokens[0] >= vocab) {
+      return absl::StrCat("the answer to step ", plan.step, " has no valid token for sequence ", row.id);
+    }
+  }
+  if (next != result.rows.size()) return absl::StrCat("the answer to step ", plan.step, " has rows nobody asked for");
+  return {};
+}
+
+int32_t Flight::Count(plan::SequenceId id) const {
+  int32_t count = 0;
+  for (const Plan& plan : plans_) {
+    for (const Row& row : plan.rows) count += row.id == id ? 1 : 0;
+  }
+  return count;
+}
+
+}  // namespace shoal::core

@@ -1,0 +1,52 @@
+// Plans that were sent and have not been answered, and what each rank has answered so far. One per epoch.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <string>
+#include <vector>
+
+#include "common/plan/step_plan.h"
+
+namespace shoal::core {
+
+class Flight {
+ public:
+  // Rows of a plan that its answer settles.
+  struct Row {
+    plan::SequenceId id;
+    bool sample;
+  };
+
+  Flight(int32_t ranks, int32_t sampling_rank) : answered_(ranks, 0), sampling_rank_(sampling_rank) {}
+
+  void Sent(const plan::StepPlan& plan);
+  int32_t size() const { return static_cast<int32_t>(plans_.size()); }
+  uint64_t last_sent() const { return last_sent_; }
+
+  enum class Verdict : uint8_t {
+    kStale,   // answered before; nothing to do
+    kNoted,   // a rank that does not sample is done with the plan
+    kTokens,  // the plan is answered: its rows are in `rows`, and the result has one token or error for each sample
+    kBroken,  // no rank that works as agreed answers so; `why` says how
+  };
+  // Precondition: 0 <= result.rank < ranks; the epoch is right.
+  Verdict Answer(const plan::StepResult& result, int32_t vocab, std::vector<Row>* rows, std::string* why);
+
+  // How often `id` is in plans in flight.
+  int32_t Count(plan::SequenceId id) const;
+
+ private:
+  struct Plan {
+    uint64_t step;
+    std::vector<Row> rows;
+  };
+  std::string Mismatch(const Plan& plan, const plan::StepResult& result, int32_t vocab) const;
+
+  std::vector<uint64_t> answered_;  // [ranks] last step
+  int32_t sampling_rank_;
+  uint64_t last_sent_ = 0;
+  std::deque<Plan> plans_;  // by step, not yet answered by the sampling rank
+};
+
+}  // namespace shoal::core

@@ -1,0 +1,185 @@
+#include "coordinator/core/membership.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/check.h"
+#include "coordinator/core/blame.h"
+#include "coordinator/core/sizing.h"
+
+namespace shoal::core {
+namespace {
+
+// A first group that cannot be formed in so many attempts never will be: the process says why instead.
+constexpr int32_t kMaxFirstAttempts = 5;
+constexpr DurationNs kFirstRetry = 100 * kMillisecond, kLongestRetry = 5 * kSecond;
+
+std::string Called(const plan::AgentInfo& info) { return absl::StrCat("agent ", info.id, " on ", info.hostname); }
+
+}  // namespace
+
+Membership::Membership(const CoreOptions& options) : options_(options), limits_(LimitsBefore(options)) {
+  detail_ = absl::StrCat("waiting for ", options.nnodes, options.nnodes == 1 ? " agent" : " agents");
+  absl::StatusOr<plan::ShardPlan> shards = plan::MakeShardPlan(options.model, options.tp, options.pp);
+  if (shards.ok()) {
+    shard_hash_ = shards->Hash();
+  } else {
+    phase_ = Phase::kFailed;
+    detail_ = std::string(shards.status().message());
+  }
+  if (options.max_model_len > options.model.max_position && options.model.max_position > 0) {
+    phase_ = Phase::kFailed;
+    detail_ = absl::StrCat("max_model_len ", options.max_model_len, " is more than the ", options.model.max_position,
+                           " tokens that the model was trained for");
+  }
+  impossible_ = phase_ == Phase::kFailed;
+}
+
+void Membership::Registered(const plan::AgentInfo& info, TimeNs now, EffectList& fx) {
+  if (info.build_id != options_.build_id) {
+    return fx.Warn(
+        absl::StrCat(Called(info), " is of build ", info.build_id, ", this is ", options_.build_id, ": not used"));
+  }
+  if (InGroup(info.id)) Lose(absl::StrCat(Called(info), " registered again"), /*blamed=*/false, now, fx);
+  Agent& agent = agents_[info.id] = Agent{};
+  agent.info = info;
+  agent.order = next_order_++;
+  agent.heard = now;
+  fx.Info(absl::StrCat(Called(info), ", pid ", info.pid, ", registered with ", info.slots.size(), " slots"));
+  const std::vector<plan::AgentInfo> usable = Usable();
+  if (usable.front().boot_id != info.boot_id) {
+    fx.Warn(absl::StrCat(Called(info), " has another boot id than ", usable.front().hostname,
+                         ": shared memory does not reach it, so one group cannot use both"));
+  }
+  if (next_tick_ == 0) {
+    last_tick_ = now;
+    next_tick_ = now + TickInterval();
+  }
+  if (phase_ == Phase::kFailed && !impossible_) {
+    phase_ = Phase::kWaitingForAgents;
+    attempts_ = 0;
+  }
+  TryForm(now, fx);
+}
+
+void Membership::AgentLost(const plan::AgentId& id, const std::string& reason, TimeNs now, EffectList& fx) {
+  auto it = agents_.find(id);
+  if (it == agents_.end()) return;
+  const std::string text = absl::StrCat(Called(it->second.info), " is gone: ", reason);
+  fx.Warn(text);
+  const bool member = InGroup(id);
+  agents_.erase(it);
+  if (member) {
+    Lose(text, /*blamed=*/false, now, fx);
+  } else {
+    TryForm(now, fx);  // for the text of what is being waited for
+  }
+}
+
+void Membership::Heartbeat(const plan::Heartbeat& heartbeat, TimeNs now, EffectList& fx) {
+  auto it = agents_.find(heartbeat.agent);
+  if (it == agents_.end() || it->second.info.incarnation != heartbeat.incarnation) return;
+  Agent& agent = it->second;
+  agent.silence = 0;
+  agent.heard = now;
+  if (heartbeat.epoch == epoch_) agent.ranks = heartbeat.ranks;
+  if (!agent.silent) return;
+  agent.silent = false;
+  fx.Info(absl::StrCat(Called(agent.info), " is heard again"));
+  TryForm(now, fx);
+}
+
+void Membership::CountSilence(TimeNs now, EffectList& fx) {
+  // A late timer says something about this process, not about agents: it counts as one that came on time.
+  const DurationNs counted = std::min(now - last_tick_, TickInterval());
+  last_tick_ = now;
+  next_tick_ = agents_.empty() ? 0 : now + TickInterval();
+  std::string lost;
+  for (auto& [id, agent] : agents_) {
+    if (agent.silent) continue;
+    agent.silence += counted;
+    if (agent.silence < options_.heartbeat_timeout) continue;
+    agent.silent = true;
+    fx.Warn(absl::StrCat(Called(agent.info), " has been silent for ", agent.silence / kMillisecond, " ms"));
+    if (InGroup(id)) lost = absl::StrCat(Called(agent.info), " is silent");
+  }
+  if (!lost.empty()) Lose(lost, /*blamed=*/false, now, fx);
+}
+
+void Membership::Timer(TimeNs now, EffectList& fx) {
+  if (next_tick_ != 0 && now >= next_tick_) CountSilence(now, fx);
+  if (forming() && now >= deadline_) {
+    std::string late;
+    for (const plan::AgentId& id : GroupAgents()) {
+      const Agent& agent = agents_.at(id);
+      if (!(phase_ == Phase::kJoining ? agent.joined : agent.loaded)) absl::StrAppend(&late, " ", Called(agent.info));
+    }
+    Lose(absl::StrCat(phase_ == Phase::kJoining ? "no answer to JoinGroup from" : "loading stands still on", late),
+         /*blamed=*/false, now, fx);
+  }
+  if (retry_at_ != 0 && now >= retry_at_) {
+    retry_at_ = 0;
+    TryForm(now, fx);
+  }
+}
+
+TimeNs Membership::NextTimer() const {
+  TimeNs next = 0;
+  for (TimeNs t : {next_tick_, forming() ? deadline_ : 0, retry_at_}) {
+    if (t != 0 && (next == 0 || t < next)) next = t;
+  }
+  return next;
+}
+
+void Membership::RankExited(const core::RankExited& exited, TimeNs now, EffectList& fx) {
+  const plan::RankExit& e = exited.exit;
+  if (e.epoch != epoch_ || !Owns(exited.agent, e.rank)) return;
+  const std::string text = absl::StrCat("rank ", e.rank, " (pid ", e.pid, ") ", e.cause);
+  fx.Warn(text);
+  Lose(text, Blames(e.cause), now, fx);
+}
+
+void Membership::Broken(const std::string& why, TimeNs now, EffectList& fx) {
+  fx.Error(why);
+  Lose(why, /*blamed=*/true, now, fx);
+}
+
+void Membership::Lose(std::string reason, bool blamed, TimeNs now, EffectList& fx) {
+  if (group_.empty()) return;
+  const bool was_forming = forming();
+  AbortGroup(reason, fx);
+  loss_ = std::move(reason);
+  blamed_ = blamed;
+  phase_ = Phase::kWaitingForAgents;
+  detail_ = loss_;
+  if (was_forming) {
+    ++attempts_;
+    if (groups_formed_ == 0 && attempts_ >= kMaxFirstAttempts) {
+      return Fail(absl::StrCat("no group after ", attempts_, " attempts; the last one: ", loss_), fx);
+    }
+    retry_at_ = now + std::min(kFirstRetry << std::min(attempts_ - 1, 10), kLongestRetry);
+  }
+  TryForm(now, fx);
+}
+
+void Membership::Fail(std::string reason, EffectList& fx) {
+  if (!group_.empty()) AbortGroup(reason, fx);
+  phase_ = Phase::kFailed;
+  retry_at_ = 0;
+  detail_ = std::move(reason);
+  fx.Error(detail_);
+}
+
+void Membership::AbortGroup(const std::string& reason, EffectList& fx) {
+  ++epoch_;
+  epoch_unused_ = true;
+  for (const plan::AgentId& id : GroupAgents()) {
+    if (agents_.contains(id)) fx.control.push_back(SendAbort{id, epoch_, reason});
+  }
+  previous_ = std::move(group_);
+  group_.clear();
+  for (auto& [id, agent] : agents_) agent.ranks.clear();
+}
+
+}  // namespace shoal::core

@@ -1,0 +1,99 @@
+// Agents, and the one group that is formed from them: registered -> joining -> loading -> ready, and back to the start
+// with a new epoch when anything of it is lost. Knows nothing of requests.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "common/plan/shard_plan.h"
+#include "coordinator/core/core.h"
+#include "coordinator/core/effects.h"
+
+namespace shoal::core {
+
+class Membership {
+ public:
+  using Phase = ClusterState::Phase;
+
+  explicit Membership(const CoreOptions& options);
+
+  // --- Events. What is not of this epoch, or from where it should not come, is ignored. ---
+  void Registered(const plan::AgentInfo& info, TimeNs now, EffectList& fx);
+  void AgentLost(const plan::AgentId& agent, const std::string& reason, TimeNs now, EffectList& fx);
+  void Heartbeat(const plan::Heartbeat& heartbeat, TimeNs now, EffectList& fx);
+  void JoinAnswered(const core::JoinAnswered& answer, TimeNs now, EffectList& fx);
+  void LoadAdvanced(const core::LoadAdvanced& advance, TimeNs now, EffectList& fx);
+  void LoadFailed(const core::LoadFailed& failure, TimeNs now, EffectList& fx);
+  void RankExited(const core::RankExited& exited, TimeNs now, EffectList& fx);
+  // A rank broke the rules or refused a plan.
+  void Broken(const std::string& why, TimeNs now, EffectList& fx);
+  void Timer(TimeNs now, EffectList& fx);
+  TimeNs NextTimer() const;  // 0: none wanted
+
+  Phase phase() const { return phase_; }  // never kDraining
+  const std::string& detail() const { return detail_; }
+  uint64_t epoch() const { return epoch_; }
+  // The last loss may have been caused by a step: a rank died of it, or refused it.
+  bool blamed() const { return blamed_; }
+  const std::string& loss() const { return loss_; }
+  const plan::MirrorLimits& limits() const { return limits_; }  // final once ready
+  std::vector<plan::AgentId> GroupAgents() const;               // in rank order
+  bool Owns(const plan::AgentId& agent, int32_t rank) const;    // in the present group
+  int32_t ranks() const { return options_.tp * options_.pp; }
+  void Fill(ClusterState* state, TimeNs now) const;
+  void CheckInvariants() const;
+
+ private:
+  struct Agent {
+    plan::AgentInfo info;
+    uint64_t order = 0;      // of registration
+    DurationNs silence = 0;  // counted only while our own timer ran on schedule
+    TimeNs heard = 0;
+    bool silent = false;  // not used until it is heard again
+    std::vector<plan::RankStatus> ranks;
+    bool joined = false, loaded = false;  // in this epoch
+    plan::JoinReply reply;
+    plan::LoadProgress progress;
+  };
+
+  void TryForm(TimeNs now, EffectList& fx);
+  void AllJoined(TimeNs now, EffectList& fx);
+  // The group is gone: a new epoch, and a new attempt at once or, after failed ones, a little later.
+  void Lose(std::string reason, bool blamed, TimeNs now, EffectList& fx);
+  void Fail(std::string reason, EffectList& fx);
+  void AbortGroup(const std::string& reason, EffectList& fx);
+  void CountSilence(TimeNs now, EffectList& fx);
+  bool InGroup(const plan::AgentId& agent) const;
+  std::vector<plan::AgentInfo> Usable() const;                // by registration
+  bool All(bool Agent::*flag) const;                          // of the group
+  Agent* Member(const plan::AgentId& agent, uint64_t epoch);  // null: not of this group
+  bool forming() const { return phase_ == Phase::kJoining || phase_ == Phase::kLoading; }
+
+  // How often silence is counted: a lost agent is noticed at most this late.
+  DurationNs TickInterval() const { return options_.heartbeat_timeout / 6; }
+
+  const CoreOptions options_;
+  uint64_t shard_hash_ = 0;
+  Phase phase_ = Phase::kWaitingForAgents;
+  std::string detail_, loss_;
+  bool blamed_ = false;
+  bool impossible_ = false;  // failed for what was asked for, not for what happened
+  uint64_t epoch_ = 0;
+  bool epoch_unused_ = false;  // raised by an abort; no group has had it yet
+  std::string numerics_id_;
+  plan::MirrorLimits limits_;
+  std::map<plan::AgentId, Agent> agents_;
+  std::vector<plan::RankAssignment> group_;     // by rank; empty: none
+  std::vector<plan::RankAssignment> previous_;  // of the last group
+  uint64_t next_order_ = 1, groups_formed_ = 0;
+  int32_t attempts_ = 0;  // that failed since the last group was ready
+  TimeNs retry_at_ = 0;   // 0: nothing planned
+  TimeNs deadline_ = 0;   // of joining or loading
+  TimeNs last_tick_ = 0, next_tick_ = 0;
+};
+
+}  // namespace shoal::core

@@ -1,0 +1,131 @@
+#include "coordinator/core/placement.h"
+
+#include <algorithm>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+
+namespace shoal::core {
+namespace {
+
+// Slots of the agents of one host while ranks are put on them.
+class Host {
+ public:
+  Host(std::vector<const plan::AgentInfo*> agents, const PlacementWish& wish) : wish_(wish) {
+    for (const plan::AgentInfo* info : agents)
+      agents_.push_back({info, std::vector<bool>(info->slots.size(), false), 0});
+    ranks_.resize(wish.tp * wish.pp);
+    placed_.resize(ranks_.size(), false);
+  }
+
+  std::vector<plan::RankAssignment> Place() {
+    KeepPrevious();
+    KeepHeld();
+    const int32_t world = static_cast<int32_t>(ranks_.size());
+    const int32_t even = (world + wish_.nnodes - 1) / wish_.nnodes;
+    PlaceStages(even);
+    PlaceRest(even);
+    PlaceStages(world);
+    PlaceRest(world);
+    return std::move(ranks_);
+  }
+
+ private:
+  struct Agent {
+    const plan::AgentInfo* info;
+    std::vector<bool> used;  // [slots]
+    int32_t count;           // of them used
+    int32_t Room(int32_t share) const { return std::min(share, static_cast<int32_t>(used.size())) - count; }
+  };
+
+  void Put(int32_t rank, Agent& agent, int32_t slot) {
+    ranks_[rank] = {rank, agent.info->id, slot};
+    placed_[rank] = true;
+    agent.used[slot] = true;
+    ++agent.count;
+  }
+  void Put(int32_t rank, Agent& agent) {
+    const auto slot = std::find(agent.used.begin(), agent.used.end(), false);
+    Put(rank, agent, static_cast<int32_t>(slot - agent.used.begin()));
+  }
+
+  void KeepPrevious() {
+    for (const plan::RankAssignment& p : wish_.previous) {
+      if (p.rank < 0 || p.rank >= static_cast<int32_t>(ranks_.size()) || placed_[p.rank]) continue;
+      for (Agent& agent : agents_) {
+        const bool has_slot = p.slot >= 0 && p.slot < static_cast<int32_t>(agent.used.size());
+        if (agent.info->id == p.agent && has_slot && !agent.used[p.slot]) Put(p.rank, agent, p.slot);
+      }
+    }
+  }
+
+  void KeepHeld() {
+    for (Agent& agent : agents_) {
+      for (int32_t rank : agent.info->held_ranks) {
+        const bool known = rank >= 0 && rank < static_cast<int32_t>(ranks_.size());
+        if (known && !placed_[rank] && agent.Room(static_cast<int32_t>(agent.used.size())) > 0) Put(rank, agent);
+      }
+    }
+  }
+
+  void PlaceStages(int32_t share) {
+    for (int32_t stage = 0; stage < wish_.pp; ++stage) {
+      const int32_t first = stage * wish_.tp;
+      if (std::find(placed_.begin() + first, placed_.begin() + first + wish_.tp, true) !=
+          placed_.begin() + first + wish_.tp) {
+        continue;
+      }
+      for (Agent& agent : agents_) {
+        if (agent.Room(share) < wish_.tp) continue;
+        for (int32_t t = 0; t < wish_.tp; ++t) Put(first + t, agent);
+        break;
+      }
+    }
+  }
+
+  void PlaceRest(int32_t share) {
+    for (int32_t rank = 0; rank < static_cast<int32_t>(ranks_.size()); ++rank) {
+      for (Agent& agent : agents_) {
+        if (placed_[rank]) break;
+        if (agent.Room(share) > 0) Put(rank, agent);
+      }
+    }
+  }
+
+  const PlacementWish& wish_;
+  std::vector<Agent> agents_;
+  std::vector<plan::RankAssignment> ranks_;
+  std::vector<bool> placed_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::vector<plan::RankAssignment>> PlaceRanks(std::span<const plan::AgentInfo> agents,
+                                                             const PlacementWish& wish) {
+  const size_t world = static_cast<size_t>(wish.tp) * wish.pp;
+  std::vector<std::string> boots, found;
+  for (const plan::AgentInfo& a : agents) {
+    if (std::find(boots.begin(), boots.end(), a.boot_id) == boots.end()) boots.push_back(a.boot_id);
+  }
+  for (const std::string& boot : boots) {
+    std::vector<const plan::AgentInfo*> here;
+    size_t slots = 0;
+    for (const plan::AgentInfo& a : agents) {
+      if (a.boot_id != boot) continue;
+      here.push_back(&a);
+      slots += a.slots.size();
+    }
+    if (here.size() >= static_cast<size_t>(wish.nnodes) && slots >= world) return Host(here, wish).Place();
+    found.push_back(absl::StrCat(here.size(), " with ", slots, " slots on ", here[0]->hostname));
+  }
+  std::string wait = absl::StrCat("waiting for ", wish.nnodes, wish.nnodes == 1 ? " agent" : " agents", " with ", world,
+                                  world == 1 ? " slot; there " : " slots; there ",
+                                  found.empty() ? "is none" : absl::StrCat("are ", absl::StrJoin(found, ", ")));
+  if (boots.size() > 1) {
+    absl::StrAppend(&wait, "; a group cannot span hosts (boot ids differ, and shared memory is the only transport)");
+  }
+  return absl::UnavailableError(wait);
+}
+
+}  // namespace shoal::core

@@ -1,0 +1,26 @@
+// Which agent runs which rank. Pure.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "common/plan/control.h"
+
+namespace shoal::core {
+
+struct PlacementWish {
+  int32_t tp = 1, pp = 1;
+  int32_t nnodes = 1;                          // agents to wait for
+  std::vector<plan::RankAssignment> previous;  // where the ranks were last: kept wherever that agent and slot still are
+};
+
+// Assignments in rank order. `agents` in the order in which they came; only those of one boot id can form a group,
+// since shared memory is the only transport: the first boot id with enough agents and slots. Ranks that stay, stay;
+// then ranks whose weights an agent says it holds; then whole stages on one agent, each agent taking at most an even
+// share where that suffices; what is left goes wherever there is a slot. Unavailable says what is being waited for.
+absl::StatusOr<std::vector<plan::RankAssignment>> PlaceRanks(std::span<const plan::AgentInfo> agents,
+                                                             const PlacementWish& wish);
+
+}  // namespace shoal::core

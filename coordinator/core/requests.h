@@ -1,0 +1,43 @@
+// Requests and their sequences while they live: records without behaviour. Serving owns and changes them.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "coordinator/core/request.h"
+
+namespace shoal::core {
+
+struct Request;
+
+// One answer in the making. It waits, runs on the ranks, may be preempted and wait again.
+struct Sequence {
+  Request* request = nullptr;
+  int32_t choice = 0;
+  uint64_t order = 0;           // of arrival; who goes first, and who gives way
+  std::vector<int32_t> tokens;  // the prompt, then every accepted token: enough to start it anywhere
+  bool running = false;         // on the ranks; else waiting
+
+  // On the ranks it has an id, new for every start; kept after a preemption until its last plan is answered.
+  plan::SequenceId id = 0;
+  int32_t unanswered = 0;  // plans with a row of it
+
+  // While it runs, as every rank will have it once all sent plans have been executed.
+  int32_t cohort = 0;
+  int32_t start_tokens = 0;
+  int32_t length = 0;    // known and promised tokens
+  int32_t computed = 0;  // tokens whose KV is in the cache
+  std::vector<int32_t> blocks;
+};
+
+struct Request {
+  RequestId id = 0;
+  plan::SamplingParams sampling;
+  int32_t prompt_tokens = 0, max_tokens = 0;
+  std::vector<int32_t> stop_tokens;
+  std::vector<Sequence> sequences;  // 1 for now; never resized, so that pointers into it stay good
+  RequestStats stats;
+  int32_t losses = 0;  // of the group, blamed on a step that this ran in, since its last token
+};
+
+}  // namespace shoal::core

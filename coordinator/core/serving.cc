@@ -1,0 +1,204 @@
+#include "coordinator/core/serving.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/check.h"
+
+namespace shoal::core {
+namespace {
+
+// A request that was on the ranks in so many blamed losses without a token between them is not tried again.
+constexpr int32_t kMaxLosses = 3;
+
+// When there is no group: about as long as a rank takes to come back.
+constexpr int32_t kRetryWithoutGroupS = 5;
+
+}  // namespace
+
+Serving::Group::Group(ServingGroup g)
+    : info(std::move(g)),
+      pool(info.limits.blocks),
+      builder(info.stamp, info.limits),
+      flight(info.ranks, info.sampling_rank) {}
+
+void Serving::Arrive(GenerateRequest request, const absl::Status& admit_error, TimeNs now, EffectList& fx) {
+  SHOAL_CHECK(!requests_.contains(request.id));
+  if (!admit_error.ok()) return Refuse(request, admit_error, kRetryWithoutGroupS, now, fx);
+  if (absl::Status s = CheckRequest(request, limits_.max_model_len, limits_.vocab); !s.ok()) {
+    return Refuse(request, s, 0, now, fx);
+  }
+  const int32_t waiting = static_cast<int32_t>(waiting_.size());
+  if (waiting >= max_queued_) {
+    return Refuse(request, absl::ResourceExhaustedError(absl::StrCat(waiting, " requests are waiting already")),
+                  rate_.RetryAfter(waiting, now), now, fx);
+  }
+  auto owned = std::make_unique<Request>();
+  Request& r = *owned;
+  r.id = request.id;
+  r.sampling = request.sampling;
+  r.prompt_tokens = r.stats.prompt_tokens = static_cast<int32_t>(request.prompt.size());
+  r.max_tokens = request.max_tokens;
+  r.stop_tokens = std::move(request.stop_tokens);
+  r.stats.arrived = request.arrived;
+  r.sequences.resize(1);
+  Sequence& s = r.sequences[0];
+  s.request = &r;
+  s.order = next_order_++;
+  s.tokens = std::move(request.prompt);
+  requests_.emplace(RequestId{r.id}, std::move(owned));
+  waiting_.emplace(s.order, &s);
+}
+
+void Serving::Refuse(const GenerateRequest& request, absl::Status error, int32_t retry_after_s, TimeNs now,
+                     EffectList& fx) {
+  RequestStats stats;
+  stats.prompt_tokens = static_cast<int32_t>(request.prompt.size());
+  stats.arrived = request.arrived;
+  stats.finished = now;
+  fx.client.push_back(FinishRequest{request.id, FinishReason::kError, std::move(error), retry_after_s, stats});
+}
+
+void Serving::Cancel(RequestId id, CancelCause cause, TimeNs now, EffectList& fx) {
+  auto it = requests_.find(id);
+  if (it == requests_.end()) return;
+  const auto reason = cause == CancelCause::kStopString ? FinishReason::kStop : FinishReason::kCancelled;
+  Finish(*it->second, reason, absl::OkStatus(), 0, now, fx);
+}
+
+void Serving::EndAll(const absl::Status& error, bool only_unstarted, int32_t retry_after_s, TimeNs now,
+                     EffectList& fx) {
+  std::vector<RequestId> ids;
+  for (const auto& [id, request] : requests_) {
+    if (!only_unstarted || request->stats.first_scheduled == 0) ids.push_back(id);
+  }
+  std::sort(ids.begin(), ids.end());  // the map's order differs from run to run
+  for (RequestId id : ids) Finish(*requests_[id], FinishReason::kError, error, retry_after_s, now, fx);
+}
+
+void Serving::Finish(Request& request, FinishReason reason, absl::Status error, int32_t retry_after_s, TimeNs now,
+                     EffectList& fx) {
+  for (Sequence& s : request.sequences) {
+    if (s.running) {
+      StopRunning(s);
+    } else {
+      waiting_.erase(s.order);
+    }
+    Forget(s);
+  }
+  request.stats.finished = now;
+  if (reason == FinishReason::kStop || reason == FinishReason::kLength) rate_.Finished(now);
+  fx.client.push_back(FinishRequest{request.id, reason, std::move(error), retry_after_s, request.stats});
+  requests_.erase(RequestId{request.id});
+}
+
+void Serving::StopRunning(Sequence& s) {
+  group_->pool.Release(s.blocks);
+  group_->builder.End(s.id);
+  s.blocks.clear();
+  s.running = false;
+  running_.erase(std::find(running_.begin(), running_.end(), &s));
+}
+
+void Serving::Forget(Sequence& s) {
+  if (s.id != 0) by_id_.erase(s.id);
+  s.id = 0;
+  s.unanswered = 0;
+}
+
+void Serving::Wait(Sequence& s) {
+  s.running = false;
+  waiting_.emplace(s.order, &s);
+}
+
+void Serving::GroupReady(ServingGroup group, TimeNs now, EffectList& fx) {
+  SHOAL_CHECK(group_ == nullptr);
+  limits_ = group.limits;
+  group_ = std::make_unique<Group>(std::move(group));
+  std::vector<Request*> too_long;
+  for (const auto& [order, s] : waiting_) {
+    if (s->request->prompt_tokens + s->request->max_tokens > limits_.max_model_len) too_long.push_back(s->request);
+  }
+  for (Request* r : too_long) {
+    Finish(*r, FinishReason::kError,
+           absl::UnavailableError(absl::StrCat("the group came back with room for ", limits_.max_model_len, " tokens")),
+           0, now, fx);
+  }
+}
+
+void Serving::GroupLost(bool blamed, const std::string& reason, TimeNs now, EffectList& fx) {
+  SHOAL_CHECK(group_ != nullptr);
+  std::vector<Request*> given_up;
+  for (Sequence* s : running_) {
+    s->blocks.clear();
+    Wait(*s);
+    if (blamed && ++s->request->losses >= kMaxLosses) given_up.push_back(s->request);
+  }
+  running_.clear();
+  for (const auto& [order, s] : waiting_) {
+    s->id = 0;
+    s->unanswered = 0;
+  }
+  by_id_.clear();
+  group_.reset();
+  for (Request* r : given_up) {
+    Finish(*r, FinishReason::kError,
+           absl::InternalError(absl::StrCat("the ranks failed ", kMaxLosses, " times while it ran, last: ", reason)), 0,
+           now, fx);
+  }
+}
+
+bool Serving::Answered(const plan::StepResult& result, std::string* why, TimeNs now, EffectList& fx) {
+  Group& group = *group_;
+  const Flight::Verdict verdict = group.flight.Answer(result, limits_.vocab, &answered_rows_, why);
+  if (verdict == Flight::Verdict::kStale) Stale();
+  if (verdict == Flight::Verdict::kBroken) return false;
+  if (verdict != Flight::Verdict::kTokens) return true;
+  size_t next_sample = 0;
+  for (const Flight::Row& row : answered_rows_) {
+    const plan::RowResult* sampled = row.sample ? &result.rows[next_sample++] : nullptr;
+    auto it = by_id_.find(row.id);
+    if (it == by_id_.end()) continue;  // it has ended since: overshoot
+    Sequence& s = *it->second;
+    --s.unanswered;
+    if (!s.running && s.unanswered == 0) Forget(s);
+    if (sampled != nullptr) Accept(s, *sampled, now, fx);
+  }
+  return true;
+}
+
+void Serving::Accept(Sequence& s, const plan::RowResult& row, TimeNs now, EffectList& fx) {
+  Request& r = *s.request;
+  if (row.error != plan::RowError::kNone) {
+    return Finish(r, FinishReason::kError, absl::InternalError("the model's output is not a number"), 0, now, fx);
+  }
+  const int32_t token = row.tokens[0];
+  r.losses = 0;
+  if (r.stats.first_token == 0) r.stats.first_token = now;
+  if (std::find(r.stop_tokens.begin(), r.stop_tokens.end(), token) != r.stop_tokens.end()) {
+    return Finish(r, FinishReason::kStop, absl::OkStatus(), 0, now, fx);
+  }
+  s.tokens.push_back(token);
+  if (s.running) group_->builder.RecordSample(s.id, token);
+  ++r.stats.output_tokens;
+  ++output_tokens_;
+  fx.client.push_back(EmitTokens{r.id, {token}});
+  if (r.stats.output_tokens == r.max_tokens) Finish(r, FinishReason::kLength, absl::OkStatus(), 0, now, fx);
+}
+
+void Serving::Fill(ClusterState* state) const {
+  state->running = static_cast<int32_t>(running_.size());
+  state->waiting = static_cast<int32_t>(waiting_.size());
+  state->kv_blocks = group_ ? group_->pool.size() : 0;
+  state->kv_blocks_free = group_ ? group_->pool.free() : 0;
+  state->block_size = limits_.block_size;
+  state->max_model_len = limits_.max_model_len;
+  state->steps = steps_;
+  state->preemptions = preemptions_;
+  state->prompt_tokens = prompt_tokens_;
+  state->output_tokens = output_tokens_;
+  state->stale_answers = stale_answers_;
+}
+
+}  // namespace shoal::core

@@ -1,0 +1,60 @@
+// Invariants between requests, sequences, blocks, the mirror and plans in flight.
+#include <algorithm>
+
+#include "common/base/check.h"
+#include "coordinator/core/serving.h"
+
+namespace shoal::core {
+
+void Serving::CheckInvariants() const {
+  size_t sequences = 0;
+  for (const auto& [id, r] : requests_) {
+    SHOAL_CHECK(r->id == id && !r->sequences.empty());
+    for (const Sequence& s : r->sequences) {
+      ++sequences;
+      SHOAL_CHECK(s.request == r.get());
+      SHOAL_CHECK(static_cast<int32_t>(s.tokens.size()) == r->prompt_tokens + r->stats.output_tokens);
+      SHOAL_CHECK(r->stats.output_tokens < r->max_tokens);
+      SHOAL_CHECK(s.running == (std::find(running_.begin(), running_.end(), &s) != running_.end()));
+      SHOAL_CHECK(s.running != waiting_.contains(s.order));
+      SHOAL_CHECK(s.running || s.blocks.empty());
+      SHOAL_CHECK(s.unanswered >= 0 && s.unanswered <= kMaxUnanswered);
+      SHOAL_CHECK((s.id != 0) == (s.running || s.unanswered > 0));
+      SHOAL_CHECK(s.id == 0 || by_id_.at(s.id) == &s);
+    }
+  }
+  SHOAL_CHECK(running_.size() + waiting_.size() == sequences);
+  SHOAL_CHECK(group_ != nullptr || (running_.empty() && by_id_.empty()));
+  for (const auto& [id, s] : by_id_) SHOAL_CHECK(s->id == id);
+  if (group_ == nullptr) return;
+
+  const Group& g = *group_;
+  g.pool.CheckInvariants();
+  SHOAL_CHECK(g.flight.size() <= g.info.stages + 1);
+  SHOAL_CHECK(g.flight.last_sent() == g.builder.stamp().step);
+  SHOAL_CHECK(!g.builder.has_rows());
+  // With nothing in flight no event would ever bring the next plan.
+  SHOAL_CHECK(g.flight.size() > 0 || (running_.empty() && waiting_.empty()));
+  std::vector<int32_t> holders(g.pool.size(), 0);
+  uint64_t order = 0;
+  for (const Sequence* s : running_) {
+    SHOAL_CHECK(s->order > order);
+    order = s->order;
+    SHOAL_CHECK(s->cohort >= 0 && s->cohort < g.info.stages);
+    const plan::MirroredSequence* m = g.builder.mirror().Find(s->id);
+    SHOAL_CHECK(m != nullptr);
+    SHOAL_CHECK(m->length == s->length && m->computed == s->computed && m->blocks == s->blocks);
+    SHOAL_CHECK(m->tokens == s->tokens && m->start_tokens == s->start_tokens);
+    SHOAL_CHECK(s->unanswered == g.flight.Count(s->id));
+    // Promised tokens are those that plans in flight will bring.
+    SHOAL_CHECK(s->length - static_cast<int32_t>(s->tokens.size()) <= s->unanswered);
+    for (int32_t b : s->blocks) ++holders[b];
+  }
+  for (const auto& [order_of, s] : waiting_) SHOAL_CHECK(s->unanswered == 0 || s->unanswered == g.flight.Count(s->id));
+  for (int32_t b = 0; b < g.pool.size(); ++b) SHOAL_CHECK(g.pool.holders(b) == holders[b]);
+  // The ranks hold what runs, and what ends with the next plan.
+  SHOAL_CHECK(g.builder.mirror().size() == running_.size() + g.builder.pending_ends().size());
+  for (plan::SequenceId id : g.builder.pending_ends()) SHOAL_CHECK(g.builder.mirror().Find(id) != nullptr);
+}
+
+}  // namespace shoal::core

@@ -1,0 +1,157 @@
+// From requests to plans: what Decide chose is carried out here, and nowhere else.
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/check.h"
+#include "common/plan/wire.h"
+#include "coordinator/core/serving.h"
+
+namespace shoal::core {
+namespace {
+
+// New sequences that one plan may start. Their prompts fill its token budget long before.
+constexpr int32_t kMaxAdmissions = 64;
+
+}  // namespace
+
+void Serving::Pump(TimeNs now, EffectList& fx) {
+  // One more than stages: each stage works on one, and the next waits at the first before that has ended.
+  while (group_ != nullptr && group_->flight.size() < group_->info.stages + 1) {
+    if (running_.empty() && waiting_.empty()) return;
+    if (!SendNext(now, fx)) return;
+  }
+}
+
+bool Serving::SendNext(TimeNs now, EffectList& fx) {
+  const int32_t cohorts = group_->info.stages;
+  Rebalance();
+  for (int32_t k = 0; k < cohorts; ++k) {
+    const int32_t cohort = (group_->next_cohort + k) % cohorts;
+    FillView(cohort);
+    Carry(Decide(view_), now, fx);
+    if (!group_->builder.has_rows()) continue;
+    group_->next_cohort = (cohort + 1) % cohorts;
+    Send(cohort, fx);
+    return true;
+  }
+  return false;
+}
+
+void Serving::FillView(int32_t cohort) {
+  view_.cohort = cohort;
+  view_.cohorts = group_->info.stages;
+  view_.block_size = limits_.block_size;
+  view_.blocks_free = group_->pool.free();
+  view_.max_tokens = limits_.max_tokens;
+  view_.max_sequences = limits_.max_sequences;
+  view_.waiting_total = static_cast<int32_t>(waiting_.size());
+  view_.running.clear();
+  for (const Sequence* s : running_) {
+    const bool wants_more = s->length - s->request->prompt_tokens < s->request->max_tokens;
+    view_.running.push_back(
+        {s->cohort, s->unanswered, s->start_tokens, s->computed, static_cast<int32_t>(s->blocks.size()), wants_more});
+  }
+  view_.waiting.clear();
+  const int32_t head = std::min(kMaxAdmissions, limits_.max_sequences - static_cast<int32_t>(running_.size()));
+  for (const auto& [order, s] : waiting_) {
+    if (static_cast<int32_t>(view_.waiting.size()) >= head) break;
+    view_.waiting.push_back({static_cast<int32_t>(s->tokens.size()), s->unanswered == 0});
+  }
+}
+
+void Serving::Rebalance() {
+  if (group_->info.stages < 2) return;
+  FillView(0);
+  const CohortMove move = Balance(view_);
+  if (move.index >= 0) running_[move.index]->cohort = move.to;
+}
+
+void Serving::Carry(const Decision& decision, TimeNs now, EffectList& fx) {
+  // Indices are into running_ as the view saw it, so take the sequences before anything leaves it.
+  std::vector<Sequence*> preempted, too_big, admitted;
+  for (int32_t i : decision.preempt) preempted.push_back(running_[i]);
+  for (int32_t i : decision.too_big) too_big.push_back(running_[i]);
+  auto waiting = waiting_.begin();
+  for (size_t k = 0; k < decision.admit.size(); ++k) admitted.push_back((waiting++)->second);
+  std::vector<Sequence*> rows;
+  rows.reserve(decision.rows.size());
+  for (const Decision::Row& row : decision.rows) rows.push_back(running_[row.index]);
+
+  for (Sequence* s : preempted) {
+    StopRunning(*s);
+    Wait(*s);
+    if (s->unanswered == 0) Forget(*s);
+    ++s->request->stats.preemptions;
+    ++preemptions_;
+  }
+  for (Sequence* s : too_big) {
+    const absl::Status error = absl::ResourceExhaustedError(
+        absl::StrCat("the KV cache of ", group_->pool.size(), " blocks cannot hold ", s->length, " tokens"));
+    Finish(*s->request, FinishReason::kError, error, 0, now, fx);
+  }
+  for (size_t k = 0; k < rows.size(); ++k) {
+    const Decision::Row& row = decision.rows[k];
+    Sequence& s = *rows[k];
+    if (row.new_blocks > 0) {
+      const size_t before = s.blocks.size();
+      SHOAL_CHECK(group_->pool.Allocate(row.new_blocks, &s.blocks));
+      group_->builder.AddBlocks(s.id, std::vector<int32_t>(s.blocks.begin() + before, s.blocks.end()));
+    }
+    AddRow(s, row.count);
+  }
+  for (size_t k = 0; k < admitted.size(); ++k) StartSequence(*admitted[k], decision.admit[k], view_.cohort, now);
+}
+
+void Serving::StartSequence(Sequence& s, const Decision::Admission& admission, int32_t cohort, TimeNs now) {
+  Request& r = *s.request;
+  SHOAL_CHECK(!s.running && s.id == 0 && s.unanswered == 0);
+  if (r.stats.first_scheduled == 0) {
+    r.stats.first_scheduled = now;
+    prompt_tokens_ += static_cast<uint64_t>(r.prompt_tokens);
+  }
+  waiting_.erase(s.order);
+  const auto later = [](const Sequence* a, const Sequence* b) { return a->order < b->order; };
+  running_.insert(std::upper_bound(running_.begin(), running_.end(), &s, later), &s);
+  s.running = true;
+  s.id = next_sequence_++;
+  s.cohort = cohort;
+  s.start_tokens = s.length = static_cast<int32_t>(s.tokens.size());
+  s.computed = 0;
+  SHOAL_CHECK(group_->pool.Allocate(admission.blocks, &s.blocks));
+  by_id_.emplace(s.id, &s);
+
+  plan::SequenceStart start;
+  start.id = s.id;
+  start.tokens = s.tokens;
+  start.prompt_tokens = r.prompt_tokens;
+  start.sampling = r.sampling;
+  start.sampling.choice = static_cast<uint32_t>(s.choice);
+  start.blocks = s.blocks;
+  group_->builder.Start(std::move(start));
+  AddRow(s, admission.count);
+}
+
+void Serving::AddRow(Sequence& s, int32_t count) {
+  plan::Row row;
+  row.id = s.id;
+  row.source = s.computed < s.start_tokens ? plan::TokenSource::kLiteral : plan::TokenSource::kLastSample;
+  row.position = s.computed;
+  row.count = count;
+  s.computed += count;
+  if (s.computed == s.length) {
+    row.output = plan::RowOutput::kSample;
+    ++s.length;
+  }
+  ++s.unanswered;
+  group_->builder.AddRow(row);
+}
+
+void Serving::Send(int32_t cohort, EffectList& fx) {
+  const plan::StepPlan plan = group_->builder.Finish(cohort);
+  group_->flight.Sent(plan);
+  ++steps_;
+  fx.control.push_back(SendPlan{group_->info.agents, plan.stamp, plan::EncodePlan(plan)});
+}
+
+}  // namespace shoal::core
