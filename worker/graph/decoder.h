@@ -14,9 +14,9 @@
 // allocation while stepping. One thread.
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <span>
-#include <string_view>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -45,16 +45,18 @@ struct DecoderOptions {
 
 class Decoder {
  public:
-  // `op_name` is told (not owned, static strings) what runs, for progress reports. All pointers outlive the decoder.
+  // `operation` is told what runs (graph::Operation), for progress reports. All pointers outlive the decoder.
+  // InvalidArgument: a weight type or a size that the backend or this shard does not have.
   static absl::StatusOr<std::unique_ptr<Decoder>> Create(const model::ModelConfig& config, const plan::RankShard& shard,
                                                          const DecoderOptions& options, const ops::OpTable* table,
                                                          ops::Stream* stream, const weights::ModelWeights* weights,
                                                          std::vector<ops::KvLayer> kv, comm::TensorChannel* tensor,
-                                                         std::atomic<const char*>* op_name);
+                                                         std::atomic<uint32_t>* operation);
   virtual ~Decoder() = default;
 
-  // The residual stream of the running batch, [max_tokens, hidden]: stage 0 fills it by Embed, others receive into it.
-  virtual std::span<float> residual() = 0;
+  // The residual stream of a batch of `tokens` rows, [tokens, hidden]: stage 0 fills it by Embed, others receive into
+  // it.
+  virtual std::span<float> residual(int tokens) = 0;
   virtual absl::Status Embed(std::span<const int32_t> ids) = 0;
   virtual absl::Status Forward(const Batch& batch) = 0;
   // Last stage: logits of batch.sample_rows, [samples, vocab] with row stride vocab, valid on tensor rank 0 until the

@@ -17,9 +17,9 @@ struct alignas(64) ControlPage {
 
   // Written by the rank.
   alignas(64) std::atomic<uint64_t> progress{0};
-  std::atomic<uint64_t> step{0};        // last finished
-  std::atomic<uint32_t> state{0};       // plan::RankState
-  std::atomic<uint32_t> operation{0};   // index into OperationName
+  std::atomic<uint64_t> step{0};       // last finished
+  std::atomic<uint32_t> state{0};      // plan::RankState
+  std::atomic<uint32_t> operation{0};  // graph::Operation
   std::atomic<uint64_t> decode_steps{0}, decode_steps_planned{0};
   std::atomic<int64_t> tensor_bytes{0}, activation_bytes{0}, token_bytes{0};
   char transport[16] = {};

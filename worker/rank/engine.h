@@ -37,6 +37,7 @@ struct EngineParts {
   std::unique_ptr<graph::Decoder> decoder;
   std::vector<ops::KvLayer> kv;  // for block copies
   comm::RankComm* comm = nullptr;
+  int mailbox_slots = 8;  // GroupShape's
   PlanSource* plans = nullptr;
   std::function<void(plan::StepResult)> on_result;  // called on the engine's thread after each plan
   ControlPage* page = nullptr;

@@ -1,0 +1,42 @@
+#include "worker/graph/operation.h"
+
+#include <array>
+
+namespace shoal::graph {
+namespace {
+
+constexpr std::array<std::string_view, 24> kNames = {
+    "waiting for a plan",
+    "checking a plan",
+    "waiting for sampled tokens",
+    "waiting for activations of the previous stage",
+    "copying blocks",
+    "embedding",
+    "all-reduce after embedding",
+    "attention norm",
+    "q, k and v",
+    "rope and cache write",
+    "attention",
+    "attention output",
+    "all-reduce after attention",
+    "ffn norm",
+    "gate and up",
+    "activation",
+    "down",
+    "all-reduce after ffn",
+    "final norm",
+    "head",
+    "gathering logits",
+    "sampling",
+    "posting tokens",
+    "sending activations to the next stage",
+};
+static_assert(kNames.size() == static_cast<size_t>(Operation::kSend) + 1);
+
+}  // namespace
+
+std::string_view OperationName(uint32_t operation) {
+  return operation < kNames.size() ? kNames[operation] : std::string_view("unknown");
+}
+
+}  // namespace shoal::graph

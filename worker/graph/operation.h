@@ -1,0 +1,39 @@
+// What a rank is doing right now, for whoever asks why it stands still. Small numbers, so that they fit a shared page.
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+
+namespace shoal::graph {
+
+enum class Operation : uint32_t {
+  kIdle,  // waiting for a plan
+  kCheckPlan,
+  kTakeTokens,
+  kReceive,
+  kCopyBlocks,
+  kEmbed,
+  kReduceEmbedding,
+  kAttentionNorm,
+  kQkv,
+  kRope,
+  kAttention,
+  kAttentionOutput,
+  kReduceAttention,
+  kFfnNorm,
+  kGateUp,
+  kActivation,
+  kDown,
+  kReduceFfn,
+  kFinalNorm,
+  kHead,
+  kGatherLogits,
+  kSample,
+  kPostTokens,
+  kSend,
+};
+
+// "attention", "all-reduce after attention", ...; "unknown" for any other number.
+std::string_view OperationName(uint32_t operation);
+
+}  // namespace shoal::graph

@@ -1,0 +1,167 @@
+#include "worker/rank/engine.h"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "common/base/check.h"
+#include "common/base/status_macros.h"
+#include "common/plan/control.h"
+#include "worker/rank/operation.h"
+#include "worker/rank/step_batch.h"
+#include "worker/rank/token_feed.h"
+#include "worker/sampling/sampler.h"
+
+namespace shoal::rank {
+namespace {
+
+class Engine {
+ public:
+  explicit Engine(EngineParts parts)
+      : p_(std::move(parts)), mirror_(p_.limits), feed_(p_.comm->mailbox_in.get(), p_.mailbox_slots) {}
+
+  absl::Status Run();
+
+ private:
+  absl::Status Step(const plan::StepPlan& plan, TimeNs arrived);
+  absl::Status Execute(const plan::StepPlan& plan, std::vector<plan::RowResult>* rows);
+  absl::Status FillResidual(const plan::StepPlan& plan);
+  absl::Status Copy();
+  absl::Status Sample(uint64_t step, std::vector<plan::RowResult>* rows);
+  absl::Status SampleHere(uint64_t step, std::span<const float> logits, std::vector<plan::RowResult>* rows);
+  void Count(const plan::StepPlan& plan, bool next_is_here);
+
+  void Begin(Operation op) {
+    p_.page->operation.store(static_cast<uint32_t>(op), std::memory_order_relaxed);
+    p_.stream->Advance();
+  }
+  void SetState(plan::RankState s) { p_.page->state.store(static_cast<uint32_t>(s), std::memory_order_relaxed); }
+  std::span<std::byte> ResidualBytes() { return std::as_writable_bytes(p_.decoder->residual(batch_.batch().tokens)); }
+
+  EngineParts p_;
+  plan::PlanMirror mirror_;
+  StepBatch batch_;
+  TokenFeed feed_;  // used on stage 0 only
+  std::vector<int32_t> ids_, tokens_;
+};
+
+absl::Status Engine::Run() {
+  p_.stream->progress = &p_.page->progress;
+  const std::string_view transport = p_.comm->stats->transport;
+  std::copy_n(transport.data(), std::min(transport.size(), sizeof(p_.page->transport) - 1), p_.page->transport);
+  while (p_.page->stop.load(std::memory_order_acquire) == 0) {
+    Begin(Operation::kIdle);
+    SetState(plan::RankState::kReady);
+    plan::StepPlan plan;
+    TimeNs arrived = 0;
+    const absl::Status next = p_.plans->Next(&plan, &arrived);
+    if (absl::IsCancelled(next)) return absl::OkStatus();
+    SHOAL_RETURN_IF_ERROR(next);
+    if (p_.page->abort.load(std::memory_order_acquire) != 0) return absl::AbortedError("the group was aborted");
+    SetState(plan::RankState::kRunning);
+    SHOAL_RETURN_IF_ERROR(Step(plan, arrived));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Engine::Step(const plan::StepPlan& plan, TimeNs arrived) {
+  plan::StepResult result = {.stamp = plan.stamp, .rank = p_.rank, .rows = {}, .times = {}, .error = {}};
+  result.times.received = arrived;
+  result.times.started = p_.clock->Now();
+  const DurationNs waited = p_.comm->stats->waited;
+  const absl::Status status = Execute(plan, &result.rows);
+  if (absl::IsAborted(status)) return status;  // nobody waits for the answer any more
+  const bool next_is_here = p_.plans->HasNext();
+  result.times.ended = p_.clock->Now();
+  result.times.waited = p_.comm->stats->waited - waited;
+  if (status.ok()) {
+    Count(plan, next_is_here);
+  } else {
+    result.rows.clear();
+    result.error = status.ToString();
+  }
+  p_.on_result(std::move(result));
+  return status;
+}
+
+absl::Status Engine::Execute(const plan::StepPlan& plan, std::vector<plan::RowResult>* rows) {
+  Begin(Operation::kCheckPlan);
+  SHOAL_RETURN_IF_ERROR(mirror_.Apply(plan, true));
+  batch_.Build(plan, mirror_);
+  SHOAL_RETURN_IF_ERROR(FillResidual(plan));
+  SHOAL_RETURN_IF_ERROR(Copy());
+  SHOAL_RETURN_IF_ERROR(p_.decoder->Forward(batch_.batch()));
+  if (p_.comm->next == nullptr) return Sample(plan.stamp.step, rows);
+  Begin(Operation::kSend);
+  return p_.comm->next->Send(ResidualBytes());
+}
+
+absl::Status Engine::FillResidual(const plan::StepPlan& plan) {
+  if (p_.comm->previous != nullptr) {
+    Begin(Operation::kReceive);
+    return p_.comm->previous->Receive(ResidualBytes());
+  }
+  Begin(Operation::kTakeTokens);
+  SHOAL_RETURN_IF_ERROR(feed_.Ids(plan, mirror_, &ids_));
+  return p_.decoder->Embed(ids_);
+}
+
+absl::Status Engine::Copy() {
+  if (batch_.copies().empty()) return absl::OkStatus();
+  Begin(Operation::kCopyBlocks);
+  for (const ops::KvLayer& layer : p_.kv) {
+    SHOAL_RETURN_IF_ERROR(p_.table->copy_blocks(
+        *p_.stream,
+        {.cache = layer, .pairs = batch_.copies().data(), .pair_count = static_cast<int>(batch_.copies().size())}));
+  }
+  return absl::OkStatus();
+}
+
+// On all ranks of the last stage: each of them has a part of the logits.
+absl::Status Engine::Sample(uint64_t step, std::vector<plan::RowResult>* rows) {
+  if (batch_.sampled().empty()) return absl::OkStatus();
+  SHOAL_ASSIGN_OR_RETURN(const std::span<const float> logits, p_.decoder->Logits(batch_.batch()));
+  return p_.comm->mailbox_out == nullptr ? absl::OkStatus() : SampleHere(step, logits, rows);
+}
+
+absl::Status Engine::SampleHere(uint64_t step, std::span<const float> logits, std::vector<plan::RowResult>* rows) {
+  Begin(Operation::kSample);
+  tokens_.resize(batch_.sampled().size());
+  SHOAL_RETURN_IF_ERROR(sampling::Sample(*p_.table, *p_.stream, logits, p_.limits.vocab, batch_.sampling(), tokens_));
+  for (size_t i = 0; i < tokens_.size(); ++i) {
+    plan::RowResult& row = rows->emplace_back();
+    row.id = batch_.sampled()[i];
+    if (tokens_[i] >= 0) {
+      row.tokens = {tokens_[i]};
+      continue;
+    }
+    // The coordinator will end this sequence. Plans that are under way already continue from a sample of it.
+    row.error = plan::RowError::kNotFinite;
+    tokens_[i] = 0;
+  }
+  Begin(Operation::kPostTokens);
+  return p_.comm->mailbox_out->Post(step, tokens_);
+}
+
+void Engine::Count(const plan::StepPlan& plan, bool next_is_here) {
+  ControlPage& page = *p_.page;
+  const comm::CommStats& stats = *p_.comm->stats;
+  page.tensor_bytes.store(stats.tensor_bytes, std::memory_order_relaxed);
+  page.activation_bytes.store(stats.activation_bytes, std::memory_order_relaxed);
+  page.token_bytes.store(stats.token_bytes, std::memory_order_relaxed);
+  if (batch_.decodes()) {
+    page.decode_steps.fetch_add(1, std::memory_order_relaxed);
+    if (next_is_here) page.decode_steps_planned.fetch_add(1, std::memory_order_relaxed);
+  }
+  page.step.store(plan.stamp.step, std::memory_order_release);
+}
+
+}  // namespace
+
+absl::Status RunEngine(EngineParts parts) {
+  SHOAL_CHECK(parts.decoder != nullptr && parts.comm != nullptr && parts.page != nullptr && parts.on_result != nullptr);
+  return Engine(std::move(parts)).Run();
+}
+
+}  // namespace shoal::rank
