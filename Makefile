@@ -3,10 +3,10 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-JOBS ?= $(shell nproc)
+export JOBS ?= $(shell nproc)
 # Tests run one after another by default: the cluster tests start several processes each and measure pauses.
-TEST_JOBS ?= 1
-CTEST_ARGS ?=
+export TEST_JOBS ?= 1
+export CTEST_ARGS ?=
 PORT ?= 8000
 TP ?= 2
 PP ?= 2
@@ -25,8 +25,7 @@ setup: ## install what building and testing need
 .PHONY: build
 build: ## build build/shoal, after installing what is missing
 	@tools/dev/setup build
-	@tools/dev/configure release
-	cmake --build build -j $(JOBS) --target shoal
+	@tools/dev/build release shoal
 
 .PHONY: model
 model: ## get the default model into models/
@@ -45,8 +44,7 @@ test-models: model
 
 .PHONY: test
 test: test-models ## build everything and run all tests that need no GPU
-	@tools/dev/configure release
-	cmake --build build -j $(JOBS)
+	@tools/dev/build release
 	@ctest --test-dir build --output-on-failure -j $(TEST_JOBS) $(CTEST_ARGS)
 
 .PHONY: asan tsan
@@ -58,7 +56,7 @@ tsan: test-models ## unit and cluster tests under ThreadSanitizer (build-tsan)
 .PHONY: tidy
 tidy: ## tree rules, clang-format and clang-tidy over the sources
 	@tools/dev/setup build dev
-	@tools/dev/configure release
+	@tools/dev/build release
 	@python3 tests/tidy/tidy.py --root . --build build
 	@tools/dev/format --check
 	@tools/dev/clang_tidy build
@@ -74,8 +72,7 @@ fixtures: model ## make the committed golden files again (needs about 6 GB of di
 
 .PHONY: bench
 bench: test-models ## run the benchmarks of tools/bench
-	@tools/dev/configure release
-	cmake --build build -j $(JOBS)
+	@tools/dev/build release
 	@tools/dev/bench
 
 .PHONY: clean

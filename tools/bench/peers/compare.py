@@ -1,0 +1,189 @@
+#!/usr/bin/env python3
+"""Measures Shoal beside llama.cpp: same file, same threads, same client, runs of both in turn. Writes raw results as JSON.
+
+  tools/bench/peers/compare.py --llama DIR_OF_LLAMA_PROGRAMS [--out FILE.json] [--repeats 5]
+
+  decode_1   one stream, 128 tokens after a prompt of 8; Shoal through HTTP, llama.cpp through llama-bench (no HTTP)
+  streams_16 16 streams at once, 128 random prompt tokens and 64 answer tokens each; llama-server -np 16
+  memory     proportional set size of each server process (shared memory counted once) after the load
+One rank with two threads unless told otherwise. Wants an idle machine: the load before each run is recorded.
+"""
+import argparse
+import asyncio
+import datetime
+import json
+import os
+import pathlib
+import platform
+import socket
+import statistics
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+
+from client import load
+
+ROOT = pathlib.Path(__file__).resolve().parents[3]
+READY_TIMEOUT_S = 120
+DECODE = {"streams": 1, "prompt_tokens": 8, "max_tokens": 128}
+STREAMS = {"streams": 16, "prompt_tokens": 128, "max_tokens": 64}
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+class Server:
+    """A server process and its children, from ready to gone."""
+
+    def __init__(self, command, port, ready_path):
+        self.port, self.command = port, [str(c) for c in command]
+        self.log = open(os.devnull, "w", encoding="utf-8")
+        self.process = subprocess.Popen(self.command, stdout=self.log, stderr=self.log, stdin=subprocess.DEVNULL)
+        deadline = time.monotonic() + READY_TIMEOUT_S
+        while not self.answers(ready_path):
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                self.close()
+                raise RuntimeError(f"not ready: {' '.join(self.command)} (status {self.process.returncode})")
+            time.sleep(0.1)
+
+    def answers(self, path):
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=2) as response:
+                return response.status == 200
+        except (urllib.error.URLError, OSError):
+            return False
+
+    def model(self):
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/v1/models", timeout=5) as response:
+            return json.load(response)["data"][0]["id"]
+
+    def tree(self):
+        """The process and its descendants."""
+        parents = {}
+        for entry in os.listdir("/proc"):
+            if entry.isdigit():
+                try:
+                    stat = pathlib.Path(f"/proc/{entry}/stat").read_text(encoding="utf-8")
+                except OSError:
+                    continue
+                parents.setdefault(int(stat.rsplit(")", 1)[1].split()[1]), []).append(int(entry))
+        found, queue = [], [self.process.pid]
+        while queue:
+            pid = queue.pop()
+            found.append(pid)
+            queue += parents.get(pid, [])
+        return found
+
+    def memory(self):
+        """[{command, pss_bytes}] of every process of the tree."""
+        rows = []
+        for pid in self.tree():
+            try:
+                rollup = pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8")
+                words = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+            except OSError:
+                continue
+            pss = next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
+            rows.append({"command": " ".join(w for w in words if w)[:160], "pss_bytes": pss * 1024})
+        return rows
+
+    def close(self):
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(30)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        self.log.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+
+def shoal_server(args, streams):
+    port = free_port()
+    return Server([args.shoal, "serve", args.model, "--port", port, "--threads", args.threads, "--max-num-seqs", streams,
+                   "--tensor-parallel-size", 1, "--pipeline-parallel-size", 1], port, "/readyz")
+
+
+def llama_server(args, streams):
+    port = free_port()
+    context = streams * 512
+    return Server([f"{args.llama}/llama-server", "-m", args.model, "--port", port, "--host", "127.0.0.1", "-t", args.threads,
+                   "-tb", args.threads, "-np", streams, "-c", context], port, "/health")
+
+
+def measure(start, args, shape, seed):
+    """A server of its own for each run, warmed by one short request."""
+    with start(args, shape["streams"]) as server:
+        model = server.model()
+        asyncio.run(load("127.0.0.1", server.port, model, 1, 8, 8, seed))
+        begun_load = os.getloadavg()[0]
+        result = asyncio.run(load("127.0.0.1", server.port, model, seed=seed, **shape))
+        return {**result, "load_before": begun_load, "memory": server.memory(), "command": server.command}
+
+
+def llama_bench(args):
+    command = [f"{args.llama}/llama-bench", "-m", args.model, "-p", "0", "-n", str(DECODE["max_tokens"]), "-t", str(args.threads),
+               "-r", "1", "-o", "json"]
+    out = subprocess.run(command, check=True, capture_output=True, text=True)
+    row = json.loads(out.stdout)[0]
+    return {"decode_tokens_per_s": row["avg_ts"], "command": command, "build": row["build_commit"]}
+
+
+def machine():
+    cpu = next((line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo", encoding="utf-8") if line.startswith("model name")), "?")
+    return {"cpu": cpu, "cores": os.cpu_count(), "kernel": platform.release(),
+            "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")}
+
+
+def commit():
+    return subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def medians(runs, key):
+    return {name: statistics.median(run[key] for run in values) for name, values in runs.items()}
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Shoal beside llama.cpp")
+    parser.add_argument("--llama", required=True, help="folder of llama-bench and llama-server")
+    parser.add_argument("--shoal", default=ROOT / "build" / "shoal")
+    parser.add_argument("--model", default=str(ROOT / "models" / "SmolLM2-135M-Instruct-Q4_1.gguf"))
+    parser.add_argument("--out", default=str(ROOT / "tools" / "bench" / "results" / "peers.json"))
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=5)
+    args = parser.parse_args()
+    decode, streams = {"shoal": [], "llama.cpp": []}, {"shoal": [], "llama.cpp": []}
+    for repeat in range(args.repeats):
+        decode["shoal"].append(measure(shoal_server, args, DECODE, repeat))
+        decode["llama.cpp"].append(llama_bench(args))
+        streams["shoal"].append(measure(shoal_server, args, STREAMS, repeat))
+        streams["llama.cpp"].append(measure(llama_server, args, STREAMS, repeat))
+        print(f"compare: round {repeat + 1} of {args.repeats}", file=sys.stderr)
+    result = {
+        "made": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"), "commit": commit(), "machine": machine(),
+        "model": os.path.basename(args.model), "threads": args.threads, "repeats": args.repeats,
+        "decode_1": {"shape": DECODE, "median": medians(decode, "decode_tokens_per_s"), "runs": decode},
+        "streams_16": {"shape": STREAMS, "median": medians(streams, "tokens_per_s"), "runs": streams},
+    }
+    with open(args.out, "w", encoding="utf-8") as f:
+        json.dump(result, f, indent=1)
+        f.write("\n")
+    for name in ("decode_1", "streams_16"):
+        median = result[name]["median"]
+        print(f"{name}: shoal {median['shoal']:.1f} tokens/s, llama.cpp {median['llama.cpp']:.1f}, "
+              f"ratio {median['shoal'] / median['llama.cpp']:.2f}")
+
+
+if __name__ == "__main__":
+    main()
