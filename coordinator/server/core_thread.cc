@@ -1,0 +1,206 @@
+#include "coordinator/server/core_thread.h"
+
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <chrono>
+
+namespace shoal::server {
+namespace {
+
+constexpr DurationNs kPublishInterval = 50 * kMillisecond;  // what scrapes and status may lag behind
+constexpr DurationNs kStaleAfter = 5 * kSecond;             // heartbeats alone renew the state more often
+constexpr DurationNs kNoProgress = 10 * kSecond;            // work, but no step: not ready
+constexpr DurationNs kLongWait = 60 * kSecond;
+
+void Log(const core::LogLine& line) {
+  switch (line.level) {
+    case core::LogLine::Level::kInfo:
+      spdlog::info("{}", line.text);
+      break;
+    case core::LogLine::Level::kWarning:
+      spdlog::warn("{}", line.text);
+      break;
+    case core::LogLine::Level::kError:
+      spdlog::error("{}", line.text);
+      break;
+  }
+}
+
+}  // namespace
+
+CoreThread::CoreThread(core::CoreOptions options, ModelFn make_model)
+    : make_model_(std::move(make_model)), core_(std::move(options)) {
+  shown_.state = core_.State(clock_.Now());
+}
+
+CoreThread::~CoreThread() { Stop(absl::UnavailableError("the server has ended")); }
+
+void CoreThread::Start(CarryFn carry) {
+  carry_ = std::move(carry);
+  thread_ = std::thread([this] { Run(); });
+}
+
+void CoreThread::Stop(const absl::Status& reason) {
+  {
+    MutexLock lock(queue_mutex_);
+    stop_ = true;
+  }
+  queue_changed_.NotifyAll();
+  if (thread_.joinable()) thread_.join();
+  // Requests that came after the thread's last look are in the queue only.
+  std::vector<Item> rest;
+  {
+    MutexLock lock(queue_mutex_);
+    rest.swap(queue_);
+  }
+  for (const Item& item : rest) {
+    if (item.on_update != nullptr) End(item.on_update, reason);
+  }
+  for (const auto& [id, sink] : sinks_) End(sink, reason);
+  sinks_.clear();
+}
+
+void CoreThread::End(const UpdateFn& sink, const absl::Status& reason) {
+  http::GenerateUpdate update;
+  update.finished = true;
+  update.reason = core::FinishReason::kError;
+  update.error = reason;
+  sink(std::move(update));
+}
+
+void CoreThread::Push(Item item) {
+  {
+    MutexLock lock(queue_mutex_);
+    if (!stop_) {
+      queue_.push_back(std::move(item));
+      queue_changed_.NotifyOne();
+      return;
+    }
+  }
+  if (item.on_update != nullptr) End(item.on_update, absl::UnavailableError("the server is shutting down"));
+}
+
+void CoreThread::Post(core::Event event) { Push({std::move(event), nullptr}); }
+
+core::RequestId CoreThread::Submit(core::GenerateRequest request, UpdateFn on_update) {
+  const core::RequestId id = next_id_.fetch_add(1, std::memory_order_relaxed);
+  request.id = id;
+  Push({core::RequestArrived{std::move(request)}, std::move(on_update)});
+  return id;
+}
+
+void CoreThread::Cancel(core::RequestId id, core::CancelCause cause) { Post(core::RequestCancelled{id, cause}); }
+
+std::shared_ptr<const http::ServedModel> CoreThread::Model() const {
+  MutexLock lock(shown_mutex_);
+  return model_;
+}
+
+core::ClusterState CoreThread::Cluster() const {
+  MutexLock lock(shown_mutex_);
+  return shown_.state;
+}
+
+bool CoreThread::Ready() const {
+  const TimeNs now = clock_.Now();
+  MutexLock lock(shown_mutex_);
+  return shown_.state.phase == core::ClusterState::Phase::kReady && model_ != nullptr &&
+         now - shown_.at < kStaleAfter && now - shown_.progressed < kNoProgress;
+}
+
+void CoreThread::Run() {
+  std::vector<Item> batch;
+  while (Wait(&batch)) {
+    for (Item& item : batch) Handle(std::move(item));
+    batch.clear();
+    if (timer_ != 0 && clock_.Now() >= timer_) {
+      timer_ = 0;
+      Handle({core::TimerFired{}, nullptr});
+    }
+    // All that the events of this round gave to clients leaves in one burst: one wake-up of the I/O thread per step.
+    Deliver();
+    if (publish_at_ != 0 && clock_.Now() >= publish_at_) Publish();
+  }
+}
+
+// Until there are events, or a time has come. False: stop.
+bool CoreThread::Wait(std::vector<Item>* batch) {
+  MutexLock lock(queue_mutex_);
+  while (queue_.empty() && !stop_) {
+    TimeNs until = clock_.Now() + kLongWait;
+    if (timer_ != 0) until = std::min(until, timer_);
+    if (publish_at_ != 0) until = std::min(until, publish_at_);
+    const DurationNs wait = until - clock_.Now();
+    if (wait <= 0) return true;
+    queue_changed_.WaitFor(queue_mutex_, std::chrono::nanoseconds(wait));
+  }
+  if (stop_) return false;
+  batch->swap(queue_);
+  return true;
+}
+
+void CoreThread::Handle(Item item) {
+  if (item.on_update != nullptr) {
+    sinks_[std::get<core::RequestArrived>(item.event).request.id] = std::move(item.on_update);
+  }
+  const TimeNs now = clock_.Now();
+  for (const core::Effect& effect : core_.OnEvent(item.event, now)) Apply(effect);
+  if (publish_at_ == 0) publish_at_ = std::max(now, published_ + kPublishInterval);
+}
+
+void CoreThread::Apply(const core::Effect& effect) {
+  const auto update = [this](core::RequestId id) -> http::GenerateUpdate& {
+    const auto [it, fresh] = updates_.try_emplace(id);
+    if (fresh) updated_.push_back(id);
+    return it->second;
+  };
+  if (const auto* emit = std::get_if<core::EmitTokens>(&effect)) {
+    std::vector<int32_t>& tokens = update(emit->id).tokens;
+    tokens.insert(tokens.end(), emit->tokens.begin(), emit->tokens.end());
+  } else if (const auto* finish = std::get_if<core::FinishRequest>(&effect)) {
+    http::GenerateUpdate& last = update(finish->id);
+    last.finished = true;
+    last.reason = finish->reason;
+    last.error = finish->error;
+    last.retry_after_s = finish->retry_after_s;
+    last.stats = finish->stats;
+  } else if (const auto* timer = std::get_if<core::SetTimer>(&effect)) {
+    timer_ = timer->at;
+  } else if (const auto* line = std::get_if<core::LogLine>(&effect)) {
+    Log(*line);
+  } else {
+    carry_(effect);
+  }
+}
+
+void CoreThread::Deliver() {
+  for (const core::RequestId id : updated_) {
+    const auto sink = sinks_.find(id);
+    http::GenerateUpdate& update = updates_[id];
+    if (sink == sinks_.end()) continue;  // it has had its last update
+    const bool finished = update.finished;
+    sink->second(std::move(update));
+    if (finished) sinks_.erase(sink);
+  }
+  updated_.clear();
+  updates_.clear();
+}
+
+void CoreThread::Publish() {
+  const TimeNs now = clock_.Now();
+  publish_at_ = 0;
+  published_ = now;
+  core::ClusterState state = core_.State(now);
+  const bool progressed = state.steps != steps_ || state.running + state.waiting == 0;
+  steps_ = state.steps;
+  std::shared_ptr<const http::ServedModel> model = Model();
+  if (model == nullptr && state.phase == core::ClusterState::Phase::kReady) model = make_model_(state);
+  MutexLock lock(shown_mutex_);
+  shown_.state = std::move(state);
+  shown_.at = now;
+  if (progressed) shown_.progressed = now;
+  model_ = std::move(model);
+}
+
+}  // namespace shoal::server

@@ -1,0 +1,90 @@
+// The thread that owns the core: events in, effects out. To HTTP it is the Engine.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <thread>
+#include <unordered_map>
+#include <vector>
+
+#include "common/base/clock.h"
+#include "common/base/mutex.h"
+#include "coordinator/core/core.h"
+#include "coordinator/http/engine.h"
+
+namespace shoal::server {
+
+// Carries out one effect that concerns agents (SendJoin, SendLoad, SendPlan, SendAbort); returns at once.
+using CarryFn = std::function<void(const core::Effect&)>;
+// Makes what is served, once the group is ready for the first time.
+using ModelFn = std::function<std::shared_ptr<const http::ServedModel>(const core::ClusterState&)>;
+
+class CoreThread final : public http::Engine {
+ public:
+  CoreThread(core::CoreOptions options, ModelFn make_model);
+  ~CoreThread() override;
+
+  // Before Start events only queue up.
+  void Start(CarryFn carry);
+  // The thread ends; every request that has not ended gets `reason` as its terminal error, later ones likewise at once.
+  void Stop(const absl::Status& reason);
+
+  // Thread-safe, as are the methods of Engine.
+  void Post(core::Event event);
+
+  std::shared_ptr<const http::ServedModel> Model() const override;
+  core::RequestId Submit(core::GenerateRequest request, std::function<void(http::GenerateUpdate)> on_update) override;
+  void Cancel(core::RequestId id, core::CancelCause cause) override;
+  core::ClusterState Cluster() const override;
+  bool Ready() const override;
+
+ private:
+  using UpdateFn = std::function<void(http::GenerateUpdate)>;
+  struct Item {
+    core::Event event;
+    UpdateFn on_update;  // with RequestArrived
+  };
+  struct Snapshot {
+    core::ClusterState state;
+    TimeNs at = 0;
+    TimeNs progressed = 0;  // when a step was last seen to end, or nothing was there to do
+  };
+
+  void Run();
+  void Push(Item item);
+  static void End(const UpdateFn& sink, const absl::Status& reason);
+  bool Wait(std::vector<Item>* batch);
+  void Handle(Item item);
+  void Apply(const core::Effect& effect);
+  void Deliver();
+  void Publish();
+
+  const RealClock clock_;
+  const ModelFn make_model_;
+  std::atomic<core::RequestId> next_id_{1};
+
+  // The thread's own.
+  core::Core core_;
+  CarryFn carry_;
+  std::unordered_map<core::RequestId, UpdateFn> sinks_;
+  std::vector<core::RequestId> updated_;  // in order; those of `updates_`
+  std::unordered_map<core::RequestId, http::GenerateUpdate> updates_;
+  TimeNs timer_ = 0;         // 0: none
+  TimeNs publish_at_ = 0;    // 0: nothing new to show
+  TimeNs published_ = 0;
+  uint64_t steps_ = 0;
+
+  Mutex queue_mutex_;
+  CondVar queue_changed_;
+  std::vector<Item> queue_ SHOAL_GUARDED_BY(queue_mutex_);
+  bool stop_ SHOAL_GUARDED_BY(queue_mutex_) = false;
+
+  mutable Mutex shown_mutex_;
+  Snapshot shown_ SHOAL_GUARDED_BY(shown_mutex_);
+  std::shared_ptr<const http::ServedModel> model_ SHOAL_GUARDED_BY(shown_mutex_);
+
+  std::thread thread_;
+};
+
+}  // namespace shoal::server

@@ -1,0 +1,189 @@
+#include "coordinator/server/server.h"
+
+#include <sys/random.h>
+#include <time.h>
+
+#include <algorithm>
+#include <chrono>
+#include <memory>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/build_id.h"
+#include "common/base/check.h"
+#include "common/base/status_macros.h"
+#include "common/model/checkpoint.h"
+#include "coordinator/http/api.h"
+#include "coordinator/http/http_server.h"
+#include "coordinator/rpc/agents.h"
+#include "coordinator/server/core_thread.h"
+
+namespace shoal::server {
+namespace {
+
+using Phase = core::ClusterState::Phase;
+
+// How often the main thread looks at the stop flag and at the state.
+constexpr auto kTick = std::chrono::milliseconds(50);
+constexpr int kTicksPerState = 4;
+// After the last token, for answers to leave.
+constexpr DurationNs kFlushTimeout = kSecond;
+
+uint64_t RandomWord() {
+  uint64_t word = 0;
+  SHOAL_CHECK(getrandom(&word, sizeof word, 0) == static_cast<ssize_t>(sizeof word));
+  return word;
+}
+
+// What is known of the served model before a group is up.
+absl::StatusOr<http::ServedModel> DescribeModel(const CoordinatorOptions& options, const model::ModelFiles& files) {
+  http::ServedModel served;
+  served.names = options.served_names;
+  if (served.names.empty()) served.names.push_back(files.name);
+  served.created = time(nullptr);
+  served.root = options.model;
+  served.eos_tokens = files.config.eos_tokens;
+  served.bos_token = files.config.bos_token;
+  served.add_bos = files.add_bos;
+  SHOAL_ASSIGN_OR_RETURN(served.tokenizer, model::OpenTokenizer(files));
+  if (!files.chat_template.empty()) {
+    SHOAL_ASSIGN_OR_RETURN(served.chat_template,
+                           text::ChatTemplate::Create(files.chat_template, files.bos_spelling, files.eos_spelling,
+                                                      served.tokenizer->control_spellings()));
+  }
+  return served;
+}
+
+// Everything that runs, torn down from the last to the first.
+class Coordinator {
+ public:
+  Coordinator(CoordinatorOptions options, const Progress& progress) : options_(std::move(options)), progress_(progress) {}
+  ~Coordinator() { TearDown(absl::UnavailableError("the server is shutting down")); }
+
+  absl::Status Start();
+  absl::Status Serve(const std::atomic<bool>& stop);
+  void Drain();
+
+ private:
+  absl::Status ListenHttp();
+  void TearDown(const absl::Status& reason);
+  std::string Url() const;
+
+  CoordinatorOptions options_;
+  const Progress& progress_;
+  std::unique_ptr<metrics::Metrics> metrics_;
+  std::unique_ptr<CoreThread> core_;
+  std::unique_ptr<http::Api> api_;
+  std::unique_ptr<http::HttpServer> http_;
+  std::unique_ptr<rpc::Agents> agents_;
+};
+
+absl::Status Coordinator::Start() {
+  SHOAL_ASSIGN_OR_RETURN(const model::ModelFiles files, model::OpenModel(options_.model));
+  SHOAL_ASSIGN_OR_RETURN(const http::ServedModel served, DescribeModel(options_, files));
+  core::CoreOptions& core = options_.core;
+  core.model_path = files.path;
+  core.revision = files.revision;
+  core.model = files.config;
+  core.incarnation = RandomWord();
+  if (core.build_id.empty()) core.build_id = BuildId();
+
+  metrics_ = std::make_unique<metrics::Metrics>(served.names.front());
+  core_ = std::make_unique<CoreThread>(core, [served](const core::ClusterState& state) {
+    auto model = std::make_shared<http::ServedModel>(served);
+    model->max_model_len = state.max_model_len;
+    model->system_fingerprint = state.numerics_id;
+    return model;
+  });
+  SHOAL_RETURN_IF_ERROR(ListenHttp());
+
+  rpc::AgentsOptions agents;
+  agents.listen = options_.control;
+  agents.incarnation = core.incarnation;
+  agents.build_id = core.build_id;
+  SHOAL_ASSIGN_OR_RETURN(agents_,
+                         rpc::Agents::Start(agents, [this](core::Event event) { core_->Post(std::move(event)); }));
+  core_->Start([this](const core::Effect& effect) {
+    std::visit(
+        [this](const auto& e) {
+          if constexpr (requires { agents_->Carry(e); }) agents_->Carry(e);
+        },
+        effect);
+  });
+  return absl::OkStatus();
+}
+
+absl::Status Coordinator::ListenHttp() {
+  http::ApiOptions api;
+  api.api_keys = options_.api_keys;
+  api.version = std::string(kVersion);
+  api.text_threads = std::clamp(static_cast<int>(std::thread::hardware_concurrency()) / 4, 1, 4);
+  http::HttpServerOptions http;
+  http.host = options_.host;
+  http.port = options_.port;
+  http.threads = std::max(1, options_.http_threads);
+  http.limits = api.limits;
+  api_ = std::make_unique<http::Api>(std::move(api), core_.get(), metrics_.get());
+  SHOAL_ASSIGN_OR_RETURN(http_, http::HttpServer::Start(
+                                    http,
+                                    [api = api_.get()](http::Request request, std::shared_ptr<http::Responder> to) {
+                                      api->Handle(std::move(request), std::move(to));
+                                    },
+                                    [api = api_.get()](const http::Exchange& exchange) { api->Observe(exchange); }));
+  return absl::OkStatus();
+}
+
+std::string Coordinator::Url() const {
+  const bool everywhere = options_.host == "0.0.0.0" || options_.host == "::" || options_.host.empty();
+  return absl::StrCat("http://", everywhere ? "127.0.0.1" : options_.host, ":", http_->port());
+}
+
+absl::Status Coordinator::Serve(const std::atomic<bool>& stop) {
+  if (progress_.on_control_ready != nullptr) progress_.on_control_ready(agents_->address());
+  bool announced = false;
+  for (int tick = 0; !stop.load(std::memory_order_relaxed); ++tick) {
+    if (tick % kTicksPerState == 0 || !announced) {
+      const core::ClusterState state = core_->Cluster();
+      if (state.phase == Phase::kFailed) return absl::InternalError(state.detail);
+      if (!announced && tick % kTicksPerState == 0 && progress_.on_state != nullptr) progress_.on_state(state);
+    }
+    if (!announced && core_->Ready()) {
+      announced = true;
+      if (progress_.on_ready != nullptr) progress_.on_ready(Url());
+    }
+    std::this_thread::sleep_for(kTick);
+  }
+  return absl::OkStatus();
+}
+
+// Not ready from now on; what runs may finish, what is new is refused.
+void Coordinator::Drain() {
+  api_->Drain();
+  core_->Post(core::ShutdownRequested{});
+  const RealClock clock;
+  const TimeNs end = clock.Now() + options_.shutdown_timeout;
+  while (http_->open_exchanges() > 0 && clock.Now() < end) std::this_thread::sleep_for(kTick / 5);
+}
+
+void Coordinator::TearDown(const absl::Status& reason) {
+  if (core_ != nullptr) core_->Stop(reason);
+  const RealClock clock;
+  const TimeNs end = clock.Now() + kFlushTimeout;
+  while (http_ != nullptr && http_->open_exchanges() > 0 && clock.Now() < end) std::this_thread::sleep_for(kTick / 5);
+  http_.reset();
+  api_.reset();
+  agents_.reset();
+  core_.reset();
+}
+
+}  // namespace
+
+absl::Status RunCoordinator(CoordinatorOptions options, const Progress& progress, const std::atomic<bool>& stop) {
+  Coordinator coordinator(std::move(options), progress);
+  SHOAL_RETURN_IF_ERROR(coordinator.Start());
+  SHOAL_RETURN_IF_ERROR(coordinator.Serve(stop));
+  coordinator.Drain();
+  return absl::OkStatus();
+}
+
+}  // namespace shoal::server

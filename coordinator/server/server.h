@@ -1,0 +1,37 @@
+// The coordinator process: model, core thread, agents, HTTP. The only place that sees all of them.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "coordinator/core/core.h"
+
+namespace shoal::server {
+
+struct CoordinatorOptions {
+  std::string model;                       // as given on the command line
+  std::vector<std::string> served_names;   // empty: the model's own name
+  std::string host = "127.0.0.1";
+  int port = 8000;
+  std::string control = "127.0.0.1:0";     // where agents register
+  std::vector<std::string> api_keys;       // empty: no key is asked for
+  int http_threads = 1;
+  core::CoreOptions core;                  // model, revision, incarnation are filled in here
+  DurationNs shutdown_timeout = 30 * kSecond;
+};
+
+// What happens while the server comes up, for whoever shows it (the terminal of `serve`). Called from one thread.
+struct Progress {
+  std::function<void(const std::string& control_address)> on_control_ready;  // agents may connect
+  std::function<void(const core::ClusterState&)> on_state;                   // several times a second until ready
+  std::function<void(const std::string& url)> on_ready;                      // HTTP answers and the group is up
+};
+
+// Serves until *stop is true (a signal handler sets it and then calls nothing else), then finishes what runs within
+// shutdown_timeout. Not OK: what could not be started or what broke, worded for the terminal.
+absl::Status RunCoordinator(CoordinatorOptions options, const Progress& progress, const std::atomic<bool>& stop);
+
+}  // namespace shoal::server
