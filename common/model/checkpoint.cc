@@ -18,7 +18,8 @@ absl::Status Checkpoint::CheckRange(const TensorEntry& tensor, int64_t offset, s
   const std::span<const TensorEntry> all = tensors();
   const std::less<const TensorEntry*> before;
   SHOAL_CHECK(!before(&tensor, all.data()) && before(&tensor, all.data() + all.size()));
-  if (offset >= 0 && offset <= tensor.bytes && bytes <= static_cast<uint64_t>(tensor.bytes - offset)) return absl::OkStatus();
+  if (offset >= 0 && offset <= tensor.bytes && bytes <= static_cast<uint64_t>(tensor.bytes - offset))
+    return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat("range [", offset, ", +", bytes, ") is outside tensor ", tensor.name,
                                                  " of ", tensor.bytes, " bytes"));
 }

@@ -33,8 +33,8 @@ class Checkpoint {
   virtual std::span<const TensorEntry> tensors() const = 0;
   const TensorEntry* Find(std::string_view name) const;
 
-  // Reads [offset, offset + dst.size()) of the bytes of a tensor (an element of tensors(), not a copy of one). Counted in
-  // bytes_read(). DataLoss when the file is shorter by now.
+  // Reads [offset, offset + dst.size()) of the bytes of a tensor (an element of tensors(), not a copy of one). Counted
+  // in bytes_read(). DataLoss when the file is shorter by now.
   virtual absl::Status Read(const TensorEntry& tensor, int64_t offset, std::span<std::byte> dst) const = 0;
   virtual int64_t bytes_read() const = 0;
   // Sizes of all files together.
@@ -49,20 +49,20 @@ class Checkpoint {
 
 // A model as found on disk: what `MODEL` on the command line resolves to.
 struct ModelFiles {
-  std::string name;               // served name by default: file stem or directory name
-  std::string path;               // absolute
+  std::string name;  // served name by default: file stem or directory name
+  std::string path;  // absolute
   enum class Format : uint8_t { kGguf, kSafetensors } format = Format::kGguf;
   ModelConfig config;
   std::shared_ptr<const Checkpoint> checkpoint;
-  std::string chat_template;      // empty: the model has none
+  std::string chat_template;  // empty: the model has none
   std::string bos_spelling, eos_spelling;
-  bool add_bos = false;           // the tokenizer puts bos before plain prompts
-  std::string revision;           // hash of headers: two agents with the same revision read the same model
+  bool add_bos = false;  // the tokenizer puts bos before plain prompts
+  std::string revision;  // hash of headers: two agents with the same revision read the same model
 };
 
-// `spec`: a .gguf file, a directory with config.json, or org/name[@rev] in the Hugging Face cache (HF_HUB_CACHE, HF_HOME).
-// Errors name the file and say what to do: NotFound, InvalidArgument (unknown architecture or weight type, by name),
-// DataLoss (truncated, or a header that lies).
+// `spec`: a .gguf file, a directory with config.json, or org/name[@rev] in the Hugging Face cache (HF_HUB_CACHE,
+// HF_HOME). Errors name the file and say what to do: NotFound, InvalidArgument (unknown architecture or weight type, by
+// name), DataLoss (truncated, or a header that lies).
 absl::StatusOr<ModelFiles> OpenModel(std::string_view spec);
 
 // The tokenizer of a model that OpenModel found. Separate, since ranks need none.

@@ -10,9 +10,9 @@
 namespace shoal::model {
 namespace {
 
-// Values are made in units that do not depend on the range asked for: four elements of a plain type (one draw of 64 bits),
-// one block of a quantised type (kDrawsPerBlock draws). Only integers are computed with; each value is a small integer
-// times a power of two, rounded once to the stored type.
+// Values are made in units that do not depend on the range asked for: four elements of a plain type (one draw of 64
+// bits), one block of a quantised type (kDrawsPerBlock draws). Only integers are computed with; each value is a small
+// integer times a power of two, rounded once to the stored type.
 constexpr int kPlainUnit = 4;
 constexpr uint64_t kDrawsPerBlock = 8;  // one for the scale, up to four for the values; a power of two for easy reading
 
@@ -75,7 +75,8 @@ class DummyCheckpoint final : public Checkpoint {
     }
   }
 
-  // Scales lie in [1, 1.25) x a power of two that gives a standard deviation near 0.02; values are symmetric about zero.
+  // Scales lie in [1, 1.25) x a power of two that gives a standard deviation near 0.02; values are symmetric about
+  // zero.
   void MakeBlock(DType type, uint64_t stream, uint64_t draw, std::byte* out) const {
     const int steps = static_cast<int>(RandomBits(seed_, stream, draw) & 15);  // d = (64 + steps) / 64 x 2^e
     uint8_t bytes[kQuantBlock];

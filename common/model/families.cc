@@ -33,21 +33,46 @@ struct Neutral {
   const char* key;
   const char* value;  // as JSON; null and absence are always neutral
 };
-constexpr Neutral kNeutral[] = {
-    {"attention_bias", "false"},        {"mlp_bias", "false"},           {"qkv_bias", "false"},
-    {"rope_interleaved", "false"},      {"partial_rotary_factor", "1.0"}, {"attn_logit_softcapping", "null"},
-    {"final_logit_softcapping", "null"}, {"num_local_experts", "0"},      {"num_experts", "0"},
-    {"quantization_config", "null"},    {"compression_config", "null"},  {"clip_qkv", "null"},
-    {"alibi", "false"},                 {"use_qk_norm", "false"},        {"qk_layernorm", "false"},
-    {"no_rope_layers", "null"},         {"is_encoder_decoder", "false"}, {"add_cross_attention", "false"}};
+constexpr Neutral kNeutral[] = {{"attention_bias", "false"},
+                                {"mlp_bias", "false"},
+                                {"qkv_bias", "false"},
+                                {"rope_interleaved", "false"},
+                                {"partial_rotary_factor", "1.0"},
+                                {"attn_logit_softcapping", "null"},
+                                {"final_logit_softcapping", "null"},
+                                {"num_local_experts", "0"},
+                                {"num_experts", "0"},
+                                {"quantization_config", "null"},
+                                {"compression_config", "null"},
+                                {"clip_qkv", "null"},
+                                {"alibi", "false"},
+                                {"use_qk_norm", "false"},
+                                {"qk_layernorm", "false"},
+                                {"no_rope_layers", "null"},
+                                {"is_encoder_decoder", "false"},
+                                {"add_cross_attention", "false"}};
 
 // GGUF keys below "<architecture>." that are read here, or that change nothing.
-constexpr const char* kGgufKeys[] = {
-    "context_length", "embedding_length", "block_count", "feed_forward_length", "vocab_size", "tensor_data_layout",
-    "attention.head_count", "attention.head_count_kv", "attention.layer_norm_rms_epsilon", "attention.key_length",
-    "attention.value_length", "attention.causal", "rope.dimension_count", "rope.freq_base", "rope.scaling.type",
-    "rope.scaling.factor", "rope.scaling.original_context_length", "rope.scale_linear", "expert_count",
-    "expert_used_count"};
+constexpr const char* kGgufKeys[] = {"context_length",
+                                     "embedding_length",
+                                     "block_count",
+                                     "feed_forward_length",
+                                     "vocab_size",
+                                     "tensor_data_layout",
+                                     "attention.head_count",
+                                     "attention.head_count_kv",
+                                     "attention.layer_norm_rms_epsilon",
+                                     "attention.key_length",
+                                     "attention.value_length",
+                                     "attention.causal",
+                                     "rope.dimension_count",
+                                     "rope.freq_base",
+                                     "rope.scaling.type",
+                                     "rope.scaling.factor",
+                                     "rope.scaling.original_context_length",
+                                     "rope.scale_linear",
+                                     "expert_count",
+                                     "expert_used_count"};
 
 using Problems = std::vector<std::string>;
 
@@ -59,8 +84,8 @@ absl::StatusOr<ModelConfig> Finish(const std::string& source, ModelConfig config
 }
 
 absl::Status UnknownArchitecture(const std::string& name) {
-  return absl::InvalidArgumentError(absl::StrCat("architecture \"", name, "\" is not supported; known ones are: ",
-                                                 absl::StrJoin(KnownArchitectures(), ", ")));
+  return absl::InvalidArgumentError(absl::StrCat(
+      "architecture \"", name, "\" is not supported; known ones are: ", absl::StrJoin(KnownArchitectures(), ", ")));
 }
 
 // ---- config.json ----
@@ -116,7 +141,8 @@ void RefuseUnsupported(const JsonConfig& in, int32_t max_position) {
     const json::value* value = FindValue(in.object(), n.key);
     if (value == nullptr) continue;
     const json::value neutral = json::parse(n.value);
-    const bool same_number = value->is_number() && neutral.is_number() && value->to_number<double>() == neutral.to_number<double>();
+    const bool same_number =
+        value->is_number() && neutral.is_number() && value->to_number<double>() == neutral.to_number<double>();
     if (*value == neutral || same_number) continue;
     const std::string shown = json::serialize(*value);
     in.problems()->push_back(absl::StrCat("\"", n.key, "\": ", shown.substr(0, 60), " is not supported"));
@@ -246,9 +272,10 @@ class GgufConfig {
   Problems* problems_;
 };
 
-// llama.cpp's converter writes Llama 3.1's scaling not as parameters but as rope_freqs.weight: by how much each frequency
-// is divided, f32 [rope dim / 2]. The parameters that every such model was published with are low 1, high 4 and an
-// original context of 8,192; the factor is the largest division. If these do not give back the tensor, it is refused.
+// llama.cpp's converter writes Llama 3.1's scaling not as parameters but as rope_freqs.weight: by how much each
+// frequency is divided, f32 [rope dim / 2]. The parameters that every such model was published with are low 1, high 4
+// and an original context of 8,192; the factor is the largest division. If these do not give back the tensor, it is
+// refused.
 absl::Status ReadRopeFreqs(const GgufFile& file, Rope* rope) {
   const TensorEntry* entry = file.Find("rope_freqs.weight");
   if (entry == nullptr) return absl::OkStatus();
@@ -302,7 +329,8 @@ void ReadGgufTokens(const GgufFile& file, ModelConfig* c, Problems* problems) {
     return -1;
   };
   c->bos_token = token("tokenizer.ggml.bos_token_id");
-  for (const char* key : {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"}) {
+  for (const char* key :
+       {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"}) {
     const int32_t id = token(key);
     if (id >= 0 && std::find(c->eos_tokens.begin(), c->eos_tokens.end(), id) == c->eos_tokens.end()) {
       c->eos_tokens.push_back(id);
@@ -339,7 +367,8 @@ absl::StatusOr<ModelConfig> ConfigFromJson(std::string_view config_json, std::st
   c.bos_token = in.Int("bos_token_id", -1);
   AddEos(in, &c.eos_tokens);
   if (!generation_config_json.empty()) {
-    SHOAL_ASSIGN_OR_RETURN(const json::object generation, ParseObject(generation_config_json, "generation_config.json"));
+    SHOAL_ASSIGN_OR_RETURN(const json::object generation,
+                           ParseObject(generation_config_json, "generation_config.json"));
     AddEos(JsonConfig(generation, &problems), &c.eos_tokens);
   }
   return Finish("config.json", std::move(c), std::move(problems));
@@ -377,7 +406,8 @@ absl::StatusOr<ModelConfig> ConfigFromGguf(const GgufFile& file) {
       list == nullptr ? std::nullopt : std::optional<int32_t>(static_cast<int32_t>(list->size()));
   c.vocab = in.Int("vocab_size", listed);
   if (in.Int("expert_count", 0) > 0) problems.push_back("mixtures of experts are not supported");
-  if (file.Has(c.architecture + ".attention.causal") && !file.GetBool(c.architecture + ".attention.causal").value_or(false)) {
+  if (file.Has(c.architecture + ".attention.causal") &&
+      !file.GetBool(c.architecture + ".attention.causal").value_or(false)) {
     problems.push_back("only causal attention is supported");
   }
   in.RefuseUnknownKeys();

@@ -1,4 +1,5 @@
-// Files as the checkpoint readers see them: read-only, of a size that is known, read at offsets by many threads at once.
+// Files as the checkpoint readers see them: read-only, of a size that is known, read at offsets by many threads at
+// once.
 #pragma once
 
 #include <cstddef>

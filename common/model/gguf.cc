@@ -16,34 +16,53 @@
 namespace shoal::model {
 namespace {
 
-// Our limits on a header. The largest published ones stay a factor of ten below: 1,200 tensors, 60 keys, 256 k tokens of
-// vocabulary, names of 64 bytes, 12 MiB in all.
+// Our limits on a header. The largest published ones stay a factor of ten below: 1,200 tensors, 60 keys, 256 k tokens
+// of vocabulary, names of 64 bytes, 12 MiB in all.
 constexpr uint64_t kMaxTensors = 1 << 16, kMaxKeys = 1 << 14, kMaxKeyBytes = 1 << 16, kMaxNameBytes = 1024;
 constexpr uint64_t kMaxStringBytes = 1 << 24, kMaxArray = 1 << 23, kMaxHeaderBytes = 256 << 20;
 constexpr uint64_t kMaxAlignment = 4096, kDefaultAlignment = 32;
 constexpr uint32_t kMaxDims = 4;
 
 enum class ValueType : uint32_t {
-  kUint8 = 0, kInt8, kUint16, kInt16, kUint32, kInt32, kFloat32, kBool, kString, kArray, kUint64, kInt64, kFloat64,
+  kUint8 = 0,
+  kInt8,
+  kUint16,
+  kInt16,
+  kUint32,
+  kInt32,
+  kFloat32,
+  kBool,
+  kString,
+  kArray,
+  kUint64,
+  kInt64,
+  kFloat64,
   kCount
 };
 
 // Names of ggml's tensor types, by their number in the file; a hole is a type that was withdrawn.
 constexpr const char* kTypeNames[] = {
-    "F32",     "F16",     "Q4_0",   "Q4_1",   "Q4_2",    "Q4_3",   "Q5_0",     "Q5_1",     "Q8_0",     "Q8_1",  "Q2_K",
-    "Q3_K",    "Q4_K",    "Q5_K",   "Q6_K",   "Q8_K",    "IQ2_XXS", "IQ2_XS",  "IQ3_XXS",  "IQ1_S",    "IQ4_NL", "IQ3_S",
-    "IQ2_S",   "IQ4_XS",  "I8",     "I16",    "I32",     "I64",    "F64",      "IQ1_M",    "BF16",     "Q4_0_4_4",
-    "Q4_0_4_8", "Q4_0_8_8", "TQ1_0", "TQ2_0",  "IQ4_NL_4_4", "IQ4_NL_4_8", "IQ4_NL_8_8", "MXFP4"};
+    "F32",    "F16",      "Q4_0",     "Q4_1",     "Q4_2",  "Q4_3",  "Q5_0",       "Q5_1",       "Q8_0",       "Q8_1",
+    "Q2_K",   "Q3_K",     "Q4_K",     "Q5_K",     "Q6_K",  "Q8_K",  "IQ2_XXS",    "IQ2_XS",     "IQ3_XXS",    "IQ1_S",
+    "IQ4_NL", "IQ3_S",    "IQ2_S",    "IQ4_XS",   "I8",    "I16",   "I32",        "I64",        "F64",        "IQ1_M",
+    "BF16",   "Q4_0_4_4", "Q4_0_4_8", "Q4_0_8_8", "TQ1_0", "TQ2_0", "IQ4_NL_4_4", "IQ4_NL_4_8", "IQ4_NL_8_8", "MXFP4"};
 
 std::optional<DType> DTypeOf(uint32_t ggml_type) {
   switch (ggml_type) {
-    case 0: return DType::kF32;
-    case 1: return DType::kF16;
-    case 2: return DType::kQ4_0;
-    case 3: return DType::kQ4_1;
-    case 8: return DType::kQ8_0;
-    case 30: return DType::kBF16;
-    default: return std::nullopt;
+    case 0:
+      return DType::kF32;
+    case 1:
+      return DType::kF16;
+    case 2:
+      return DType::kQ4_0;
+    case 3:
+      return DType::kQ4_1;
+    case 8:
+      return DType::kQ8_0;
+    case 30:
+      return DType::kBF16;
+    default:
+      return std::nullopt;
   }
 }
 
@@ -65,7 +84,8 @@ class Cursor {
   absl::Status Bytes(void* dst, uint64_t n) {
     if (n > left()) {
       return absl::DataLossError(absl::StrCat(file_.path(), " is truncated or lies about a size: ", n,
-                                              " bytes wanted at offset ", offset_, " of the header, ", left(), " are left"));
+                                              " bytes wanted at offset ", offset_, " of the header, ", left(),
+                                              " are left"));
     }
     auto* out = static_cast<char*>(dst);
     while (n > 0) {
@@ -150,23 +170,38 @@ absl::StatusOr<Value> ReadArrayValue(Cursor& in) {
   SHOAL_ASSIGN_OR_RETURN(const uint32_t type, in.Number<uint32_t>());
   SHOAL_ASSIGN_OR_RETURN(const uint64_t count, in.Number<uint64_t>());
   if (count > kMaxArray) {
-    return absl::DataLossError(absl::StrCat("an array claims ", count, " elements; at most ", kMaxArray, " are accepted"));
+    return absl::DataLossError(
+        absl::StrCat("an array claims ", count, " elements; at most ", kMaxArray, " are accepted"));
   }
   switch (static_cast<ValueType>(type)) {
-    case ValueType::kUint8: return ReadArray<uint8_t, int64_t>(in, count);
-    case ValueType::kInt8: return ReadArray<int8_t, int64_t>(in, count);
-    case ValueType::kUint16: return ReadArray<uint16_t, int64_t>(in, count);
-    case ValueType::kInt16: return ReadArray<int16_t, int64_t>(in, count);
-    case ValueType::kUint32: return ReadArray<uint32_t, int64_t>(in, count);
-    case ValueType::kInt32: return ReadArray<int32_t, int64_t>(in, count);
-    case ValueType::kUint64: return ReadArray<uint64_t, int64_t>(in, count);
-    case ValueType::kInt64: return ReadArray<int64_t, int64_t>(in, count);
-    case ValueType::kBool: return ReadArray<uint8_t, int64_t>(in, count);
-    case ValueType::kFloat32: return ReadArray<float, double>(in, count);
-    case ValueType::kFloat64: return ReadArray<double, double>(in, count);
-    case ValueType::kString: return ReadStrings(in, count);
-    case ValueType::kArray: return absl::InvalidArgumentError("arrays of arrays are not supported");
-    case ValueType::kCount: break;
+    case ValueType::kUint8:
+      return ReadArray<uint8_t, int64_t>(in, count);
+    case ValueType::kInt8:
+      return ReadArray<int8_t, int64_t>(in, count);
+    case ValueType::kUint16:
+      return ReadArray<uint16_t, int64_t>(in, count);
+    case ValueType::kInt16:
+      return ReadArray<int16_t, int64_t>(in, count);
+    case ValueType::kUint32:
+      return ReadArray<uint32_t, int64_t>(in, count);
+    case ValueType::kInt32:
+      return ReadArray<int32_t, int64_t>(in, count);
+    case ValueType::kUint64:
+      return ReadArray<uint64_t, int64_t>(in, count);
+    case ValueType::kInt64:
+      return ReadArray<int64_t, int64_t>(in, count);
+    case ValueType::kBool:
+      return ReadArray<uint8_t, int64_t>(in, count);
+    case ValueType::kFloat32:
+      return ReadArray<float, double>(in, count);
+    case ValueType::kFloat64:
+      return ReadArray<double, double>(in, count);
+    case ValueType::kString:
+      return ReadStrings(in, count);
+    case ValueType::kArray:
+      return absl::InvalidArgumentError("arrays of arrays are not supported");
+    case ValueType::kCount:
+      break;
   }
   return absl::DataLossError(absl::StrCat("an array has the unknown element type ", type));
 }
@@ -174,16 +209,26 @@ absl::StatusOr<Value> ReadArrayValue(Cursor& in) {
 absl::StatusOr<Value> ReadValue(Cursor& in) {
   SHOAL_ASSIGN_OR_RETURN(const uint32_t type, in.Number<uint32_t>());
   switch (static_cast<ValueType>(type)) {
-    case ValueType::kUint8: return ReadNumber<uint8_t, uint64_t>(in);
-    case ValueType::kInt8: return ReadNumber<int8_t, int64_t>(in);
-    case ValueType::kUint16: return ReadNumber<uint16_t, uint64_t>(in);
-    case ValueType::kInt16: return ReadNumber<int16_t, int64_t>(in);
-    case ValueType::kUint32: return ReadNumber<uint32_t, uint64_t>(in);
-    case ValueType::kInt32: return ReadNumber<int32_t, int64_t>(in);
-    case ValueType::kUint64: return ReadNumber<uint64_t, uint64_t>(in);
-    case ValueType::kInt64: return ReadNumber<int64_t, int64_t>(in);
-    case ValueType::kFloat32: return ReadNumber<float, double>(in);
-    case ValueType::kFloat64: return ReadNumber<double, double>(in);
+    case ValueType::kUint8:
+      return ReadNumber<uint8_t, uint64_t>(in);
+    case ValueType::kInt8:
+      return ReadNumber<int8_t, int64_t>(in);
+    case ValueType::kUint16:
+      return ReadNumber<uint16_t, uint64_t>(in);
+    case ValueType::kInt16:
+      return ReadNumber<int16_t, int64_t>(in);
+    case ValueType::kUint32:
+      return ReadNumber<uint32_t, uint64_t>(in);
+    case ValueType::kInt32:
+      return ReadNumber<int32_t, int64_t>(in);
+    case ValueType::kUint64:
+      return ReadNumber<uint64_t, uint64_t>(in);
+    case ValueType::kInt64:
+      return ReadNumber<int64_t, int64_t>(in);
+    case ValueType::kFloat32:
+      return ReadNumber<float, double>(in);
+    case ValueType::kFloat64:
+      return ReadNumber<double, double>(in);
     case ValueType::kBool: {
       SHOAL_ASSIGN_OR_RETURN(const uint8_t v, in.Number<uint8_t>());
       if (v > 1) return absl::DataLossError(absl::StrCat("a boolean has the value ", int{v}));
@@ -193,8 +238,10 @@ absl::StatusOr<Value> ReadValue(Cursor& in) {
       SHOAL_ASSIGN_OR_RETURN(std::string s, in.String(kMaxStringBytes, "a string"));
       return Value(std::move(s));
     }
-    case ValueType::kArray: return ReadArrayValue(in);
-    case ValueType::kCount: break;
+    case ValueType::kArray:
+      return ReadArrayValue(in);
+    case ValueType::kCount:
+      break;
   }
   return absl::DataLossError(absl::StrCat("it has the unknown type ", type));
 }
@@ -217,8 +264,8 @@ class GgufReader final : public GgufFile {
     }
     SHOAL_ASSIGN_OR_RETURN(const uint32_t version, in.Number<uint32_t>());
     if (version != 2 && version != 3) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(file_->path(), " is GGUF version ", version, "; versions 2 and 3 (little-endian) are supported"));
+      return absl::InvalidArgumentError(absl::StrCat(file_->path(), " is GGUF version ", version,
+                                                     "; versions 2 and 3 (little-endian) are supported"));
     }
     SHOAL_ASSIGN_OR_RETURN(const uint64_t tensors, in.Number<uint64_t>());
     SHOAL_ASSIGN_OR_RETURN(const uint64_t keys, in.Number<uint64_t>());
@@ -293,7 +340,8 @@ class GgufReader final : public GgufFile {
     SHOAL_ASSIGN_OR_RETURN(row->entry.name, in.String(kMaxNameBytes, "a tensor name"));
     SHOAL_ASSIGN_OR_RETURN(const uint32_t dims, in.Number<uint32_t>());
     if (dims == 0 || dims > kMaxDims) {
-      return absl::DataLossError(absl::StrCat(file_->path(), ": tensor ", row->entry.name, " has ", dims, " dimensions"));
+      return absl::DataLossError(
+          absl::StrCat(file_->path(), ": tensor ", row->entry.name, " has ", dims, " dimensions"));
     }
     for (uint32_t d = 0; d < dims; ++d) {  // stored innermost first
       SHOAL_ASSIGN_OR_RETURN(const uint64_t extent, in.Number<uint64_t>());
@@ -313,7 +361,8 @@ class GgufReader final : public GgufFile {
     const DTypeInfo& info = Info(row->entry.dtype);
     if (row->entry.shape.back() % info.block != 0) {
       return absl::DataLossError(absl::StrCat(file_->path(), ": tensor ", row->entry.name, " has rows of ",
-                                              row->entry.shape.back(), " elements, no multiple of its block of ", info.block));
+                                              row->entry.shape.back(), " elements, no multiple of its block of ",
+                                              info.block));
     }
     int64_t bytes = static_cast<int64_t>(RowBytes(row->entry.dtype, row->entry.shape.back()));
     for (size_t d = 0; d + 1 < row->entry.shape.size(); ++d) {
@@ -353,7 +402,8 @@ class GgufReader final : public GgufFile {
       }
       by_offset.push_back(&row);
     }
-    std::sort(by_offset.begin(), by_offset.end(), [](const Stored* a, const Stored* b) { return a->offset < b->offset; });
+    std::sort(by_offset.begin(), by_offset.end(),
+              [](const Stored* a, const Stored* b) { return a->offset < b->offset; });
     for (size_t i = 1; i < by_offset.size(); ++i) {
       const Stored& before = *by_offset[i - 1];
       if (before.offset + static_cast<uint64_t>(before.entry.bytes) > by_offset[i]->offset) {
@@ -402,7 +452,8 @@ bool GgufFile::Has(std::string_view key) const { return FindKey(*this, key).ok()
 absl::StatusOr<int64_t> GgufFile::GetInt(std::string_view key) const {
   SHOAL_ASSIGN_OR_RETURN(const GgufValue* value, FindKey(*this, key));
   if (const auto* i = std::get_if<int64_t>(value)) return *i;
-  if (const auto* u = std::get_if<uint64_t>(value); u != nullptr && *u <= uint64_t{std::numeric_limits<int64_t>::max()}) {
+  if (const auto* u = std::get_if<uint64_t>(value);
+      u != nullptr && *u <= uint64_t{std::numeric_limits<int64_t>::max()}) {
     return static_cast<int64_t>(*u);
   }
   return WrongType(key, "an integer");

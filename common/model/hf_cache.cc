@@ -48,10 +48,12 @@ bool IsRepositoryName(std::string_view spec) {
 
 absl::StatusOr<std::string> FindInHubCache(std::string_view spec, std::string* repository) {
   if (!IsRepositoryName(spec)) {
-    return absl::InvalidArgumentError(absl::StrCat(std::string(spec), " is not of the form org/name or org/name@revision"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(std::string(spec), " is not of the form org/name or org/name@revision"));
   }
   *repository = std::string(spec.substr(0, spec.find('@')));
-  const std::string revision = repository->size() == spec.size() ? "main" : std::string(spec.substr(repository->size() + 1));
+  const std::string revision =
+      repository->size() == spec.size() ? "main" : std::string(spec.substr(repository->size() + 1));
   const size_t slash = repository->find('/');
   const std::string hub = HubCacheDirectory();
   const std::string root =

@@ -9,8 +9,8 @@
 
 namespace shoal::model {
 
-// `what` names the document in errors. InvalidArgument: malformed (depth above 32 included), not an object, or an object
-// in it has one key twice.
+// `what` names the document in errors. InvalidArgument: malformed (depth above 32 included), not an object, or an
+// object in it has one key twice.
 absl::StatusOr<boost::json::object> ParseObject(std::string_view text, const std::string& what);
 
 // Null when the key is missing or its value is null.

@@ -8,8 +8,8 @@
 
 namespace shoal::model {
 
-// Llama 3.1's rule (its reference code, apply_scaling): long waves are slowed by `factor`, short ones stay, those between
-// are blended by where original_max_position / wavelength lies in [low_freq_factor, high_freq_factor].
+// Llama 3.1's rule (its reference code, apply_scaling): long waves are slowed by `factor`, short ones stay, those
+// between are blended by where original_max_position / wavelength lies in [low_freq_factor, high_freq_factor].
 std::vector<double> Rope::InverseFrequencies() const {
   std::vector<double> out(static_cast<size_t>(dim / 2));
   for (size_t i = 0; i < out.size(); ++i) {
@@ -40,7 +40,8 @@ void CheckRope(const ModelConfig& c, std::vector<std::string>* problems) {
   if (r.dim <= 0 || r.dim % 2 != 0 || r.dim > c.head_dim) {
     problems->push_back(absl::StrCat("rope dimensions ", r.dim, " are not an even number in [2, head_dim]"));
   }
-  if (!std::isfinite(r.theta) || r.theta <= 0) problems->push_back(absl::StrCat("rope theta ", r.theta, " is not positive"));
+  if (!std::isfinite(r.theta) || r.theta <= 0)
+    problems->push_back(absl::StrCat("rope theta ", r.theta, " is not positive"));
   if (r.scaling == RopeScaling::kNone) return;
   if (!std::isfinite(r.factor) || r.factor < 1) {
     problems->push_back(absl::StrCat("rope scaling factor ", r.factor, " is below 1"));
@@ -86,8 +87,10 @@ std::vector<std::string> CheckConfig(const ModelConfig& c) {
     CheckRope(c, &problems);
   }
   if (!std::isfinite(c.norm_eps) || c.norm_eps <= 0) problems.push_back("the norm epsilon is not positive");
-  if (!std::isfinite(c.attention_scale) || c.attention_scale <= 0) problems.push_back("the attention scale is not positive");
-  if (!std::isfinite(c.embedding_scale) || c.embedding_scale <= 0) problems.push_back("the embedding scale is not positive");
+  if (!std::isfinite(c.attention_scale) || c.attention_scale <= 0)
+    problems.push_back("the attention scale is not positive");
+  if (!std::isfinite(c.embedding_scale) || c.embedding_scale <= 0)
+    problems.push_back("the embedding scale is not positive");
   const auto token = [&](const char* what, int32_t id) {
     if (id < 0 || id >= c.vocab) {
       problems.push_back(absl::StrCat(what, " token ", id, " is outside the vocabulary of ", c.vocab));

@@ -1,5 +1,5 @@
-// What the decoder needs to know of a model: properties, never a family's name. Filled by families.h from config.json or
-// GGUF metadata; sent to agents inside JoinGroup; equal configs give equal computations.
+// What the decoder needs to know of a model: properties, never a family's name. Filled by families.h from config.json
+// or GGUF metadata; sent to agents inside JoinGroup; equal configs give equal computations.
 #pragma once
 
 #include <cstdint>
@@ -29,9 +29,9 @@ struct Rope {
 struct ModelConfig {
   std::string architecture;  // as the file names it ("llama", "LlamaForCausalLM"): shown, never branched on
   int32_t layers = 0;
-  int32_t hidden = 0;        // width of the residual stream
-  int32_t heads = 0;         // query heads
-  int32_t kv_heads = 0;      // divides heads
+  int32_t hidden = 0;    // width of the residual stream
+  int32_t heads = 0;     // query heads
+  int32_t kv_heads = 0;  // divides heads
   int32_t head_dim = 0;
   int32_t ffn = 0;           // feed-forward width
   int32_t vocab = 0;         // rows of the embedding table
@@ -42,8 +42,8 @@ struct ModelConfig {
   Activation activation = Activation::kSilu;
   bool tied_embeddings = false;  // the output head is the embedding table
   Rope rope;
-  int32_t bos_token = -1;            // -1: none
-  std::vector<int32_t> eos_tokens;   // any of them ends an answer
+  int32_t bos_token = -1;           // -1: none
+  std::vector<int32_t> eos_tokens;  // any of them ends an answer
 };
 
 // Every inconsistency of the config, one line each (heads not a multiple of kv_heads, zero sizes, absurd sizes, widths

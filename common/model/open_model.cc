@@ -75,7 +75,8 @@ std::string Spelling(const GgufFile& file, const char* key) {
   return (*tokens)[static_cast<size_t>(*id)];
 }
 
-// Files from before the key existed: llama.cpp puts bos before plain prompts for SentencePiece vocabularies and Llama 3's.
+// Files from before the key existed: llama.cpp puts bos before plain prompts for SentencePiece vocabularies and Llama
+// 3's.
 bool GgufAddsBos(const GgufFile& file) {
   if (file.Has("tokenizer.ggml.add_bos_token")) return file.GetBool("tokenizer.ggml.add_bos_token").value_or(false);
   const std::string_view pre = file.GetString("tokenizer.ggml.pre").value_or("");
@@ -113,7 +114,8 @@ absl::StatusOr<std::shared_ptr<const text::Tokenizer>> GgufTokenizer(const Model
   const GgufValue* merges = list("tokenizer.ggml.merges");
   const GgufValue* types = list("tokenizer.ggml.token_type");
   if (tokens == nullptr || !std::holds_alternative<std::vector<std::string>>(*tokens)) {
-    return absl::InvalidArgumentError(absl::StrCat(files.path, ": tokenizer.ggml.tokens is missing or not a list of strings"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(files.path, ": tokenizer.ggml.tokens is missing or not a list of strings"));
   }
   for (const std::string& t : std::get<std::vector<std::string>>(*tokens)) vocab.tokens.push_back(t);
   if (merges != nullptr && std::holds_alternative<std::vector<std::string>>(*merges)) {
@@ -127,8 +129,8 @@ absl::StatusOr<std::shared_ptr<const text::Tokenizer>> GgufTokenizer(const Model
     vocab.token_types.assign(vocab.tokens.size(), 1);
   }
   if (vocab.token_types.size() != vocab.tokens.size()) {
-    return absl::InvalidArgumentError(absl::StrCat(files.path, ": ", vocab.tokens.size(), " tokens, but ",
-                                                   vocab.token_types.size(), " token types"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(files.path, ": ", vocab.tokens.size(), " tokens, but ", vocab.token_types.size(), " token types"));
   }
   const auto id = [&](const char* key) {
     const int64_t value = file->GetInt(key).value_or(-1);
@@ -175,7 +177,8 @@ bool PostProcessorAddsBos(const json::value* processor, const std::string& bos) 
                        [&](const json::value& part) { return PostProcessorAddsBos(&part, bos); });
   }
   const json::value* single = FindValue(p, "single");
-  if (single == nullptr || !single->is_array() || single->get_array().empty() || !single->get_array()[0].is_object()) return false;
+  if (single == nullptr || !single->is_array() || single->get_array().empty() || !single->get_array()[0].is_object())
+    return false;
   const json::value* special = FindValue(single->get_array()[0].get_object(), "SpecialToken");
   if (special == nullptr || !special->is_object()) return false;
   return JsonString(special->get_object(), "id").value_or("") == bos;
@@ -209,7 +212,8 @@ absl::StatusOr<ModelFiles> OpenDirectory(ModelFiles files) {
   files.format = ModelFiles::Format::kSafetensors;
   absl::StatusOr<std::string> config = ReadText(files.path + "/config.json", kMaxConfigBytes);
   if (!config.ok() && absl::IsNotFound(config.status())) {
-    return absl::NotFoundError(absl::StrCat(files.path, " has no config.json: a model is a .gguf file, a directory with "
+    return absl::NotFoundError(absl::StrCat(files.path,
+                                            " has no config.json: a model is a .gguf file, a directory with "
                                             "config.json and safetensors, or org/name in the Hugging Face cache"));
   }
   SHOAL_RETURN_IF_ERROR(config.status());
@@ -233,7 +237,8 @@ absl::StatusOr<ModelFiles> OpenModel(std::string_view spec) {
   if (files.path.empty()) return absl::InvalidArgumentError("no model is named");
   if (::stat(files.path.c_str(), &st) != 0) {
     if (!IsRepositoryName(spec)) {
-      return absl::NotFoundError(absl::StrCat(files.path, " does not exist: a model is a .gguf file, a directory with "
+      return absl::NotFoundError(absl::StrCat(files.path,
+                                              " does not exist: a model is a .gguf file, a directory with "
                                               "config.json and safetensors, or org/name in the Hugging Face cache"));
     }
     SHOAL_ASSIGN_OR_RETURN(files.path, FindInHubCache(spec, &name));
@@ -245,7 +250,8 @@ absl::StatusOr<ModelFiles> OpenModel(std::string_view spec) {
   files.path = absolute.string();
   files.name = !name.empty() ? name : S_ISDIR(st.st_mode) ? absolute.filename().string() : absolute.stem().string();
   const std::string path = files.path;
-  absl::StatusOr<ModelFiles> opened = S_ISDIR(st.st_mode) ? OpenDirectory(std::move(files)) : OpenGguf(std::move(files));
+  absl::StatusOr<ModelFiles> opened =
+      S_ISDIR(st.st_mode) ? OpenDirectory(std::move(files)) : OpenGguf(std::move(files));
   if (!opened.ok()) return In(path, opened.status());
   return opened;
 }

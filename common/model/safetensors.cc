@@ -64,8 +64,8 @@ absl::Status ReadEntry(const json::object& row, int64_t data_bytes, Placed* out)
   out->entry.bytes = static_cast<int64_t>(RowBytes(out->entry.dtype, elements));
   out->offset = *begin;
   if (*end - *begin != out->entry.bytes) {
-    return absl::DataLossError(absl::StrCat("its data_offsets span ", *end - *begin, " bytes, type and shape need ",
-                                            out->entry.bytes));
+    return absl::DataLossError(
+        absl::StrCat("its data_offsets span ", *end - *begin, " bytes, type and shape need ", out->entry.bytes));
   }
   return absl::OkStatus();
 }
@@ -76,7 +76,8 @@ class SafetensorsReader final : public Checkpoint {
   absl::Status Add(const std::string& path) {
     SHOAL_ASSIGN_OR_RETURN(std::unique_ptr<File> file, File::Open(path));
     uint64_t header_bytes = 0;
-    if (file->size() < 8) return absl::DataLossError(absl::StrCat(path, " is truncated: it has ", file->size(), " bytes"));
+    if (file->size() < 8)
+      return absl::DataLossError(absl::StrCat(path, " is truncated: it has ", file->size(), " bytes"));
     SHOAL_RETURN_IF_ERROR(file->ReadAt(0, std::as_writable_bytes(std::span(&header_bytes, 1))));
     if (header_bytes > kMaxHeaderBytes || header_bytes > static_cast<uint64_t>(file->size() - 8)) {
       return absl::DataLossError(absl::StrCat(path, " is truncated or no safetensors file: it claims a header of ",
@@ -107,8 +108,8 @@ class SafetensorsReader final : public Checkpoint {
   // Every weight type that no file may have, of all files.
   absl::Status UnsupportedTypes() const {
     if (unsupported_.empty()) return absl::OkStatus();
-    return absl::InvalidArgumentError(absl::StrCat("weight types that are not supported (F32, F16, BF16 are): ",
-                                                   absl::StrJoin(unsupported_, ", ")));
+    return absl::InvalidArgumentError(
+        absl::StrCat("weight types that are not supported (F32, F16, BF16 are): ", absl::StrJoin(unsupported_, ", ")));
   }
 
   // The index promises which file holds which tensor.
@@ -118,7 +119,8 @@ class SafetensorsReader final : public Checkpoint {
       if (!names_.contains(name)) problems.push_back(absl::StrCat(name, " is not in ", path));
     }
     if (problems.empty()) return absl::OkStatus();
-    return absl::DataLossError(absl::StrCat("tensors that the index promises are missing: ", absl::StrJoin(problems, ", ")));
+    return absl::DataLossError(
+        absl::StrCat("tensors that the index promises are missing: ", absl::StrJoin(problems, ", ")));
   }
 
   std::span<const TensorEntry> tensors() const override { return tensors_; }
@@ -172,8 +174,8 @@ class SafetensorsReader final : public Checkpoint {
     int64_t at = 0;
     for (const Placed& p : *found) {
       if (p.offset != at) {
-        return absl::DataLossError(absl::StrCat(path, ": tensor ", p.entry.name, " begins at ", p.offset,
-                                                ", the one before it ends at ", at));
+        return absl::DataLossError(
+            absl::StrCat(path, ": tensor ", p.entry.name, " begins at ", p.offset, ", the one before it ends at ", at));
       }
       at += p.entry.bytes;
     }

@@ -8,7 +8,8 @@
 namespace shoal::model {
 namespace {
 
-// {L} in the names stands for the layer.
+// Names without what all of them share: "layers.7.", "model.layers.7." or "blk.7." before those of a layer, ".weight"
+// behind the stored ones.
 struct Row {
   Role role;
   const char* name;
@@ -18,45 +19,38 @@ struct Row {
   Shard shard;
 };
 
-struct Rows {
-  std::vector<Row> before, layer, after;
-};
-
-Rows RowsOf(const ModelConfig& c) {
+std::vector<Row> LayerRows(const ModelConfig& c) {
   const int64_t q = static_cast<int64_t>(c.heads) * c.head_dim, kv = static_cast<int64_t>(c.kv_heads) * c.head_dim;
+  const int64_t hidden = c.hidden, ffn = c.ffn;
   // clang-format off
-  Rows rows = {
-      {{Role::kEmbedding, "embedding", "model.embed_tokens.weight", "token_embd.weight", {c.vocab, c.hidden}, Shard::kVocabRows}},
-      {{Role::kAttnNorm, "layers.{L}.attn.norm", "model.layers.{L}.input_layernorm.weight", "blk.{L}.attn_norm.weight", {c.hidden}, Shard::kReplicated},
-       {Role::kQ, "layers.{L}.attn.q", "model.layers.{L}.self_attn.q_proj.weight", "blk.{L}.attn_q.weight", {q, c.hidden}, Shard::kHeadRows},
-       {Role::kK, "layers.{L}.attn.k", "model.layers.{L}.self_attn.k_proj.weight", "blk.{L}.attn_k.weight", {kv, c.hidden}, Shard::kKvHeadRows},
-       {Role::kV, "layers.{L}.attn.v", "model.layers.{L}.self_attn.v_proj.weight", "blk.{L}.attn_v.weight", {kv, c.hidden}, Shard::kKvHeadRows},
-       {Role::kO, "layers.{L}.attn.o", "model.layers.{L}.self_attn.o_proj.weight", "blk.{L}.attn_output.weight", {c.hidden, q}, Shard::kHeadColumns},
-       {Role::kFfnNorm, "layers.{L}.ffn.norm", "model.layers.{L}.post_attention_layernorm.weight", "blk.{L}.ffn_norm.weight", {c.hidden}, Shard::kReplicated},
-       {Role::kGate, "layers.{L}.ffn.gate", "model.layers.{L}.mlp.gate_proj.weight", "blk.{L}.ffn_gate.weight", {c.ffn, c.hidden}, Shard::kFfnRows},
-       {Role::kUp, "layers.{L}.ffn.up", "model.layers.{L}.mlp.up_proj.weight", "blk.{L}.ffn_up.weight", {c.ffn, c.hidden}, Shard::kFfnRows},
-       {Role::kDown, "layers.{L}.ffn.down", "model.layers.{L}.mlp.down_proj.weight", "blk.{L}.ffn_down.weight", {c.hidden, c.ffn}, Shard::kFfnColumns}},
-      {{Role::kFinalNorm, "final_norm", "model.norm.weight", "output_norm.weight", {c.hidden}, Shard::kReplicated}}};
-  if (!c.tied_embeddings) {
-    rows.after.push_back({Role::kHead, "head", "lm_head.weight", "output.weight", {c.vocab, c.hidden}, Shard::kVocabRows});
-  }
+  return {{Role::kAttnNorm, "attn.norm", "input_layernorm", "attn_norm", {hidden}, Shard::kReplicated},
+          {Role::kQ, "attn.q", "self_attn.q_proj", "attn_q", {q, hidden}, Shard::kHeadRows},
+          {Role::kK, "attn.k", "self_attn.k_proj", "attn_k", {kv, hidden}, Shard::kKvHeadRows},
+          {Role::kV, "attn.v", "self_attn.v_proj", "attn_v", {kv, hidden}, Shard::kKvHeadRows},
+          {Role::kO, "attn.o", "self_attn.o_proj", "attn_output", {hidden, q}, Shard::kHeadColumns},
+          {Role::kFfnNorm, "ffn.norm", "post_attention_layernorm", "ffn_norm", {hidden}, Shard::kReplicated},
+          {Role::kGate, "ffn.gate", "mlp.gate_proj", "ffn_gate", {ffn, hidden}, Shard::kFfnRows},
+          {Role::kUp, "ffn.up", "mlp.up_proj", "ffn_up", {ffn, hidden}, Shard::kFfnRows},
+          {Role::kDown, "ffn.down", "mlp.down_proj", "ffn_down", {hidden, ffn}, Shard::kFfnColumns}};
   // clang-format on
-  return rows;
 }
 
-std::string Numbered(const char* pattern, int32_t layer) {
-  std::string name = pattern;
-  if (const size_t at = name.find("{L}"); at != std::string::npos) name.replace(at, 3, std::to_string(layer));
-  return name;
-}
-
+// `layer` -1: outside the layers.
 TensorSpec Spec(const Row& row, int32_t layer) {
-  return {row.role, layer, Numbered(row.name, layer), Numbered(row.hf_name, layer), Numbered(row.gguf_name, layer),
-          row.shape, row.shard};
+  const auto prefixed = [&](const char* prefix, const char* name) {
+    return layer < 0 ? std::string(name) : absl::StrCat(prefix, layer, ".", name);
+  };
+  return {row.role,
+          layer,
+          prefixed("layers.", row.name),
+          prefixed("model.layers.", row.hf_name) + ".weight",
+          prefixed("blk.", row.gguf_name) + ".weight",
+          row.shape,
+          row.shard};
 }
 
-// Stored tensors that carry nothing of their own: rotary frequencies, which the config gives (a GGUF's rope_freqs is read
-// with its metadata), and a second copy of a tied table.
+// Stored tensors that carry nothing of their own: rotary frequencies, which the config gives (a GGUF's rope_freqs is
+// read with its metadata), and a second copy of a tied table.
 bool MayBeIgnored(const ModelConfig& config, const std::string& name) {
   return name == "rope_freqs.weight" || absl::EndsWith(name, ".rotary_emb.inv_freq") ||
          (config.tied_embeddings && name == "lm_head.weight");
@@ -68,14 +62,20 @@ std::string ShapeText(const std::vector<int64_t>& shape) { return absl::StrCat("
 
 }  // namespace
 
-std::vector<TensorSpec> TensorTable(const ModelConfig& config) {
-  const Rows rows = RowsOf(config);
+std::vector<TensorSpec> TensorTable(const ModelConfig& c) {
+  const std::vector<int64_t> vocabulary = {c.vocab, c.hidden};
   std::vector<TensorSpec> table;
-  for (const Row& row : rows.before) table.push_back(Spec(row, -1));
-  for (int32_t layer = 0; layer < config.layers; ++layer) {
-    for (const Row& row : rows.layer) table.push_back(Spec(row, layer));
+  table.push_back(
+      Spec({Role::kEmbedding, "embedding", "model.embed_tokens", "token_embd", vocabulary, Shard::kVocabRows}, -1));
+  const std::vector<Row> rows = LayerRows(c);
+  for (int32_t layer = 0; layer < c.layers; ++layer) {
+    for (const Row& row : rows) table.push_back(Spec(row, layer));
   }
-  for (const Row& row : rows.after) table.push_back(Spec(row, -1));
+  table.push_back(
+      Spec({Role::kFinalNorm, "final_norm", "model.norm", "output_norm", {c.hidden}, Shard::kReplicated}, -1));
+  if (!c.tied_embeddings) {
+    table.push_back(Spec({Role::kHead, "head", "lm_head", "output", vocabulary, Shard::kVocabRows}, -1));
+  }
   return table;
 }
 
@@ -95,8 +95,8 @@ absl::Status CheckTensors(const ModelConfig& config, const Checkpoint& checkpoin
     }
     used.insert(entry);
     if (entry->shape != spec.shape) {
-      problems.push_back(
-          absl::StrCat(entry->name, " has shape ", ShapeText(entry->shape), ", the config needs ", ShapeText(spec.shape)));
+      problems.push_back(absl::StrCat(entry->name, " has shape ", ShapeText(entry->shape), ", the config needs ",
+                                      ShapeText(spec.shape)));
     }
     if (IsNorm(spec) && IsQuantised(entry->dtype)) {
       const std::string_view type = Info(entry->dtype).name;

@@ -42,10 +42,10 @@ enum class Shard : uint8_t {
 
 struct TensorSpec {
   Role role;
-  int32_t layer;            // -1: outside the layers
-  std::string name;         // ours: "layers.7.attn.q"
-  std::string hf_name;      // "model.layers.7.self_attn.q_proj.weight"
-  std::string gguf_name;    // "blk.7.attn_q.weight"
+  int32_t layer;          // -1: outside the layers
+  std::string name;       // ours: "layers.7.attn.q"
+  std::string hf_name;    // "model.layers.7.self_attn.q_proj.weight"
+  std::string gguf_name;  // "blk.7.attn_q.weight"
   std::vector<int64_t> shape;
   Shard shard;
 };

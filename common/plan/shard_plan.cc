@@ -127,8 +127,8 @@ absl::StatusOr<ShardPlan> MakeShardPlan(const ModelConfig& c, int32_t tp, int32_
         " query heads in units of ", HeadUnit(c), ", ", FfnUnits(c), " feed-forward blocks of ", kQuantBlock, ")"));
   }
   if (pp < 1 || pp > c.layers) {
-    return absl::InvalidArgumentError(absl::StrCat("pipeline parallel size ", pp,
-                                                   " cannot be used: this model allows 1 to ", c.layers, " (its layers)"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "pipeline parallel size ", pp, " cannot be used: this model allows 1 to ", c.layers, " (its layers)"));
   }
   const std::vector<Range> heads = SplitHeads(c, tp), layers = SplitLayers(c, pp);
   // Left-over blocks go to the ranks with the least attention work, the last ones first.
@@ -141,9 +141,16 @@ absl::StatusOr<ShardPlan> MakeShardPlan(const ModelConfig& c, int32_t tp, int32_
   ShardPlan plan = {.tp = tp, .pp = pp, .ranks = {}};
   for (int32_t stage = 0; stage < pp; ++stage) {
     for (int32_t t = 0; t < tp; ++t) {
-      plan.ranks.push_back({.rank = stage * tp + t, .tp_index = t, .stage = stage, .layers = layers[stage],
-                            .heads = heads[t], .kv_heads = KvHeadsOf(c, heads[t]), .ffn = ffn[t], .vocab = vocab[t],
-                            .has_embedding = stage == 0, .has_head = stage == pp - 1});
+      plan.ranks.push_back({.rank = stage * tp + t,
+                            .tp_index = t,
+                            .stage = stage,
+                            .layers = layers[stage],
+                            .heads = heads[t],
+                            .kv_heads = KvHeadsOf(c, heads[t]),
+                            .ffn = ffn[t],
+                            .vocab = vocab[t],
+                            .has_embedding = stage == 0,
+                            .has_head = stage == pp - 1});
     }
   }
   return plan;
@@ -160,13 +167,26 @@ TensorSlice SliceOf(const ModelConfig& c, const RankShard& shard, const model::T
                        .columns = {0, static_cast<int32_t>(spec.shape.back())}};
   const auto scaled = [&](Range heads) { return Range{heads.begin * c.head_dim, heads.end * c.head_dim}; };
   switch (spec.shard) {
-    case model::Shard::kReplicated: break;
-    case model::Shard::kVocabRows: slice.rows = shard.vocab; break;
-    case model::Shard::kHeadRows: slice.rows = scaled(shard.heads); break;
-    case model::Shard::kKvHeadRows: slice.rows = scaled(shard.kv_heads); break;
-    case model::Shard::kHeadColumns: slice.columns = scaled(shard.heads); break;
-    case model::Shard::kFfnRows: slice.rows = shard.ffn; break;
-    case model::Shard::kFfnColumns: slice.columns = shard.ffn; break;
+    case model::Shard::kReplicated:
+      break;
+    case model::Shard::kVocabRows:
+      slice.rows = shard.vocab;
+      break;
+    case model::Shard::kHeadRows:
+      slice.rows = scaled(shard.heads);
+      break;
+    case model::Shard::kKvHeadRows:
+      slice.rows = scaled(shard.kv_heads);
+      break;
+    case model::Shard::kHeadColumns:
+      slice.columns = scaled(shard.heads);
+      break;
+    case model::Shard::kFfnRows:
+      slice.rows = shard.ffn;
+      break;
+    case model::Shard::kFfnColumns:
+      slice.columns = shard.ffn;
+      break;
   }
   return slice;
 }

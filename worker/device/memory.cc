@@ -24,7 +24,8 @@ absl::StatusOr<std::byte*> Map(int fd, size_t bytes, bool writable, void* at) {
   if (sealed && writable) return absl::PermissionDeniedError("this memory is sealed: it can only be read");
   const int flags = (sealed ? MAP_PRIVATE : MAP_SHARED) | (at != nullptr ? MAP_FIXED : 0);
   void* data = ::mmap(at, bytes, PROT_READ | (writable ? PROT_WRITE : 0), flags, fd, 0);
-  if (data == MAP_FAILED) return absl::ErrnoToStatus(errno, absl::StrCat("cannot map ", bytes, " bytes of shared memory"));
+  if (data == MAP_FAILED)
+    return absl::ErrnoToStatus(errno, absl::StrCat("cannot map ", bytes, " bytes of shared memory"));
   return static_cast<std::byte*>(data);
 }
 
@@ -45,9 +46,10 @@ absl::Status Commit(int fd, size_t bytes) {
   if (error != ENOSPC) return absl::ErrnoToStatus(error, absl::StrCat("cannot allocate ", bytes, " bytes in /dev/shm"));
   struct statvfs fs = {};
   const uint64_t free = ::statvfs("/dev/shm", &fs) == 0 ? uint64_t{fs.f_bavail} * fs.f_frsize : 0;
-  return absl::ResourceExhaustedError(
-      absl::StrCat("/dev/shm has ", free, " bytes free, ", bytes, " are needed; raise it with: mount -o "
-                   "remount,size=<bytes> /dev/shm, docker run --shm-size, or an emptyDir of medium Memory in Kubernetes"));
+  return absl::ResourceExhaustedError(absl::StrCat(
+      "/dev/shm has ", free, " bytes free, ", bytes,
+      " are needed; raise it with: mount -o "
+      "remount,size=<bytes> /dev/shm, docker run --shm-size, or an emptyDir of medium Memory in Kubernetes"));
 }
 
 }  // namespace
@@ -118,7 +120,9 @@ void SharedMemory::Unlink(const std::string& name) {
 }
 
 SharedMemory::SharedMemory(SharedMemory&& other) noexcept
-    : fd_(std::exchange(other.fd_, -1)), data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+    : fd_(std::exchange(other.fd_, -1)),
+      data_(std::exchange(other.data_, nullptr)),
+      size_(std::exchange(other.size_, 0)) {}
 
 SharedMemory& SharedMemory::operator=(SharedMemory&& other) noexcept {
   std::swap(fd_, other.fd_);

@@ -25,14 +25,16 @@ absl::StatusOr<std::vector<RegionEntry>> ReadDirectory(std::span<const std::byte
   }
   header.packed_by[sizeof(header.packed_by) - 1] = '\0';
   if (!packed_by.empty() && packed_by.substr(0, sizeof(header.packed_by) - 1) != header.packed_by) {
-    return absl::DataLossError(absl::StrCat("the weights were packed by ", header.packed_by, ", not by ", std::string(packed_by)));
+    return absl::DataLossError(
+        absl::StrCat("the weights were packed by ", header.packed_by, ", not by ", std::string(packed_by)));
   }
   std::vector<RegionEntry> entries(header.entries);
   std::memcpy(entries.data(), region.data() + sizeof(header), entries.size() * sizeof(RegionEntry));
   for (const RegionEntry& e : entries) {
-    const bool inside = e.offset >= DirectoryBytes(entries.size()) && e.offset % kTensorAlignment == 0 && e.bytes >= 0 &&
-                        e.offset <= header.region_bytes && e.bytes <= header.region_bytes - e.offset;
-    if (!inside || e.dtype > static_cast<uint8_t>(DType::kQ4_1)) return absl::DataLossError("the region's directory is corrupt");
+    const bool inside = e.offset >= DirectoryBytes(entries.size()) && e.offset % kTensorAlignment == 0 &&
+                        e.bytes >= 0 && e.offset <= header.region_bytes && e.bytes <= header.region_bytes - e.offset;
+    if (!inside || e.dtype > static_cast<uint8_t>(DType::kQ4_1))
+      return absl::DataLossError("the region's directory is corrupt");
   }
   return entries;
 }
@@ -46,24 +48,37 @@ struct Target {
 Target TargetOf(ModelWeights& out, const plan::RankShard& shard, const model::TensorSpec& spec) {
   LayerWeights* layer = spec.layer >= 0 ? &out.layers[static_cast<size_t>(spec.layer - shard.layers.begin)] : nullptr;
   switch (spec.role) {
-    case Role::kEmbedding: return {.matrix = &out.embedding};
-    case Role::kHead: return {.matrix = &out.head};
-    case Role::kFinalNorm: return {.vector = &out.final_norm};
-    case Role::kAttnNorm: return {.vector = &layer->attn_norm};
-    case Role::kFfnNorm: return {.vector = &layer->ffn_norm};
-    case Role::kQ: return {.matrix = &layer->q};
-    case Role::kK: return {.matrix = &layer->k};
-    case Role::kV: return {.matrix = &layer->v};
-    case Role::kO: return {.matrix = &layer->o};
-    case Role::kGate: return {.matrix = &layer->gate};
-    case Role::kUp: return {.matrix = &layer->up};
-    case Role::kDown: return {.matrix = &layer->down};
+    case Role::kEmbedding:
+      return {.matrix = &out.embedding};
+    case Role::kHead:
+      return {.matrix = &out.head};
+    case Role::kFinalNorm:
+      return {.vector = &out.final_norm};
+    case Role::kAttnNorm:
+      return {.vector = &layer->attn_norm};
+    case Role::kFfnNorm:
+      return {.vector = &layer->ffn_norm};
+    case Role::kQ:
+      return {.matrix = &layer->q};
+    case Role::kK:
+      return {.matrix = &layer->k};
+    case Role::kV:
+      return {.matrix = &layer->v};
+    case Role::kO:
+      return {.matrix = &layer->o};
+    case Role::kGate:
+      return {.matrix = &layer->gate};
+    case Role::kUp:
+      return {.matrix = &layer->up};
+    case Role::kDown:
+      return {.matrix = &layer->down};
   }
   return {};
 }
 
 bool Matches(const RegionEntry& e, const plan::TensorSlice& slice) {
-  return slice.rows == plan::Range{e.row_begin, e.row_end} && slice.columns == plan::Range{e.column_begin, e.column_end};
+  return slice.rows == plan::Range{e.row_begin, e.row_end} &&
+         slice.columns == plan::Range{e.column_begin, e.column_end};
 }
 
 }  // namespace

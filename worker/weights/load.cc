@@ -49,7 +49,11 @@ class Loader {
  public:
   Loader(const model::Checkpoint& checkpoint, const WeightLayout& layout, const ops::OpTable& table,
          std::span<std::byte> region, std::atomic<int64_t>* progress, const std::atomic<bool>* cancelled)
-      : checkpoint_(checkpoint), table_(table), region_(region), progress_(progress), cancelled_(cancelled),
+      : checkpoint_(checkpoint),
+        table_(table),
+        region_(region),
+        progress_(progress),
+        cancelled_(cancelled),
         tasks_(MakeTasks(layout, table.row_group)) {}
 
   // The caller's thread is one of the `threads`.
@@ -107,7 +111,8 @@ class Loader {
     const int64_t first = item.slice.rows.begin + task.begin;
     const int64_t rows_per_read = row_bytes == stored_row ? task.count : 1;
     for (int64_t r = 0; r < task.count; r += rows_per_read) {
-      const auto part = std::span(raw).subspan(static_cast<size_t>(r * row_bytes), static_cast<size_t>(rows_per_read * row_bytes));
+      const auto part =
+          std::span(raw).subspan(static_cast<size_t>(r * row_bytes), static_cast<size_t>(rows_per_read * row_bytes));
       SHOAL_RETURN_IF_ERROR(checkpoint_.Read(*item.stored, (first + r) * stored_row + skip, part));
     }
     if (progress_ != nullptr) progress_->fetch_add(static_cast<int64_t>(raw.size()), std::memory_order_relaxed);
@@ -128,17 +133,25 @@ class Loader {
 };
 
 void WriteDirectory(const WeightLayout& layout, const ops::OpTable& table, std::span<std::byte> region) {
-  RegionHeader header = {.magic = {}, .version = kRegionVersion, .entries = static_cast<uint32_t>(layout.items.size()),
-                         .region_bytes = layout.region_bytes, .packed_by = {}};
+  RegionHeader header = {.magic = {},
+                         .version = kRegionVersion,
+                         .entries = static_cast<uint32_t>(layout.items.size()),
+                         .region_bytes = layout.region_bytes,
+                         .packed_by = {}};
   std::copy_n(table.name.data(), std::min(table.name.size(), sizeof(header.packed_by) - 1), header.packed_by);
   std::memcpy(region.data(), &header, sizeof(header));
   std::byte* at = region.data() + sizeof(header);
   for (const WeightLayout::Item& item : layout.items) {
-    const RegionEntry entry = {.role = static_cast<uint8_t>(item.spec.role), .dtype = static_cast<uint8_t>(item.dtype),
-                               .reserved = 0, .layer = item.spec.layer,
-                               .row_begin = item.slice.rows.begin, .row_end = item.slice.rows.end,
-                               .column_begin = item.slice.columns.begin, .column_end = item.slice.columns.end,
-                               .offset = item.offset, .bytes = item.bytes};
+    const RegionEntry entry = {.role = static_cast<uint8_t>(item.spec.role),
+                               .dtype = static_cast<uint8_t>(item.dtype),
+                               .reserved = 0,
+                               .layer = item.spec.layer,
+                               .row_begin = item.slice.rows.begin,
+                               .row_end = item.slice.rows.end,
+                               .column_begin = item.slice.columns.begin,
+                               .column_end = item.slice.columns.end,
+                               .offset = item.offset,
+                               .bytes = item.bytes};
     std::memcpy(at, &entry, sizeof(entry));
     at += sizeof(entry);
   }

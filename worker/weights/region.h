@@ -15,15 +15,15 @@ inline constexpr int64_t kTensorAlignment = 64;  // a cache line; what ops::Weig
 struct RegionHeader {
   char magic[8];
   uint32_t version;
-  uint32_t entries;       // RegionEntry[entries] follow
+  uint32_t entries;  // RegionEntry[entries] follow
   int64_t region_bytes;
-  char packed_by[32];     // OpTable::name, zero-padded
+  char packed_by[32];  // OpTable::name, zero-padded
 };
 
 // The piece [row_begin, row_end) x [column_begin, column_end) of a stored tensor.
 struct RegionEntry {
-  uint8_t role;           // model::Role
-  uint8_t dtype;          // DType, as packed
+  uint8_t role;   // model::Role
+  uint8_t dtype;  // DType, as packed
   uint16_t reserved;
   int32_t layer;
   int32_t row_begin, row_end, column_begin, column_end;

@@ -27,8 +27,8 @@ struct LayerWeights {
   ops::Weight down;                  // [hidden, local ffn]
 };
 struct ModelWeights {
-  ops::Weight embedding;              // [local vocab, hidden]; stage 0
-  ops::Weight head;                   // [local vocab, hidden]; last stage; the embedding itself when tied and on one stage
+  ops::Weight embedding;  // [local vocab, hidden]; stage 0
+  ops::Weight head;       // [local vocab, hidden]; last stage; the embedding itself when tied and on one stage
   const float* final_norm = nullptr;  // [hidden]; last stage
   std::vector<LayerWeights> layers;   // of this rank, in order
 };
@@ -50,14 +50,14 @@ struct WeightLayout {
 absl::StatusOr<WeightLayout> MakeLayout(const model::ModelConfig& config, const model::Checkpoint& checkpoint,
                                         const plan::RankShard& shard, const ops::OpTable& table, bool compute_f32);
 
-// Reads, cuts and packs every item into `region` (at least region_bytes) with `threads` threads. `progress` counts bytes
-// read and may be watched from elsewhere; `cancelled` ends it early with Cancelled.
+// Reads, cuts and packs every item into `region` (at least region_bytes) with `threads` threads. `progress` counts
+// bytes read and may be watched from elsewhere; `cancelled` ends it early with Cancelled.
 absl::Status LoadShard(const model::Checkpoint& checkpoint, const WeightLayout& layout, const ops::OpTable& table,
                        std::span<std::byte> region, int threads, std::atomic<int64_t>* progress,
                        const std::atomic<bool>* cancelled);
 
-// Reads the directory of a loaded region. DataLoss when it is not one, or not for this config and shard, or not packed by
-// the op table called `packed_by` (empty: any).
+// Reads the directory of a loaded region. DataLoss when it is not one, or not for this config and shard, or not packed
+// by the op table called `packed_by` (empty: any).
 absl::StatusOr<ModelWeights> Bind(std::span<const std::byte> region, const model::ModelConfig& config,
                                   const plan::RankShard& shard, std::string_view packed_by = {});
 

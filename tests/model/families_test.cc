@@ -1,0 +1,239 @@
+#include "common/model/families.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "boost/json.hpp"
+#include "tests/testing/quantise.h"
+#include "tests/testing/temp_dir.h"
+#include "tests/testing/tiny_model.h"
+
+namespace shoal::model {
+namespace {
+
+namespace json = boost::json;
+using testing::TinyModel;
+
+// The tiny model's config.json with some keys set to other values.
+std::string With(std::initializer_list<std::pair<const char*, json::value>> changes) {
+  json::object o = json::parse(testing::TinyConfigJson(TinyModel())).as_object();
+  for (const auto& [key, value] : changes) o[key] = value;
+  return json::serialize(o);
+}
+
+std::string Refusal(const std::string& config) {
+  const auto c = ConfigFromJson(config, "");
+  return c.ok() ? "" : std::string(c.status().message());
+}
+
+absl::StatusOr<ModelConfig> FromGguf(const testing::GgufWriter& writer) {
+  const testing::TempDir dir;
+  testing::WriteFile(dir / "m.gguf", writer.Build().bytes);
+  const auto file = GgufFile::Open(dir / "m.gguf");
+  return file.ok() ? ConfigFromGguf(**file) : file.status();
+}
+
+TEST(Families, ReadsConfigJson) {
+  const auto c = ConfigFromJson(With({}), R"({"eos_token_id": [2, 0]})");
+  ASSERT_TRUE(c.ok()) << c.status();
+  EXPECT_EQ(c->architecture, "LlamaForCausalLM");
+  EXPECT_EQ(c->layers, 2);
+  EXPECT_EQ(c->hidden, 64);
+  EXPECT_EQ(c->heads, 4);
+  EXPECT_EQ(c->kv_heads, 2);
+  EXPECT_EQ(c->head_dim, 32);
+  EXPECT_EQ(c->ffn, 96);
+  EXPECT_EQ(c->vocab, 288);
+  EXPECT_EQ(c->max_position, 256);
+  EXPECT_FLOAT_EQ(c->norm_eps, 1e-5f);
+  EXPECT_FLOAT_EQ(c->attention_scale, 1 / std::sqrt(32.0f));
+  EXPECT_TRUE(c->tied_embeddings);
+  EXPECT_EQ(c->rope.dim, 32);
+  EXPECT_FALSE(c->rope.interleaved);
+  EXPECT_EQ(c->bos_token, 1);
+  EXPECT_EQ(c->eos_tokens, (std::vector<int32_t>{2, 0}));
+}
+
+TEST(Families, DefaultsAreTransformers) {
+  json::object o = json::parse(With({})).as_object();
+  for (const char* key : {"num_key_value_heads", "rope_theta", "tie_word_embeddings", "bos_token_id", "eos_token_id",
+                          "attention_bias", "hidden_act", "head_dim"}) {
+    o.erase(key);
+  }
+  const auto c = ConfigFromJson(json::serialize(o), "");
+  ASSERT_TRUE(c.ok()) << c.status();
+  EXPECT_EQ(c->kv_heads, 4);
+  EXPECT_EQ(c->head_dim, 16);
+  EXPECT_EQ(c->rope.theta, 10000.0);
+  EXPECT_FALSE(c->tied_embeddings);
+  EXPECT_EQ(c->bos_token, -1);
+  EXPECT_TRUE(c->eos_tokens.empty());
+}
+
+TEST(Families, ReadsRopeScalingInEverySpelling) {
+  const json::object llama3 = {{"rope_type", "llama3"},
+                               {"factor", 32.0},
+                               {"low_freq_factor", 1.0},
+                               {"high_freq_factor", 4.0},
+                               {"original_max_position_embeddings", 8192}};
+  const auto scaled = ConfigFromJson(With({{"rope_theta", 500000.0}, {"rope_scaling", llama3}}), "");
+  ASSERT_TRUE(scaled.ok()) << scaled.status();
+  EXPECT_EQ(scaled->rope.scaling, RopeScaling::kLlama3);
+  EXPECT_EQ(scaled->rope.factor, 32.0);
+  EXPECT_EQ(scaled->rope.theta, 500000.0);
+  EXPECT_EQ(scaled->rope.original_max_position, 8192);
+  const auto linear = ConfigFromJson(With({{"rope_scaling", {{"type", "linear"}, {"factor", 2}}}}), "");
+  ASSERT_TRUE(linear.ok()) << linear.status();
+  EXPECT_EQ(linear->rope.scaling, RopeScaling::kLinear);
+  EXPECT_EQ(linear->rope.factor, 2.0);
+  const auto parameters = ConfigFromJson(
+      With({{"rope_theta", nullptr}, {"rope_parameters", {{"rope_type", "default"}, {"rope_theta", 77.0}}}}), "");
+  ASSERT_TRUE(parameters.ok()) << parameters.status();
+  EXPECT_EQ(parameters->rope.scaling, RopeScaling::kNone);
+  EXPECT_EQ(parameters->rope.theta, 77.0);
+}
+
+TEST(Families, RefusesWhatItDoesNotCompute) {
+  const std::pair<const char*, json::value> settings[] = {{"attention_bias", true},
+                                                          {"mlp_bias", true},
+                                                          {"hidden_act", "gelu"},
+                                                          {"sliding_window", 128},
+                                                          {"rope_interleaved", true},
+                                                          {"partial_rotary_factor", 0.5},
+                                                          {"attn_logit_softcapping", 50.0},
+                                                          {"num_local_experts", 8},
+                                                          {"quantization_config", {{"quant_method", "awq"}}},
+                                                          {"layer_types", {"full_attention", "sliding_attention"}},
+                                                          {"rope_scaling", {{"type", "yarn"}, {"factor", 2}}},
+                                                          {"rope_scaling", {{"rope_type", "dynamic"}, {"factor", 2}}}};
+  for (const auto& [key, value] : settings) {
+    EXPECT_NE(Refusal(With({{key, value}})).find(key), std::string::npos)
+        << key << ": " << Refusal(With({{key, value}}));
+  }
+  EXPECT_EQ(Refusal(With({{"attention_bias", false},
+                          {"sliding_window", nullptr},
+                          {"partial_rotary_factor", 1},
+                          {"num_experts", 0},
+                          {"layer_types", {"full_attention", "full_attention"}}})),
+            "");
+  EXPECT_EQ(Refusal(With({{"sliding_window", 256}})), "") << "as long as the context";
+  EXPECT_EQ(Refusal(With({{"sliding_window", 8}, {"use_sliding_window", false}})), "");
+}
+
+TEST(Families, ReportsEveryProblemAtOnce) {
+  const std::string all = Refusal(With({{"attention_bias", true},
+                                        {"hidden_size", "big"},
+                                        {"vocab_size", nullptr},
+                                        {"num_hidden_layers", 1e12},
+                                        {"rope_scaling", 5},
+                                        {"eos_token_id", "x"}}));
+  for (const char* part :
+       {"attention_bias", "hidden_size", "vocab_size", "num_hidden_layers", "rope_scaling", "eos_token_id"}) {
+    EXPECT_NE(all.find(part), std::string::npos) << part << " in: " << all;
+  }
+  EXPECT_NE(Refusal(With({{"num_attention_heads", 0}})), "");
+  EXPECT_NE(Refusal(With({{"num_key_value_heads", 3}})).find("no multiple"), std::string::npos);
+}
+
+TEST(Families, UnknownArchitecturesAreRefusedByName) {
+  const std::string message = Refusal(With({{"architectures", {"MambaForCausalLM"}}}));
+  EXPECT_NE(message.find("MambaForCausalLM"), std::string::npos) << message;
+  EXPECT_NE(message.find("LlamaForCausalLM"), std::string::npos) << message;
+  EXPECT_NE(Refusal(With({{"architectures", nullptr}})), "");
+  EXPECT_NE(Refusal(With({{"architectures", {"A", "B"}}})), "");
+  EXPECT_NE(Refusal("{"), "");
+  testing::GgufWriter w;
+  w.String("general.architecture", "mamba");
+  w.Tensor("t", {1}, 0, "1234");
+  EXPECT_NE(FromGguf(w).status().message().find("\"mamba\" is not supported"), absl::string_view::npos);
+}
+
+TEST(Families, GgufAndConfigJsonAgree) {
+  for (const bool tied : {true, false}) {
+    TinyModel m;
+    m.tied = tied;
+    m.rope_theta = 12345;
+    const auto a = FromGguf(testing::TinyGguf(m));
+    const auto b = ConfigFromJson(testing::TinyConfigJson(m), "");
+    ASSERT_TRUE(a.ok()) << a.status();
+    ASSERT_TRUE(b.ok()) << b.status();
+    EXPECT_EQ(a->layers, b->layers);
+    EXPECT_EQ(a->hidden, b->hidden);
+    EXPECT_EQ(a->heads, b->heads);
+    EXPECT_EQ(a->kv_heads, b->kv_heads);
+    EXPECT_EQ(a->head_dim, b->head_dim);
+    EXPECT_EQ(a->ffn, b->ffn);
+    EXPECT_EQ(a->vocab, b->vocab);
+    EXPECT_EQ(a->max_position, b->max_position);
+    EXPECT_EQ(a->norm_eps, b->norm_eps);
+    EXPECT_EQ(a->attention_scale, b->attention_scale);
+    EXPECT_EQ(a->tied_embeddings, tied);
+    EXPECT_EQ(b->tied_embeddings, tied);
+    EXPECT_EQ(a->rope.theta, b->rope.theta);
+    EXPECT_EQ(a->rope.dim, b->rope.dim);
+    EXPECT_TRUE(a->rope.interleaved) << "converters permute q and k";
+    EXPECT_EQ(a->eos_tokens, b->eos_tokens);
+    EXPECT_EQ(a->bos_token, b->bos_token);
+  }
+}
+
+TEST(Families, GgufRefusesKeysItDoesNotKnow) {
+  testing::GgufWriter w = testing::TinyGguf(TinyModel());
+  w.Uint32("llama.attention.sliding_window", 128);
+  w.Float32("llama.logit_scale", 0.5f);
+  w.Uint32("llama.expert_count", 8);
+  const auto c = FromGguf(w);
+  ASSERT_FALSE(c.ok());
+  for (const char* part : {"llama.attention.sliding_window", "llama.logit_scale", "experts"}) {
+    EXPECT_NE(c.status().message().find(part), absl::string_view::npos) << c.status();
+  }
+  testing::GgufWriter yarn = testing::TinyGguf(TinyModel());
+  yarn.String("llama.rope.scaling.type", "yarn");
+  EXPECT_NE(FromGguf(yarn).status().message().find("yarn"), absl::string_view::npos);
+}
+
+TEST(Families, GgufEosIncludesEndOfTurn) {
+  testing::GgufWriter w = testing::TinyGguf(TinyModel());
+  w.Uint32("tokenizer.ggml.eot_token_id", 0);
+  const auto c = FromGguf(w);
+  ASSERT_TRUE(c.ok()) << c.status();
+  EXPECT_EQ(c->eos_tokens, (std::vector<int32_t>{2, 0}));
+}
+
+// Divisors as llama.cpp's converter writes them for Llama 3.1 and later.
+TEST(Families, GgufRopeFreqsBecomeTheLlama3Scaling) {
+  TinyModel m;
+  m.rope_theta = 500000;
+  Rope plain, scaled;
+  plain.theta = scaled.theta = m.rope_theta;
+  plain.dim = scaled.dim = m.head_dim;
+  scaled.scaling = RopeScaling::kLlama3;
+  scaled.factor = 32;
+  scaled.original_max_position = 8192;
+  std::vector<float> divisors;
+  for (size_t i = 0; i < 16; ++i) {
+    divisors.push_back(static_cast<float>(plain.InverseFrequencies()[i] / scaled.InverseFrequencies()[i]));
+  }
+  testing::GgufWriter w = testing::TinyGguf(m);
+  w.Tensor("rope_freqs.weight", {16}, 0, testing::Stored(DType::kF32, divisors));
+  const auto c = FromGguf(w);
+  ASSERT_TRUE(c.ok()) << c.status();
+  EXPECT_EQ(c->rope.scaling, RopeScaling::kLlama3);
+  EXPECT_NEAR(c->rope.factor, 32, 1e-4);
+  for (size_t i = 0; i < 16; ++i) {
+    EXPECT_NEAR(c->rope.InverseFrequencies()[i] / scaled.InverseFrequencies()[i], 1, 1e-5) << i;
+  }
+
+  divisors[8] *= 1.5f;
+  testing::GgufWriter other = testing::TinyGguf(m);
+  other.Tensor("rope_freqs.weight", {16}, 0, testing::Stored(DType::kF32, divisors));
+  EXPECT_NE(FromGguf(other).status().message().find("rope_freqs"), absl::string_view::npos) << "never silently wrong";
+
+  testing::GgufWriter ones = testing::TinyGguf(m);
+  ones.Tensor("rope_freqs.weight", {16}, 0, testing::Stored(DType::kF32, std::vector<float>(16, 1.0f)));
+  EXPECT_EQ(FromGguf(ones)->rope.scaling, RopeScaling::kNone);
+}
+
+}  // namespace
+}  // namespace shoal::model

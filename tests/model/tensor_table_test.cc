@@ -1,0 +1,102 @@
+#include "common/model/tensor_table.h"
+
+#include <gtest/gtest.h>
+
+#include "common/model/families.h"
+#include "common/model/safetensors.h"
+#include "tests/testing/quantise.h"
+#include "tests/testing/temp_dir.h"
+#include "tests/testing/tiny_model.h"
+
+namespace shoal::model {
+namespace {
+
+using testing::RawTensor;
+using testing::TinyModel;
+
+ModelConfig TinyConfig(const TinyModel& m) { return *ConfigFromJson(testing::TinyConfigJson(m), ""); }
+
+std::map<std::string, RawTensor> Tensors(const TinyModel& m) {
+  std::map<std::string, RawTensor> out;
+  for (const testing::TinyTensor& t : testing::TinyTensors(m)) {
+    out[t.hf_name] = {"F32", t.shape, testing::Stored(DType::kF32, t.values)};
+  }
+  return out;
+}
+
+absl::Status Check(const TinyModel& m, const std::map<std::string, RawTensor>& tensors) {
+  const testing::TempDir dir;
+  testing::WriteFile(dir / "model.safetensors", testing::SafetensorsFile(tensors));
+  const auto file = OpenSafetensors(dir.path());
+  return file.ok() ? CheckTensors(TinyConfig(m), **file) : file.status();
+}
+
+TEST(TensorTable, HasTheNamesAndShapesOfBothFormats) {
+  for (const bool tied : {true, false}) {
+    TinyModel m;
+    m.tied = tied;
+    const std::vector<testing::TinyTensor> written = testing::TinyTensors(m);
+    const std::vector<TensorSpec> table = TensorTable(TinyConfig(m));
+    ASSERT_EQ(table.size(), written.size());
+    for (const testing::TinyTensor& t : written) {
+      const auto row =
+          std::find_if(table.begin(), table.end(), [&](const TensorSpec& s) { return s.hf_name == t.hf_name; });
+      ASSERT_NE(row, table.end()) << t.hf_name;
+      EXPECT_EQ(row->gguf_name, t.gguf_name);
+      EXPECT_EQ(row->shape, t.shape);
+    }
+    EXPECT_EQ(table.front().role, Role::kEmbedding);
+    EXPECT_EQ(table.back().role, tied ? Role::kFinalNorm : Role::kHead);
+    EXPECT_EQ(table[11].name, "layers.1.attn.q");
+    EXPECT_EQ(table[11].layer, 1);
+  }
+}
+
+TEST(TensorTable, GoodModelsPass) {
+  for (const bool tied : {true, false}) {
+    TinyModel m;
+    m.tied = tied;
+    EXPECT_TRUE(Check(m, Tensors(m)).ok()) << Check(m, Tensors(m));
+  }
+}
+
+TEST(TensorTable, EveryProblemIsListed) {
+  const TinyModel m;
+  auto tensors = Tensors(m);
+  tensors.erase("model.norm.weight");
+  tensors.erase("model.layers.1.mlp.up_proj.weight");
+  tensors["model.layers.0.self_attn.k_proj.weight"] = {"F32", {32, 64}, std::string(32 * 64 * 4, '\0')};
+  tensors["model.layers.0.self_attn.q_proj.bias"] = {"F32", {128}, std::string(128 * 4, '\0')};
+  const absl::Status s = Check(m, tensors);
+  ASSERT_EQ(s.code(), absl::StatusCode::kInvalidArgument);
+  for (const char* part : {"4 problems", "model.norm.weight (output_norm.weight) is missing", "layers.1.mlp.up_proj",
+                           "k_proj.weight has shape [32, 64], the config needs [64, 64]", "q_proj.bias is not known"}) {
+    EXPECT_NE(s.message().find(part), absl::string_view::npos) << part << " in " << s;
+  }
+}
+
+TEST(TensorTable, QuantisedNormsAreRefused) {
+  TinyModel m;
+  m.hidden = 64;
+  testing::GgufWriter w;
+  w.Tensor("output_norm.weight", {64}, 8, testing::Stored(DType::kQ8_0, std::vector<float>(64, 1.0f)));
+  const testing::TempDir dir;
+  testing::WriteFile(dir / "m.gguf", w.Build().bytes);
+  const auto file = GgufFile::Open(dir / "m.gguf");
+  ASSERT_TRUE(file.ok());
+  const absl::Status s = CheckTensors(TinyConfig(m), **file);
+  EXPECT_NE(s.message().find("output_norm.weight is of type q8_0"), absl::string_view::npos) << s;
+}
+
+TEST(TensorTable, HarmlessLeftoversAreIgnored) {
+  TinyModel m;
+  auto tensors = Tensors(m);
+  tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"];
+  tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = {"F32", {16}, std::string(64, '\0')};
+  EXPECT_TRUE(Check(m, tensors).ok()) << Check(m, tensors);
+  m.tied = false;
+  EXPECT_TRUE(Check(m, tensors).ok()) << "now it is the head";
+}
+
+}  // namespace
+}  // namespace shoal::model
