@@ -1,8 +1,8 @@
 // out[t, h, :] = softmax over positions p <= pos(t) of (scale * q[t, h, :] . K[p, kv(h), :]) times V[p, kv(h), :]
-// K and V are read only from the cache, after rounding, also for tokens of the current chunk (written before by rope_kv).
-// Exactness: key tiles lie at absolute positions (multiples of kKeyTile) and combine in ascending order by online softmax;
-// long contexts are split at absolute multiples of kContextSplit, and the splits combine in order. So a token's result
-// depends on its own q and context alone, not on the chunking, the batch or the threads.
+// K and V are read only from the cache, after rounding, also for tokens of the current chunk (written before by
+// rope_kv). Exactness: key tiles lie at absolute positions (multiples of kKeyTile) and combine in ascending order by
+// online softmax; long contexts are split at absolute multiples of kContextSplit, and the splits combine in order. So a
+// token's result depends on its own q and context alone, not on the chunking, the batch or the threads.
 #pragma once
 
 #include "absl/status/status.h"
@@ -14,7 +14,8 @@ namespace shoal::ops {
 inline constexpr int kKeyTile = 32;
 inline constexpr int kContextSplit = 1024;
 
-// The rows [row_begin, row_begin + row_count) of the batch are consecutive tokens of one sequence, the first at `position`.
+// The rows [row_begin, row_begin + row_count) of the batch are consecutive tokens of one sequence, the first at
+// `position`.
 struct AttentionSequence {
   const int32_t* block_table;  // covers positions [0, position + row_count)
   int row_begin;
@@ -30,9 +31,9 @@ struct AttentionArgs {
   int sequence_count;
   const int32_t* q_to_kv;  // [q_heads]: local kv head of each local query head, non-decreasing
   int q_heads;
-  int q_head_begin;        // this rank's first query head, counted over the whole model
+  int q_head_begin;  // this rank's first query head, counted over the whole model
   float scale;
-  float* workspace;        // at least attention_workspace(...) floats
+  float* workspace;  // at least attention_workspace(...) floats
 };
 using AttentionFn = absl::Status (*)(Stream&, const AttentionArgs&);
 

@@ -11,8 +11,8 @@
 namespace shoal::ops {
 
 // The table called `name`: "ref", "null", "cpu" (the best set this machine has), or "cpu-scalar", "cpu-avx2", ...
-// The environment variable SHOAL_CPU_ISA (scalar | avx2 | ...) overrides what "cpu" picks. NotFound lists what there is;
-// FailedPrecondition when the machine lacks the instructions.
+// The environment variable SHOAL_CPU_ISA (scalar | avx2 | ...) overrides what "cpu" picks. NotFound lists what there
+// is; FailedPrecondition when the machine lacks the instructions.
 absl::StatusOr<const OpTable*> FindOpTable(std::string_view name);
 
 // The tables that this machine can run, slowest first. Tests run all of them.

@@ -13,7 +13,7 @@ struct EmbedArgs {
   const int32_t* ids;  // [tokens]
   int32_t row_begin;
   float scale;
-  float* x;            // [tokens, dim], contiguous
+  float* x;  // [tokens, dim], contiguous
   int tokens;
 };
 using EmbedFn = absl::Status (*)(Stream&, const EmbedArgs&);

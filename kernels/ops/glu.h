@@ -1,4 +1,5 @@
-// y[t, i] = act(gate[t, i]) * up[t, i]        act: SiLU x / (1 + exp(-x)), or GELU in its tanh form (Shazeer, arXiv 2002.05202)
+// y[t, i] = act(gate[t, i]) * up[t, i]        act: SiLU x / (1 + exp(-x)), or GELU in its tanh form (Shazeer, arXiv
+// 2002.05202)
 #pragma once
 
 #include "absl/status/status.h"

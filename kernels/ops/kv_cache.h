@@ -1,7 +1,7 @@
 // The paged KV cache of one layer on one rank, as ops see it.
-// Element (slot s, kv head h, dim d) of K lies at k + (block * heads + h) * block_size * head_dim + offset * head_dim + d,
-// where block = s / block_size and offset = s % block_size; the same for V. So the tokens of one head in one block are
-// contiguous: [block][kv_head][block_size][head_dim].
+// Element (slot s, kv head h, dim d) of K lies at k + (block * heads + h) * block_size * head_dim + offset * head_dim +
+// d, where block = s / block_size and offset = s % block_size; the same for V. So the tokens of one head in one block
+// are contiguous: [block][kv_head][block_size][head_dim].
 #pragma once
 
 #include <cstdint>

@@ -2,9 +2,10 @@
 // Several weights that share one input (q/k/v, gate/up) go in one call: one parallel region, one read of x.
 // Plain weight types take x (f32) and sum in f32; quantised types take xq, multiply int8 by int8 exactly within each
 // block of 32 and sum the scaled blocks in f32 in ascending order of k:
-//   Q8_0: acc += (w.d * xq.scale) * dot;   Q4_0: the same with q - 8;   Q4_1: acc += (w.d * xq.scale) * dot + w.m * xq.sum.
-// Exactness: a row's result depends on that row alone, not on `tokens`, the threads, or which parts share the call; k is
-// never split over threads.
+//   Q8_0: acc += (w.d * xq.scale) * dot;   Q4_0: the same with q - 8;   Q4_1: acc += (w.d * xq.scale) * dot + w.m *
+//   xq.sum.
+// Exactness: a row's result depends on that row alone, not on `tokens`, the threads, or which parts share the call; k
+// is never split over threads.
 #pragma once
 
 #include "absl/status/status.h"
@@ -22,7 +23,7 @@ struct MatmulPart {
   int64_t y_stride;  // in floats, >= n
 };
 struct MatmulArgs {
-  const float* x;        // [tokens, k], contiguous; null when every part is quantised
+  const float* x;           // [tokens, k], contiguous; null when every part is quantised
   const QuantisedActs* xq;  // of the same x; null when no part is quantised
   MatmulPart parts[kMaxMatmulParts];
   int part_count;

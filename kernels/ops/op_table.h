@@ -22,8 +22,8 @@ struct OpTable {
 
   // Weights. `supports` answers for matmul, embed and packing alike. A matrix is packed in groups of `row_group` rows:
   // pack_rows writes rows [row_begin, row_begin + rows) of a packed [n, k] matrix at `dst` (its start), from canonical
-  // contiguous rows at `src`. row_begin is a multiple of row_group, and so is `rows` unless it ends the matrix. Calls for
-  // different rows of one matrix may run at the same time.
+  // contiguous rows at `src`. row_begin is a multiple of row_group, and so is `rows` unless it ends the matrix. Calls
+  // for different rows of one matrix may run at the same time.
   bool (*supports)(DType);
   int row_group;
   size_t (*packed_bytes)(DType, int64_t n, int64_t k);

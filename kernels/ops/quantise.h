@@ -9,9 +9,9 @@ namespace shoal::ops {
 
 // k is a multiple of 32. All three are contiguous, 64-byte aligned, owned by the caller.
 struct QuantisedActs {
-  int8_t* q;      // [tokens, k]
-  float* scale;   // [tokens, k / 32]
-  float* sum;     // [tokens, k / 32]
+  int8_t* q;     // [tokens, k]
+  float* scale;  // [tokens, k / 32]
+  float* sum;    // [tokens, k / 32]
 };
 struct QuantiseArgs {
   const float* x;  // [tokens, k], contiguous

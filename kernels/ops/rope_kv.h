@@ -11,13 +11,13 @@
 namespace shoal::ops {
 
 struct RopeKvArgs {
-  float* q;              // [tokens, q_heads, head_dim], token stride q_stride; rotated in place
-  const float* k;        // [tokens, kv_heads, head_dim], token stride kv_stride
-  const float* v;        // same shape and stride as k
+  float* q;                     // [tokens, q_heads, head_dim], token stride q_stride; rotated in place
+  const float* k;               // [tokens, kv_heads, head_dim], token stride kv_stride
+  const float* v;               // same shape and stride as k
   int64_t q_stride, kv_stride;  // in floats
-  const float* cos;      // [tokens, rot_dim / 2]
-  const float* sin;      // [tokens, rot_dim / 2]
-  const int64_t* slots;  // [tokens]: where the token's k and v go; -1: nowhere
+  const float* cos;             // [tokens, rot_dim / 2]
+  const float* sin;             // [tokens, rot_dim / 2]
+  const int64_t* slots;         // [tokens]: where the token's k and v go; -1: nowhere
   KvLayer cache;
   int tokens;
   int q_heads;

@@ -1,7 +1,9 @@
-// One token per row from its logits. temperature 0: the largest logit, the lowest id among equals. Otherwise, in this order:
-//   p = softmax(logits / temperature)                     keep the top_k largest (0: all; ties: lower id first), renormalise
-//   keep the smallest prefix, by falling p, whose sum reaches top_p (1: all)          drop p < min_p * max(p)
-//   renormalise; the token is the first, by falling p (ties: lower id first), where the running sum exceeds `uniform`.
+// One token per row from its logits. temperature 0: the largest logit, the lowest id among equals. Otherwise, in this
+// order:
+//   p = softmax(logits / temperature)                     keep the top_k largest (0: all; ties: lower id first),
+//   renormalise keep the smallest prefix, by falling p, whose sum reaches top_p (1: all)          drop p < min_p *
+//   max(p) renormalise; the token is the first, by falling p (ties: lower id first), where the running sum exceeds
+//   `uniform`.
 // Sums in double. A row with a NaN, or without any finite logit, gives token -1.
 #pragma once
 
@@ -18,10 +20,10 @@ struct SampleRow {
   float uniform = 0;  // in [0, 1): common/base/rng.h SamplingUniform
 };
 struct SampleArgs {
-  const float* logits;   // [rows, vocab], row stride in floats
+  const float* logits;  // [rows, vocab], row stride in floats
   int64_t stride;
   const SampleRow* params;  // [rows]
-  int32_t* tokens;       // [rows], out
+  int32_t* tokens;          // [rows], out
   int rows;
   int vocab;
 };

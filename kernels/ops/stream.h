@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <type_traits>
 
 namespace shoal::ops {
 
@@ -29,7 +30,8 @@ class Stream {
 // ParallelFor with a callable; no allocation.
 template <typename F>
 void ParallelFor(Stream& s, int tasks, F&& f) {
-  s.ParallelFor(tasks, [](void* c, int i) { (*static_cast<std::remove_reference_t<F>*>(c))(i); }, &f);
+  s.ParallelFor(
+      tasks, [](void* c, int i) { (*static_cast<std::remove_reference_t<F>*>(c))(i); }, &f);
 }
 
 }  // namespace shoal::ops

@@ -7,7 +7,8 @@
 
 namespace shoal::ops {
 
-// W: [n, k], n output features, k input features. `data` is in the layout of the backend that packed it, 64-byte aligned.
+// W: [n, k], n output features, k input features. `data` is in the layout of the backend that packed it, 64-byte
+// aligned.
 struct Weight {
   const void* data = nullptr;
   DType dtype = DType::kF32;

@@ -1,0 +1,198 @@
+// Paged attention on Vec: the query heads of one kv head, for some rows of one sequence, over the context splits
+// [split_begin, split_end). Per tile of kKeyTile keys at an absolute position, K and V are widened to f32 once and
+// serve all rows and heads; online softmax (Milakov & Gimelshein, arXiv 1805.02867) joins the tiles of a split, the
+// same rescaling joins the splits, both in ascending order, so a row's result shows neither the other rows nor the
+// task's cut. Included by set_*.cc after a vec_*.h; everything is local to that file.
+#pragma once
+
+#include "kernels/cpu/kernel_set.h"
+#include "kernels/cpu/row_kernels.h"
+
+namespace shoal::ops::cpu {
+namespace {
+
+// As ops::kKeyTile and kContextSplit, which cannot be included here; set_*.cc's caller asserts that they agree.
+inline constexpr int kTile = 32;
+inline constexpr int kSplit = 1024;
+
+struct AttendScratch {
+  alignas(64) float k[kTile][kMaxHeadDim];
+  alignas(64) float v[kTile][kMaxHeadDim];
+  alignas(64) float q[kMaxAttendStates][kMaxHeadDim];
+  alignas(64) float acc[kMaxAttendStates][kMaxHeadDim];    // of the current split
+  alignas(64) float total[kMaxAttendStates][kMaxHeadDim];  // of the splits before
+  float m[kMaxAttendStates], l[kMaxAttendStates];
+  float total_m[kMaxAttendStates], total_l[kMaxAttendStates];
+};
+
+inline int Padded(int head_dim) { return (head_dim + Vec::kLanes - 1) / Vec::kLanes * Vec::kLanes; }
+
+inline Vec LoadCached(DType type, const uint8_t* p, int at) {
+  if (type == DType::kF32) return Vec::Load(reinterpret_cast<const float*>(p) + at);
+  return type == DType::kF16 ? Vec::LoadF16(p + 2 * at) : Vec::LoadBF16(p + 2 * at);
+}
+
+// dst[0, head_dim) = one cached row, then zeros up to the padded length.
+inline void Widen(DType type, const uint8_t* src, int head_dim, float* dst) {
+  int d = 0;
+  for (; d + Vec::kLanes <= head_dim; d += Vec::kLanes) LoadCached(type, src, d).Store(dst + d);
+  if (d == head_dim) return;
+  alignas(64) uint8_t rest[Vec::kLanes * 4] = {};
+  const int size = type == DType::kF32 ? 4 : 2;
+  for (int i = 0; i < (head_dim - d) * size; ++i) rest[i] = src[d * size + i];
+  LoadCached(type, rest, 0).Store(dst + d);
+}
+
+// Keys [begin, begin + count) of the sequence.
+inline void WidenTile(const AttendTask& t, int begin, int count, AttendScratch& s) {
+  const auto type = static_cast<DType>(t.dtype);
+  const int64_t row_bytes = static_cast<int64_t>(t.head_dim) * (type == DType::kF32 ? 4 : 2);
+  for (int i = 0; i < count; ++i) {
+    const int p = begin + i;
+    const int64_t block = t.block_table[p / t.block_size];
+    const int64_t row = (block * t.kv_heads + t.kv_head) * t.block_size + p % t.block_size;
+    Widen(type, t.k + row * row_bytes, t.head_dim, s.k[i]);
+    Widen(type, t.v + row * row_bytes, t.head_dim, s.v[i]);
+  }
+}
+
+// weights[i] = exp(score_i - m) for the tile's first `count` keys, 0 beyond; updates m and l; returns acc's rescaling.
+inline float TileSoftmax(const AttendTask& t, AttendScratch& s, int state, int count, float* weights) {
+  constexpr int kVectors = kTile / Vec::kLanes;
+  const int padded = Padded(t.head_dim);
+  const Vec scale = Vec::Set(t.scale), none = Vec::Set(-__builtin_inff());
+  Vec score[kVectors], max = none;
+  for (int g = 0; g < kVectors; ++g) {
+    score[g] = none;
+    if (g * Vec::kLanes >= count) continue;
+    Vec dot[Vec::kLanes];
+    for (int i = 0; i < Vec::kLanes; ++i) dot[i] = Vec::Set(0);
+    for (int d = 0; d < padded; d += Vec::kLanes) {
+      const Vec q = Vec::Load(s.q[state] + d);
+#pragma GCC unroll 16
+      for (int i = 0; i < Vec::kLanes; ++i) dot[i] = Fma(q, Vec::Load(s.k[g * Vec::kLanes + i] + d), dot[i]);
+    }
+    score[g] = Head(count - g * Vec::kLanes, Mul(ReduceEach(dot), scale), none);
+    max = Max(max, score[g]);
+  }
+  const float m = ReduceMax(Max(Vec::Set(s.m[state]), max));
+  Vec sum = Vec::Set(0);
+  for (int g = 0; g < kVectors; ++g) {
+    const Vec w = Exp(Sub(score[g], Vec::Set(m)));
+    w.Store(weights + g * Vec::kLanes);
+    sum = Add(sum, w);
+  }
+  alignas(64) float rescale[Vec::kLanes];
+  Exp(Vec::Set(s.m[state] - m)).Store(rescale);
+  s.m[state] = m;
+  s.l[state] = s.l[state] * rescale[0] + ReduceAdd(sum);
+  return rescale[0];
+}
+
+inline void AttendTile(const AttendTask& t, AttendScratch& s, int state, int count) {
+  alignas(64) float weights[kTile];
+  const Vec rescale = Vec::Set(TileSoftmax(t, s, state, count, weights));
+  constexpr int kStep = 8;  // vectors of the head at a time: they stay in registers over the tile's keys
+  const int padded = Padded(t.head_dim);
+  int d = 0;
+  for (; d + kStep * Vec::kLanes <= padded; d += kStep * Vec::kLanes) {
+    Vec acc[kStep];
+    for (int i = 0; i < kStep; ++i) acc[i] = Mul(Vec::Load(s.acc[state] + d + i * Vec::kLanes), rescale);
+    for (int key = 0; key < count; ++key) {
+      const Vec w = Vec::Set(weights[key]);
+#pragma GCC unroll 8
+      for (int i = 0; i < kStep; ++i) acc[i] = Fma(w, Vec::Load(s.v[key] + d + i * Vec::kLanes), acc[i]);
+    }
+    for (int i = 0; i < kStep; ++i) acc[i].Store(s.acc[state] + d + i * Vec::kLanes);
+  }
+  for (; d < padded; d += Vec::kLanes) {
+    Vec acc = Mul(Vec::Load(s.acc[state] + d), rescale);
+    for (int key = 0; key < count; ++key) acc = Fma(Vec::Set(weights[key]), Vec::Load(s.v[key] + d), acc);
+    acc.Store(s.acc[state] + d);
+  }
+}
+
+// One split for all states; the keys of row r end with its own position.
+inline void AttendSplit(const AttendTask& t, AttendScratch& s, int split) {
+  const int padded = Padded(t.head_dim), states = t.rows * t.heads;
+  for (int i = 0; i < states; ++i) {
+    s.m[i] = -__builtin_inff();
+    s.l[i] = 0;
+    for (int d = 0; d < padded; d += Vec::kLanes) Vec::Set(0).Store(s.acc[i] + d);
+  }
+  const int keys = t.position + t.rows;
+  const int end = keys < (split + 1) * kSplit ? keys : (split + 1) * kSplit;
+  for (int begin = split * kSplit; begin < end; begin += kTile) {
+    WidenTile(t, begin, end - begin < kTile ? end - begin : kTile, s);
+    for (int row = 0; row < t.rows; ++row) {
+      const int visible = t.position + row + 1 - begin;
+      if (visible <= 0) continue;
+      for (int h = 0; h < t.heads; ++h) AttendTile(t, s, row * t.heads + h, visible < kTile ? visible : kTile);
+    }
+  }
+}
+
+// (m, l, acc) += (m2, l2, acc2), a later split's. The one place where splits join.
+inline void FoldSplit(float& m, float& l, float* acc, float m2, float l2, const float* acc2, int head_dim) {
+  const float max = m > m2 ? m : m2;
+  alignas(64) float a[Vec::kLanes], b[Vec::kLanes];
+  Exp(Vec::Set(m - max)).Store(a);
+  Exp(Vec::Set(m2 - max)).Store(b);
+  m = max;
+  l = l * a[0] + l2 * b[0];
+  for (int d = 0; d < head_dim; d += Vec::kLanes) {
+    const Vec old = Mul(LoadSome(acc + d, head_dim - d), Vec::Set(a[0]));
+    StoreSome(Fma(LoadSome(acc2 + d, head_dim - d), Vec::Set(b[0]), old), acc + d, head_dim - d);
+  }
+}
+
+inline void WriteHead(const float* acc, float l, int head_dim, float* out) {
+  for (int d = 0; d < head_dim; d += Vec::kLanes) {
+    StoreSome(Div(LoadSome(acc + d, head_dim - d), Vec::Set(l)), out + d, head_dim - d);
+  }
+}
+
+void AttendKernel(const AttendTask& t) {
+  AttendScratch s;
+  const int padded = Padded(t.head_dim), states = t.rows * t.heads;
+  for (int i = 0; i < states; ++i) {
+    const float* q = t.q + i / t.heads * t.q_stride + static_cast<int64_t>(i % t.heads) * t.head_dim;
+    for (int d = 0; d < padded; d += Vec::kLanes) {
+      LoadSome(q + d, t.head_dim - d).Store(s.q[i] + d);
+      Vec::Set(0).Store(s.total[i] + d);
+    }
+    s.total_m[i] = -__builtin_inff();
+    s.total_l[i] = 0;
+  }
+  for (int split = t.split_begin; split < t.split_end; ++split) {
+    AttendSplit(t, s, split);
+    for (int i = 0; i < states; ++i) {
+      if (t.partial != nullptr) {
+        float* out = t.partial + static_cast<int64_t>(i) * (t.head_dim + 2);
+        out[0] = s.m[i];
+        out[1] = s.l[i];
+        for (int d = 0; d < t.head_dim; ++d) out[2 + d] = s.acc[i][d];
+      } else if (t.position + i / t.heads >= split * kSplit) {
+        FoldSplit(s.total_m[i], s.total_l[i], s.total[i], s.m[i], s.l[i], s.acc[i], t.head_dim);
+      }
+    }
+  }
+  if (t.partial != nullptr) return;
+  for (int i = 0; i < states; ++i) {
+    float* out = t.out + i / t.heads * t.out_stride + static_cast<int64_t>(i % t.heads) * t.head_dim;
+    WriteHead(s.total[i], s.total_l[i], t.head_dim, out);
+  }
+}
+
+void FoldKernel(const FoldTask& t) {
+  alignas(64) float total[kMaxHeadDim] = {};
+  float m = -__builtin_inff(), l = 0;
+  for (int split = 0; split < t.splits; ++split) {
+    const float* p = t.partial + split * t.stride;
+    FoldSplit(m, l, total, p[0], p[1], p + 2, t.head_dim);
+  }
+  WriteHead(total, l, t.head_dim, t.out);
+}
+
+}  // namespace
+}  // namespace shoal::ops::cpu

@@ -1,0 +1,24 @@
+// clang-format off: the kernels are written on the Vec of the first header
+#include "kernels/cpu/vec_scalar.h"
+#include "kernels/cpu/row_kernels.h"
+#include "kernels/cpu/matmul_kernel.h"
+#include "kernels/cpu/attention_kernel.h"
+// clang-format on
+
+namespace shoal::ops::cpu {
+
+extern const KernelSet kScalarSet = {
+    .name = "cpu-scalar",
+    .lanes = Vec::kLanes,
+    .matmul = {MatmulKernel<PlainF32>, MatmulKernel<PlainF16>, MatmulKernel<PlainBF16>, MatmulKernel<FormatQ8_0>,
+               MatmulKernel<FormatQ4_0>, MatmulKernel<FormatQ4_1>},
+    .quantise = QuantiseKernel,
+    .rms_norm = RmsNormKernel,
+    .silu = SiluKernel,
+    .gelu_tanh = GeluTanhKernel,
+    .store = StoreKernel,
+    .attend = AttendKernel,
+    .fold = FoldKernel,
+};
+
+}  // namespace shoal::ops::cpu

@@ -1,0 +1,22 @@
+#include "kernels/ops/rms_norm.h"
+
+#include <algorithm>
+
+#include "kernels/null/null.h"
+
+namespace shoal::ops::null {
+
+absl::Status RmsNorm(Stream& stream, const RmsNormArgs& a) {
+  for (int64_t t = 0; t < a.tokens; ++t) {
+    float* x = a.x + t * a.dim;
+    if (a.add != nullptr) x[0] = static_cast<float>(ToInteger(x[0] + a.add[t * a.dim]) & kHiddenMask);
+    if (a.w == nullptr) continue;
+    float* y = a.y + t * a.dim;
+    std::fill(y, y + a.dim, 0.0f);
+    y[0] = static_cast<float>(ToInteger(x[0]) & kHiddenMask);
+  }
+  stream.Advance();
+  return absl::OkStatus();
+}
+
+}  // namespace shoal::ops::null

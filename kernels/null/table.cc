@@ -1,0 +1,34 @@
+#include "kernels/null/null.h"
+
+namespace shoal::ops::null {
+namespace {
+
+constexpr size_t kPackedBytes = 64;
+
+bool Supports(DType) { return true; }
+size_t PackedBytes(DType, int64_t, int64_t) { return kPackedBytes; }
+void PackRows(DType, const void*, int64_t, int64_t, int64_t, int64_t, void*) {}
+int64_t NoWorkspace(int, int, int, int, int) { return 0; }
+
+}  // namespace
+
+const OpTable& Table() {
+  static constexpr OpTable kTable = {.name = "null",
+                                     .supports = Supports,
+                                     .row_group = 1,
+                                     .packed_bytes = PackedBytes,
+                                     .pack_rows = PackRows,
+                                     .embed = Embed,
+                                     .rms_norm = RmsNorm,
+                                     .quantise = Quantise,
+                                     .matmul = Matmul,
+                                     .rope_kv = RopeKv,
+                                     .attention = Attention,
+                                     .attention_workspace = NoWorkspace,
+                                     .glu = Glu,
+                                     .sample = Sample,
+                                     .copy_blocks = CopyBlocks};
+  return kTable;
+}
+
+}  // namespace shoal::ops::null

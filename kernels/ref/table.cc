@@ -1,0 +1,40 @@
+#include <cstring>
+
+#include "kernels/ref/ref.h"
+
+namespace shoal::ops::ref {
+namespace {
+
+bool Supports(DType) { return true; }
+
+size_t PackedBytes(DType t, int64_t n, int64_t k) { return RowBytes(t, k) * static_cast<size_t>(n); }
+
+void PackRows(DType t, const void* src, int64_t row_begin, int64_t rows, int64_t /*n*/, int64_t k, void* dst) {
+  const size_t row = RowBytes(t, k);
+  std::memcpy(static_cast<char*>(dst) + row * static_cast<size_t>(row_begin), src, row * static_cast<size_t>(rows));
+}
+
+int64_t NoWorkspace(int, int, int, int, int) { return 0; }
+
+}  // namespace
+
+const OpTable& Table() {
+  static constexpr OpTable kTable = {.name = "ref",
+                                     .supports = Supports,
+                                     .row_group = 1,
+                                     .packed_bytes = PackedBytes,
+                                     .pack_rows = PackRows,
+                                     .embed = Embed,
+                                     .rms_norm = RmsNorm,
+                                     .quantise = Quantise,
+                                     .matmul = Matmul,
+                                     .rope_kv = RopeKv,
+                                     .attention = Attention,
+                                     .attention_workspace = NoWorkspace,
+                                     .glu = Glu,
+                                     .sample = Sample,
+                                     .copy_blocks = CopyBlocks};
+  return kTable;
+}
+
+}  // namespace shoal::ops::ref
