@@ -1,0 +1,62 @@
+// Rank engines on threads, fed by hand: what an agent and a coordinator do for real ones.
+#pragma once
+
+#include <condition_variable>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "common/base/mutex.h"
+#include "tests/cluster/harness/rank_set.h"
+#include "worker/rank/engine.h"
+
+namespace shoal::testing {
+
+// Plans for one rank. Thread-safe.
+class PlanQueue final : public rank::PlanSource {
+ public:
+  void Push(const plan::StepPlan& plan);
+  void Close();  // after what is queued
+  absl::Status Next(plan::StepPlan* plan, TimeNs* arrived) override;
+  bool HasNext() const override;
+
+ private:
+  mutable Mutex mutex_;
+  mutable CondVar changed_;
+  std::deque<std::pair<plan::StepPlan, TimeNs>> plans_ SHOAL_GUARDED_BY(mutex_);
+  bool closed_ SHOAL_GUARDED_BY(mutex_) = false;
+  const RealClock clock_;
+};
+
+// One RunEngine thread per rank of the set. Thread-safe.
+class Engines {
+ public:
+  // Takes the decoders out of `ranks`, which must outlive this.
+  explicit Engines(RankSet& ranks);
+  ~Engines();
+
+  void Submit(const plan::StepPlan& plan);
+  // The next answer of the sampling rank. Unavailable when an engine has ended first; DeadlineExceeded after a minute.
+  absl::StatusOr<plan::StepResult> NextResult();
+  // Lets all engines end after the plans they have, and says how each of them ended.
+  std::vector<absl::Status> Stop();
+  // The next answer of any rank that carries an error, after Stop().
+  std::vector<plan::StepResult> errors();
+
+ private:
+  RankSet& ranks_;
+  const RealClock clock_;
+  std::deque<PlanQueue> queues_;
+  std::vector<std::thread> threads_;
+  Mutex mutex_;
+  CondVar changed_;
+  std::deque<plan::StepResult> results_ SHOAL_GUARDED_BY(mutex_);
+  std::vector<plan::StepResult> errors_ SHOAL_GUARDED_BY(mutex_);
+  std::vector<absl::Status> ended_ SHOAL_GUARDED_BY(mutex_);
+  int running_ SHOAL_GUARDED_BY(mutex_) = 0;
+  bool broken_ SHOAL_GUARDED_BY(mutex_) = false;
+};
+
+}  // namespace shoal::testing

@@ -1,0 +1,55 @@
+#include "tests/cluster/harness/shards.h"
+
+#include <cstring>
+#include <utility>
+
+#include "common/base/status_macros.h"
+#include "kernels/ops/backends.h"
+#include "tests/testing/temp_dir.h"
+
+namespace shoal::testing {
+
+absl::StatusOr<TestModel> OpenDefaultModel() {
+  SHOAL_ASSIGN_OR_RETURN(model::ModelFiles files, model::OpenModel("models/SmolLM2-135M-Instruct-Q4_1.gguf"));
+  return TestModel{files.config, files.checkpoint};
+}
+
+absl::StatusOr<TestModel> OpenTinyModel(const TinyModel& tiny) {
+  const TempDir directory;
+  const std::string path = directory.path() + "/tiny.gguf";
+  WriteTinyGguf(tiny, path);
+  SHOAL_ASSIGN_OR_RETURN(model::ModelFiles files, model::OpenModel(path));
+  return TestModel{files.config, files.checkpoint};
+}
+
+TestModel WithDummyWeights(const TestModel& like, uint64_t seed) {
+  return {like.config, model::MakeDummyCheckpoint(like.checkpoint, seed)};
+}
+
+Memory MakeMemory(size_t bytes, int fill) {
+  const size_t rounded = (bytes + 127) / 64 * 64;
+  Memory memory(static_cast<std::byte*>(std::aligned_alloc(64, rounded)));
+  std::memset(memory.get(), fill, rounded);
+  return memory;
+}
+
+absl::StatusOr<std::shared_ptr<const Shards>> LoadShards(const TestModel& model, int tp, int pp,
+                                                         const std::string& table, bool compute_f32) {
+  auto shards = std::make_shared<Shards>();
+  shards->model = model;
+  SHOAL_ASSIGN_OR_RETURN(shards->table, ops::FindOpTable(table));
+  SHOAL_ASSIGN_OR_RETURN(shards->plan, plan::MakeShardPlan(model.config, tp, pp));
+  for (const plan::RankShard& shard : shards->plan.ranks) {
+    SHOAL_ASSIGN_OR_RETURN(const weights::WeightLayout layout,
+                           weights::MakeLayout(model.config, *model.checkpoint, shard, *shards->table, compute_f32));
+    Memory region = MakeMemory(layout.region_bytes, 0);
+    const std::span<std::byte> bytes(region.get(), layout.region_bytes);
+    SHOAL_RETURN_IF_ERROR(weights::LoadShard(*model.checkpoint, layout, *shards->table, bytes, 2, nullptr, nullptr));
+    SHOAL_ASSIGN_OR_RETURN(weights::ModelWeights bound, weights::Bind(bytes, model.config, shard));
+    shards->regions.push_back(std::move(region));
+    shards->weights.push_back(std::move(bound));
+  }
+  return shards;
+}
+
+}  // namespace shoal::testing
