@@ -126,8 +126,10 @@ class Reading(unittest.TestCase):
 class Expectations(TreeCase):
     def test_gtest(self):
         text = ("TEST(A, Empty) {\n  f();\n}\nTEST(A, Good) {\n  EXPECT_EQ(1, f());\n}\nTEST_F(B, Helper) {\n  ExpectSame(1);\n}\n"
-                "TEST_P(C, OnlyInAComment) {\n  // EXPECT_TRUE(f());\n}\nTEST(A, Member) { h.VerifyAll(); }\n")
-        self.expect_problems(rules.expectations, {"tests/a_test.cc": text}, ("tests/a_test.cc", 1), ("tests/a_test.cc", 10))
+                "TEST_P(C, OnlyInAComment) {\n  // EXPECT_TRUE(f());\n}\nTEST(A, Member) { h.VerifyAll(); }\n"
+                "void AsAlone(int n) {\n  EXPECT_EQ(n, f(n));\n}\nTEST(A, Through) { AsAlone(3); }\nTEST(A, Not) { AsAloneNot(3); }\n")
+        self.expect_problems(rules.expectations, {"tests/a_test.cc": text}, ("tests/a_test.cc", 1), ("tests/a_test.cc", 10),
+                             ("tests/a_test.cc", 18))
 
     def test_rust(self):
         text = "#[test]\nfn a() {\n    f();\n}\n#[test]\nfn b() {\n    assert_eq!(f(), 1);\n}\nfn c() {}\n"
