@@ -16,7 +16,9 @@ namespace {
 
 constexpr size_t kBytes = 3 * 4096 + 100;
 
-std::string UniqueName(const char* what) { return std::string("shoal-test-") + what + "-" + std::to_string(::getpid()); }
+std::string UniqueName(const char* what) {
+  return std::string("shoal-test-") + what + "-" + std::to_string(::getpid());
+}
 
 // Runs `body` in a child and returns its exit status (or 128 + the signal that killed it).
 template <typename F>
@@ -52,13 +54,21 @@ TEST(SharedMemory, WritesAreSeenThroughAnotherMapping) {
   writer->data()[kBytes - 1] = std::byte{42};
   EXPECT_EQ(owner->data()[kBytes - 1], std::byte{42});
   EXPECT_EQ(reader->data()[kBytes - 1], std::byte{42});
-  EXPECT_EQ(InChild([&] { reader->data()[0] = std::byte{1}; return 0; }), 128 + SIGSEGV);
+  EXPECT_EQ(InChild([&] {
+              reader->data()[0] = std::byte{1};
+              return 0;
+            }),
+            128 + SIGSEGV);
 }
 
 TEST(SharedMemory, OutlivesTheProcessThatWroteIt) {
   auto m = SharedMemory::Create("outlives", kBytes);
   ASSERT_TRUE(m.ok());
-  ASSERT_EQ(InChild([&] { m->data()[5] = std::byte{9}; return 0; }), 0);
+  ASSERT_EQ(InChild([&] {
+              m->data()[5] = std::byte{9};
+              return 0;
+            }),
+            0);
   EXPECT_EQ(m->data()[5], std::byte{9});
 }
 
@@ -70,7 +80,11 @@ TEST(SharedMemory, SealedMemoryCannotBeWritten) {
   ASSERT_TRUE(m->Seal().ok());
   EXPECT_EQ(m->data(), before) << "pointers stay valid";
   EXPECT_EQ(m->data()[kBytes - 1], std::byte{3});
-  EXPECT_EQ(InChild([&] { m->data()[0] = std::byte{1}; return 0; }), 128 + SIGSEGV);
+  EXPECT_EQ(InChild([&] {
+              m->data()[0] = std::byte{1};
+              return 0;
+            }),
+            128 + SIGSEGV);
   const char byte = 1;
   EXPECT_LT(::pwrite(m->fd(), &byte, 1, 0), 0);
   EXPECT_NE(::ftruncate(m->fd(), kBytes + 1), 0);

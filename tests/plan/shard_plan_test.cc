@@ -29,7 +29,9 @@ ModelConfig Config(int layers, int hidden, int heads, int kv_heads, int head_dim
 }
 ModelConfig SmolLm2() { return Config(30, 576, 9, 3, 64, 1536, 49152, true); }
 ModelConfig Llama70B() { return Config(80, 8192, 64, 8, 128, 28672, 128256, false); }
-ModelConfig Odd() { return Config(5, 96, 6, 3, 16, 224, 131, false); }  // heads in units of two, a vocabulary with a rest
+ModelConfig Odd() {
+  return Config(5, 96, 6, 3, 16, 224, 131, false);
+}  // heads in units of two, a vocabulary with a rest
 
 struct Shape {
   int tp, pp;

@@ -1,0 +1,96 @@
+#include <gtest/gtest.h>
+
+#include <cstring>
+
+#include "kernels/ops/backends.h"
+#include "tests/weights/shards.h"
+#include "worker/weights/region.h"
+
+namespace shoal::weights {
+namespace {
+
+const ops::OpTable& Ref() { return **ops::FindOpTable("ref"); }
+
+absl::StatusCode BindCode(const Region& region, const model::ModelConfig& config, const plan::RankShard& shard,
+                          std::string_view packed_by = {}) {
+  return Bind(region.bytes(), config, shard, packed_by).status().code();
+}
+
+TEST(Bind, GivesTheDecoderItsShapes) {
+  const model::ModelFiles files = OpenTiny({});
+  const std::vector<LoadedRank> ranks = LoadAll(files.config, *files.checkpoint, Ref(), 2, 2);
+  const ModelWeights& first = ranks[0].weights;
+  const ModelWeights& last = ranks[3].weights;
+  ASSERT_EQ(first.layers.size(), 1u);
+  EXPECT_EQ(first.layers[0].q.n, 64);
+  EXPECT_EQ(first.layers[0].q.k, 64);
+  EXPECT_EQ(first.layers[0].k.n, 32);
+  EXPECT_EQ(first.layers[0].o.n, 64);
+  EXPECT_EQ(first.layers[0].o.k, 64);
+  EXPECT_EQ(first.layers[0].gate.n + ranks[1].weights.layers[0].gate.n, 96);
+  EXPECT_EQ(first.layers[0].down.k, first.layers[0].up.n);
+  EXPECT_NE(first.embedding.data, nullptr);
+  EXPECT_EQ(first.head.data, nullptr);
+  EXPECT_EQ(first.final_norm, nullptr);
+  EXPECT_EQ(last.embedding.data, nullptr);
+  EXPECT_NE(last.head.data, nullptr);
+  EXPECT_NE(last.final_norm, nullptr);
+  EXPECT_EQ(first.embedding.n + ranks[1].weights.embedding.n, 288);
+  const auto whole = LoadAll(files.config, *files.checkpoint, Ref(), 1, 1);
+  EXPECT_EQ(whole[0].weights.head.data, whole[0].weights.embedding.data) << "tied, and on one stage: held once";
+}
+
+TEST(Bind, RefusesTheRegionOfAnotherShardConfigOrBackend) {
+  const model::ModelFiles files = OpenTiny({});
+  const std::vector<LoadedRank> ranks = LoadAll(files.config, *files.checkpoint, Ref(), 2, 2);
+  for (const LoadedRank& region : ranks) {
+    for (const LoadedRank& shard : ranks) {
+      const bool own = region.shard.rank == shard.shard.rank;
+      EXPECT_EQ(BindCode(*region.region, files.config, shard.shard),
+                own ? absl::StatusCode::kOk : absl::StatusCode::kDataLoss);
+    }
+  }
+  model::ModelConfig other = files.config;
+  other.hidden += 32;
+  EXPECT_EQ(BindCode(*ranks[0].region, other, ranks[0].shard), absl::StatusCode::kDataLoss);
+  EXPECT_EQ(BindCode(*ranks[0].region, files.config, ranks[0].shard, "ref"), absl::StatusCode::kOk);
+  EXPECT_EQ(BindCode(*ranks[0].region, files.config, ranks[0].shard, "cpu-avx2"), absl::StatusCode::kDataLoss);
+}
+
+TEST(Bind, RefusesWhatIsNoRegion) {
+  const model::ModelFiles files = OpenTiny({});
+  const plan::RankShard shard = plan::MakeShardPlan(files.config, 1, 1)->ranks[0];
+  EXPECT_EQ(BindCode(Region(0), files.config, shard), absl::StatusCode::kDataLoss);
+  EXPECT_EQ(BindCode(Region(1 << 16), files.config, shard), absl::StatusCode::kDataLoss);
+  const auto loaded = LoadAll(files.config, *files.checkpoint, Ref(), 1, 1);
+  const std::span<const std::byte> bytes = loaded[0].region->bytes();
+  EXPECT_FALSE(Bind(bytes.first(bytes.size() - 64), files.config, shard).ok()) << "cut off";
+  EXPECT_FALSE(Bind(bytes.subspan(1), files.config, shard).ok()) << "misaligned";
+}
+
+// Whatever a byte of the directory says, Bind refuses it or gives pointers inside the region.
+TEST(Bind, SurvivesACorruptDirectory) {
+  const model::ModelFiles files = OpenTiny({});
+  std::vector<LoadedRank> ranks = LoadAll(files.config, *files.checkpoint, Ref(), 1, 1);
+  const std::span<std::byte> bytes = ranks[0].region->bytes();
+  int refused = 0;
+  for (int64_t i = 0; i < DirectoryBytes(ranks[0].layout.items.size()); ++i) {
+    for (const uint8_t change : {0x01, 0x80, 0xFF}) {
+      bytes[static_cast<size_t>(i)] ^= std::byte{change};
+      const auto weights = Bind(bytes, files.config, ranks[0].shard);
+      bytes[static_cast<size_t>(i)] ^= std::byte{change};
+      if (!weights.ok()) {
+        ++refused;
+        continue;
+      }
+      for (const ops::Weight& w : {weights->embedding, weights->layers[0].q, weights->layers[1].down}) {
+        ASSERT_GE(w.data, bytes.data());
+        ASSERT_LT(w.data, bytes.data() + bytes.size());
+      }
+    }
+  }
+  EXPECT_GT(refused, 1000);
+}
+
+}  // namespace
+}  // namespace shoal::weights
