@@ -109,13 +109,24 @@ absl::StatusOr<Report> MakeReport(const model::ModelFiles& files, int tp, int pp
 
 std::string Bytes(int64_t n) {
   if (n < 10'000) return absl::StrCat(n, " B");
-  if (n < 10'000'000) return absl::StrFormat("%.1f kB", static_cast<double>(n) / 1e3);
+  if (n < 1'000'000) return absl::StrFormat("%.1f kB", static_cast<double>(n) / 1e3);
   if (n < 10'000'000'000) return absl::StrFormat("%.1f MB", static_cast<double>(n) / 1e6);
   return absl::StrFormat("%.2f GB", static_cast<double>(n) / 1e9);
 }
 
 std::string Span(const plan::Range& r) {
   return r.size() == 0 ? "-" : r.size() == 1 ? absl::StrCat(r.begin) : absl::StrCat(r.begin, "-", r.end - 1);
+}
+
+// Names and values, both to the left.
+std::string List(const std::vector<std::pair<std::string, std::string>>& rows) {
+  size_t width = 0;
+  for (const auto& [name, value] : rows) width = std::max(width, name.size());
+  std::string out;
+  for (const auto& [name, value] : rows) {
+    absl::StrAppend(&out, "  ", name, std::string(width + 2 - name.size(), ' '), value, "\n");
+  }
+  return out;
 }
 
 // Columns as wide as their widest cell, two spaces between; numbers to the right, the first column to the left.
@@ -128,7 +139,7 @@ std::string Table(const std::vector<std::vector<std::string>>& rows) {
   for (const auto& row : rows) {
     for (size_t i = 0; i < row.size(); ++i) {
       const std::string pad(widths[i] - row[i].size(), ' ');
-      absl::StrAppend(&out, i == 0 ? "  " : "  ", i == 0 ? row[i] + pad : pad + row[i]);
+      absl::StrAppend(&out, "  ", i == 0 ? row[i] + pad : pad + row[i]);
     }
     out += '\n';
   }
@@ -145,17 +156,17 @@ std::string RopeText(const model::Rope& rope) {
 std::string TextReport(const Report& r) {
   const ModelConfig& c = r.files->config;
   std::string out = absl::StrCat(r.files->name, "\n");
-  out += Table({{"path", r.files->path},
-                {"architecture", c.architecture},
-                {"layers", absl::StrCat(c.layers)},
-                {"hidden", absl::StrCat(c.hidden)},
-                {"heads", absl::StrCat(c.heads, " of ", c.head_dim, ", ", c.kv_heads, " kv")},
-                {"feed-forward", absl::StrCat(c.ffn)},
-                {"vocabulary", absl::StrCat(c.vocab, c.tied_embeddings ? ", head tied to the embedding" : "")},
-                {"context", absl::StrCat(c.max_position)},
-                {"rotary", RopeText(c.rope)},
-                {"end tokens", absl::StrJoin(c.eos_tokens, ", ")},
-                {"revision", r.files->revision}});
+  out += List({{"path", r.files->path},
+               {"architecture", c.architecture},
+               {"layers", absl::StrCat(c.layers)},
+               {"hidden", absl::StrCat(c.hidden)},
+               {"heads", absl::StrCat(c.heads, " of ", c.head_dim, ", ", c.kv_heads, " kv")},
+               {"feed-forward", absl::StrCat(c.ffn)},
+               {"vocabulary", absl::StrCat(c.vocab, c.tied_embeddings ? ", head tied to the embedding" : "")},
+               {"context", absl::StrCat(c.max_position)},
+               {"rotary", RopeText(c.rope)},
+               {"end tokens", absl::StrJoin(c.eos_tokens, ", ")},
+               {"revision", r.files->revision}});
   out += "\ntensors\n";
   std::vector<std::vector<std::string>> types = {{"type", "tensors", "bytes"}};
   for (const auto& [name, count] : r.types) types.push_back({name, absl::StrCat(count.tensors), Bytes(count.bytes)});
@@ -181,8 +192,8 @@ std::string TextReport(const Report& r) {
     }
     out += Table(rows);
   }
-  absl::StrAppendFormat(&out, "\nread over all ranks: %s\nbound of uneven work: %.4f of %d x one rank\n",
-                        Bytes(r.read_bytes), r.bound, r.plan.tp * r.plan.pp);
+  absl::StrAppendFormat(&out, "\nread over all ranks: %s\nbound of uneven work: %.4f (%.2f ranks of %d)\n",
+                        Bytes(r.read_bytes), r.bound, r.bound * r.plan.tp * r.plan.pp, r.plan.tp * r.plan.pp);
   return out;
 }
 
