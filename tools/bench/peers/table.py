@@ -2,12 +2,12 @@
 """Writes the README's table of measurements from the raw results.   table.py RESULTS.json [README.md [--check]]
 
 Without a README it prints the table. In the README the table stands between the lines
-<!-- bench: begin --> and <!-- bench: end -->; with --check a difference is an error and nothing is written.
+<!-- bench:begin --> and <!-- bench:end -->; with --check a difference is an error and nothing is written.
 """
 import json
 import sys
 
-BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
+BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 ROWS = [
     ("decode_1", "decode, 1 stream", "llama-bench"),
     ("streams_16", "16 streams, 128 tokens in, 64 out", "llama-server -np 16"),
