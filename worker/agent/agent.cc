@@ -1,0 +1,136 @@
+#include "worker/agent/agent.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <csignal>
+#include <memory>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/build_id.h"
+#include "common/base/status_macros.h"
+#include "common/plan/wire_grpc.h"
+#include "worker/agent/control.h"
+#include "worker/agent/host.h"
+#include "worker/agent/registration.h"
+#include "worker/agent/service.h"
+
+namespace shoal::agent {
+namespace {
+
+constexpr DurationNs kFirstRetry = 100 * kMillisecond, kLongestRetry = kSecond;
+constexpr auto kPoll = std::chrono::milliseconds(20);
+
+absl::Status CheckAddress(const std::string& what, const std::string& address, bool insecure) {
+  const size_t colon = address.rfind(':');
+  if (colon == std::string::npos || colon == 0 || colon + 1 == address.size()) {
+    return absl::InvalidArgumentError(absl::StrCat(what, " address \"", address, "\" is not of the form host:port"));
+  }
+  if (!insecure && !plan::IsLoopback(address)) {
+    return absl::InvalidArgumentError(absl::StrCat("the ", what, " address ", address,
+                                                   " is off loopback, where there is no TLS yet: say --insecure to "
+                                                   "allow it"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckOptions(const AgentOptions& o) {
+  SHOAL_RETURN_IF_ERROR(CheckAddress("coordinator", o.coordinator, o.insecure));
+  SHOAL_RETURN_IF_ERROR(CheckAddress("listen", o.listen, o.insecure));
+  if (o.slots < 1 || o.slots > 64)
+    return absl::InvalidArgumentError(absl::StrCat(o.slots, " slots: 1 to 64 are possible"));
+  if (o.threads < 0 || o.memory_bytes < 0 || o.orphan_timeout < 0) {
+    return absl::InvalidArgumentError("threads, memory and orphan time-out cannot be negative");
+  }
+  return absl::OkStatus();
+}
+
+std::string OwnBinary() {
+  char path[4096];
+  const ssize_t n = ::readlink("/proc/self/exe", path, sizeof path);
+  return n > 0 ? std::string(path, static_cast<size_t>(n)) : std::string("/proc/self/exe");
+}
+
+GroupContext Describe(const AgentOptions& o) {
+  const HostFacts facts = ReadHostFacts();
+  GroupContext context;
+  plan::AgentInfo& self = context.self;
+  self.id = RandomName();
+  self.incarnation = RandomNumber();
+  self.hostname = facts.hostname;
+  self.boot_id = facts.boot_id;
+  self.build_id = o.build_id.empty() ? BuildId() : o.build_id;
+  self.pid = ::getpid();
+  const int64_t memory = o.memory_bytes > 0 ? o.memory_bytes : facts.memory_available / 2;
+  const int threads = o.threads > 0 ? o.threads : std::max(1, facts.cores / o.slots);
+  for (int i = 0; i < o.slots; ++i) self.slots.push_back({o.device, threads, memory / o.slots});
+  context.rank_binary = o.rank_binary.empty() ? OwnBinary() : o.rank_binary;
+  context.log_directory = o.log_directory;
+  context.cores = facts.cores;
+  return context;
+}
+
+// False: *stop became true first.
+bool Nap(DurationNs time, const std::atomic<bool>& stop) {
+  const RealClock clock;
+  const TimeNs until = clock.Now() + time;
+  while (!stop.load() && clock.Now() < until) std::this_thread::sleep_for(kPoll);
+  return !stop.load();
+}
+
+// One connection to the coordinator, from Register to its loss.
+absl::Status Attend(const AgentOptions& o, Control& control, int port, const std::atomic<bool>& stop,
+                    bool* registered) {
+  CoordinatorSession session(o.coordinator);
+  plan::AgentInfo info = control.Info();
+  SHOAL_ASSIGN_OR_RETURN(info.address, AdvertisedAddress(o.listen, port, o.coordinator));
+  Registered answer;
+  SHOAL_RETURN_IF_ERROR(session.Register(info, stop, &answer));
+  *registered = true;
+  return session.Beat(
+      answer.heartbeat_interval, [&control] { return control.Beat(); }, stop);
+}
+
+// Registers again and again until there is a reason to end.
+absl::Status Serve(const AgentOptions& o, Control& control, int port, const std::atomic<bool>& stop) {
+  const RealClock clock;
+  TimeNs alone_since = clock.Now();
+  DurationNs retry = kFirstRetry;
+  while (!stop.load()) {
+    bool registered = false;
+    const absl::Status lost = Attend(o, control, port, stop, &registered);
+    if (stop.load()) break;
+    if (!registered && absl::IsFailedPrecondition(lost)) return lost;
+    if (registered) {
+      Log(absl::StrCat("lost the coordinator at ", o.coordinator, ": ", lost.message()));
+      control.Drop("the agent has lost the coordinator");
+      alone_since = clock.Now();
+      retry = kFirstRetry;
+    }
+    if (clock.Now() - alone_since > o.orphan_timeout) {
+      return absl::UnavailableError(absl::StrCat("no coordinator at ", o.coordinator, " for ",
+                                                 o.orphan_timeout / kSecond, " s: ", lost.message()));
+    }
+    if (!Nap(retry, stop)) break;
+    retry = std::min(2 * retry, kLongestRetry);
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status RunAgent(const AgentOptions& options, const std::atomic<bool>& stop) {
+  SHOAL_RETURN_IF_ERROR(CheckOptions(options));
+  // Declared first: the endpoint ends after the control, whose answers all calls wait for.
+  SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<Endpoint> endpoint, Endpoint::Listen(options.listen));
+  Control control(Describe(options));
+  endpoint->Serve(&control);
+  absl::Status ended = Serve(options, control, endpoint->port(), stop);
+  control.Stop();
+  return ended;
+}
+
+}  // namespace shoal::agent

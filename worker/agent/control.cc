@@ -1,0 +1,169 @@
+// Tested by: tests/agent/agent_test.cc
+#include "worker/agent/control.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/status_macros.h"
+
+namespace shoal::agent {
+namespace {
+
+GroupContext WithShelf(GroupContext context, Shelf* shelf) {
+  context.shelf = shelf;
+  return context;
+}
+
+absl::Status Stopping() { return absl::CancelledError("the agent is ending"); }
+
+}  // namespace
+
+Control::Control(GroupContext context) : context_(WithShelf(std::move(context), &shelf_)), thread_([this] { Run(); }) {}
+
+Control::~Control() { Stop(); }
+
+void Control::Run() {
+  while (true) {
+    std::function<void()> job;
+    {
+      MutexLock lock(mutex_);
+      while (jobs_.empty() && !stopped_) changed_.Wait(mutex_);
+      if (jobs_.empty()) break;
+      job = std::move(jobs_.front());
+      jobs_.pop_front();
+    }
+    job();
+  }
+  EndCurrent(Stopping());
+}
+
+void Control::Stop() {
+  {
+    MutexLock lock(mutex_);
+    stopped_ = true;
+    if (group_ != nullptr) group_->Cancel();
+    changed_.NotifyAll();
+  }
+  if (thread_.joinable()) thread_.join();
+}
+
+bool Control::Enqueue(std::function<void()> job) {
+  MutexLock lock(mutex_);
+  if (stopped_) return false;
+  jobs_.push_back(std::move(job));
+  changed_.NotifyAll();
+  return true;
+}
+
+std::shared_ptr<Group> Control::Current() const {
+  MutexLock lock(mutex_);
+  return group_;
+}
+
+absl::Status Control::Enter(uint64_t epoch, bool joining) {
+  MutexLock lock(mutex_);
+  if (stopped_) return Stopping();
+  if (epoch < highest_epoch_ || (joining && epoch <= joined_epoch_)) {
+    return absl::AbortedError(
+        absl::StrCat("epoch ", epoch, " is over: epoch ", std::max(highest_epoch_, joined_epoch_), " has begun"));
+  }
+  highest_epoch_ = epoch;
+  if (joining) joined_epoch_ = epoch;
+  if (group_ != nullptr && group_->epoch() < epoch) group_->Cancel();
+  return absl::OkStatus();
+}
+
+void Control::EndCurrent(const absl::Status& why) {
+  std::shared_ptr<Group> group;
+  {
+    MutexLock lock(mutex_);
+    group = std::move(group_);
+    group_ = nullptr;
+  }
+  if (group != nullptr) group->End(why);
+}
+
+void Control::Join(plan::JoinGroup join, OnJoined done) {
+  if (absl::Status entered = Enter(join.epoch, true); !entered.ok()) return done(entered);
+  const bool queued = Enqueue([this, join = std::move(join), done] { done(DoJoin(join)); });
+  if (!queued) done(Stopping());
+}
+
+absl::StatusOr<plan::JoinReply> Control::DoJoin(const plan::JoinGroup& join) {
+  EndCurrent(absl::AbortedError(absl::StrCat("epoch ", join.epoch, " has begun")));
+  plan::JoinReply reply;
+  SHOAL_ASSIGN_OR_RETURN(std::shared_ptr<Group> group, Group::Join(join, context_, &reply));
+  {
+    MutexLock lock(mutex_);
+    if (join.epoch == highest_epoch_ && !stopped_) {
+      group_ = std::move(group);
+      return reply;
+    }
+  }
+  return absl::AbortedError(absl::StrCat("epoch ", join.epoch, " was over before its group had formed"));
+}
+
+void Control::Load(plan::LoadModel load, OnProgress report, OnDone done) {
+  const bool queued =
+      Enqueue([this, load = std::move(load), report = std::move(report), done] { done(DoLoad(load, report)); });
+  if (!queued) done(Stopping());
+}
+
+absl::Status Control::DoLoad(const plan::LoadModel& load, const OnProgress& report) {
+  const std::shared_ptr<Group> group = Current();
+  if (group == nullptr || group->epoch() != load.epoch) {
+    return absl::AbortedError(absl::StrCat("there is no group of epoch ", load.epoch, " here"));
+  }
+  if (group->loaded()) return absl::FailedPreconditionError("the group has been loaded before");
+  SHOAL_ASSIGN_OR_RETURN(const plan::LoadProgress done, group->Load(load, report));
+  report(done);
+  return absl::OkStatus();
+}
+
+void Control::Abort(uint64_t epoch, const std::string& reason, OnDone done) {
+  if (absl::Status entered = Enter(epoch, false); !entered.ok()) return done(entered);
+  const bool queued = Enqueue([this, epoch, reason, done] {
+    const std::shared_ptr<Group> group = Current();
+    if (group != nullptr && group->epoch() < epoch) EndCurrent(absl::AbortedError(reason));
+    done(absl::OkStatus());
+  });
+  if (!queued) done(Stopping());
+}
+
+void Control::Drop(const std::string& reason) {
+  if (const std::shared_ptr<Group> group = Current()) group->Cancel();
+  Enqueue([this, reason] { EndCurrent(absl::AbortedError(reason)); });
+}
+
+absl::StatusOr<std::shared_ptr<Group>> Control::Open(uint64_t epoch, uint64_t coordinator) {
+  std::shared_ptr<Group> group = Current();
+  if (group == nullptr || group->epoch() != epoch || group->coordinator() != coordinator) {
+    return absl::AbortedError(absl::StrCat("there is no group of epoch ", epoch, " here"));
+  }
+  if (!group->loaded()) return absl::FailedPreconditionError("the group has not been loaded");
+  return group;
+}
+
+plan::AgentInfo Control::Info() const {
+  plan::AgentInfo info = context_.self;
+  Shelf::HeldWeights held = shelf_.Held();
+  info.held_ranks = std::move(held.ranks);
+  info.held_model = std::move(held.key);
+  MutexLock lock(mutex_);
+  info.highest_epoch = highest_epoch_;
+  return info;
+}
+
+plan::Heartbeat Control::Beat() const {
+  plan::Heartbeat beat;
+  beat.agent = context_.self.id;
+  beat.incarnation = context_.self.incarnation;
+  const std::shared_ptr<Group> group = Current();
+  if (group != nullptr) beat.ranks = group->Statuses();
+  MutexLock lock(mutex_);
+  beat.epoch = highest_epoch_;
+  return beat;
+}
+
+}  // namespace shoal::agent

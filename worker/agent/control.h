@@ -1,0 +1,72 @@
+// The agent's mind: epochs, and the one group that runs here. Commands come from any thread and are carried out in
+// order on one control thread, which also starts all rank processes; a command of a newer epoch cuts the running one
+// short.
+#pragma once
+
+#include <deque>
+#include <functional>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "common/base/mutex.h"
+#include "common/plan/control.h"
+#include "worker/agent/group.h"
+#include "worker/agent/shelf.h"
+
+namespace shoal::agent {
+
+class Control {
+ public:
+  // `context.self` is what will be told at Register, but for what changes (epoch, held weights); its shelf is ignored.
+  explicit Control(GroupContext context);
+  ~Control();  // Stop()
+
+  // `done` is called once, from the control thread or (when refused) from the caller's. Aborted: the epoch is over.
+  using OnJoined = std::function<void(absl::StatusOr<plan::JoinReply>)>;
+  void Join(plan::JoinGroup join, OnJoined done) SHOAL_EXCLUDES(mutex_);
+  using OnProgress = std::function<void(const plan::LoadProgress&)>;
+  using OnDone = std::function<void(absl::Status)>;
+  void Load(plan::LoadModel load, OnProgress report, OnDone done) SHOAL_EXCLUDES(mutex_);
+  // Ends groups of epochs below `epoch`; `done` once none of their processes is left.
+  void Abort(uint64_t epoch, const std::string& reason, OnDone done) SHOAL_EXCLUDES(mutex_);
+  // Ends the group, whatever its epoch; the epoch stays.
+  void Drop(const std::string& reason) SHOAL_EXCLUDES(mutex_);
+
+  // The group that a step stream of this epoch belongs to.
+  absl::StatusOr<std::shared_ptr<Group>> Open(uint64_t epoch, uint64_t coordinator) SHOAL_EXCLUDES(mutex_);
+
+  // What to tell at Register, and with each heartbeat (agent, incarnation, epoch and ranks are filled in).
+  plan::AgentInfo Info() const SHOAL_EXCLUDES(mutex_);
+  plan::Heartbeat Beat() const SHOAL_EXCLUDES(mutex_);
+
+  // Refuses what comes later, ends the group and waits. No rank process is left.
+  void Stop() SHOAL_EXCLUDES(mutex_);
+
+ private:
+  void Run() SHOAL_EXCLUDES(mutex_);
+  // False: stopped, the job is dropped.
+  bool Enqueue(std::function<void()> job) SHOAL_EXCLUDES(mutex_);
+  std::shared_ptr<Group> Current() const SHOAL_EXCLUDES(mutex_);
+  // Raises the epoch and cuts short what belongs to lower ones.
+  absl::Status Enter(uint64_t epoch, bool joining) SHOAL_EXCLUDES(mutex_);
+  void EndCurrent(const absl::Status& why) SHOAL_EXCLUDES(mutex_);  // on the control thread
+  absl::StatusOr<plan::JoinReply> DoJoin(const plan::JoinGroup& join);
+  absl::Status DoLoad(const plan::LoadModel& load, const OnProgress& report);
+
+  Shelf shelf_;
+  const GroupContext context_;
+
+  mutable Mutex mutex_;
+  CondVar changed_;
+  bool stopped_ SHOAL_GUARDED_BY(mutex_) = false;
+  uint64_t highest_epoch_ SHOAL_GUARDED_BY(mutex_) = 0;
+  uint64_t joined_epoch_ SHOAL_GUARDED_BY(mutex_) = 0;  // the last that a JoinGroup was accepted for
+  std::shared_ptr<Group> group_ SHOAL_GUARDED_BY(mutex_);
+  std::deque<std::function<void()>> jobs_ SHOAL_GUARDED_BY(mutex_);
+  std::thread thread_;
+};
+
+}  // namespace shoal::agent

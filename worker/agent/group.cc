@@ -1,0 +1,135 @@
+// Tested by: tests/agent/agent_test.cc
+#include "worker/agent/group.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/status_macros.h"
+#include "worker/agent/loader.h"
+#include "worker/comm/shm.h"
+#include "worker/kv/kv_cache.h"
+
+namespace shoal::agent {
+
+absl::StatusOr<std::shared_ptr<Group>> Group::Join(const plan::JoinGroup& join, const GroupContext& context,
+                                                   plan::JoinReply* reply) {
+  SHOAL_ASSIGN_OR_RETURN(std::unique_ptr<Joined> joined, ResolveJoin(join, context.self));
+  *reply = ReplyTo(*joined, *context.shelf);
+  Channels channels;
+  if (!joined->alone && joined->has_first_rank) {
+    const size_t bytes = comm::ShmSegmentBytes(rank::ChannelShape(joined->files.config, join.limits, join.tp, join.pp));
+    SHOAL_ASSIGN_OR_RETURN(channels, Channels::CreateNamed(join.comm_token, bytes));
+  }
+  std::shared_ptr<Group> group(new Group(std::move(joined), context));
+  MutexLock lock(group->channels_mutex_);
+  group->channels_ = std::move(channels);
+  return group;
+}
+
+Group::Group(std::unique_ptr<Joined> joined, const GroupContext& context)
+    : epoch_(joined->join.epoch),
+      coordinator_(joined->join.coordinator),
+      context_(context),
+      joined_(std::move(joined)),
+      ranks_(context.rank_binary, context.log_directory, epoch_, &outbox_) {}
+
+Group::~Group() { End(absl::CancelledError("the group has ended")); }
+
+absl::Status Group::OpenChannels(const plan::MirrorLimits& limits) {
+  const plan::JoinGroup& join = joined_->join;
+  const size_t bytes = comm::ShmSegmentBytes(rank::ChannelShape(joined_->files.config, limits, join.tp, join.pp));
+  MutexLock lock(channels_mutex_);
+  if (joined_->alone) {
+    SHOAL_ASSIGN_OR_RETURN(channels_, Channels::Anonymous(bytes));
+  } else if (!joined_->has_first_rank) {
+    SHOAL_ASSIGN_OR_RETURN(channels_, Channels::OpenNamed(join.comm_token, bytes));
+  } else if (channels_.size() < bytes) {
+    return absl::FailedPreconditionError("the limits have grown between JoinGroup and LoadModel");
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<RankSpec>> Group::MakeSpecs(const plan::MirrorLimits& limits) {
+  const plan::JoinGroup& join = joined_->join;
+  std::vector<RankSpec> specs;
+  for (const LocalRank& local : joined_->ranks) {
+    const kv::KvShape shape =
+        kv::MakeKvShape(local.shard, joined_->files.config, joined_->numerics.kv, limits.block_size, limits.blocks);
+    SHOAL_ASSIGN_OR_RETURN(const device::SharedMemory* kv,
+                           context_.shelf->Kv(local.rank, static_cast<size_t>(kv::RegionBytes(shape))));
+    RankSpec spec;
+    spec.setup = {.rank = local.rank,
+                  .tp = join.tp,
+                  .pp = join.pp,
+                  .epoch = epoch_,
+                  .coordinator = coordinator_,
+                  .model = joined_->files.config,
+                  .engine = join.engine,
+                  .limits = limits,
+                  .threads = local.slot.threads};
+    spec.weights_fd = context_.shelf->Weights(joined_->weights_key, local.rank)->fd();
+    spec.kv_fd = kv->fd();
+    MutexLock lock(channels_mutex_);
+    spec.channels_fd = channels_.fd();
+    specs.push_back(std::move(spec));
+  }
+  return specs;
+}
+
+absl::StatusOr<plan::LoadProgress> Group::Load(const plan::LoadModel& load,
+                                               const std::function<void(const plan::LoadProgress&)>& report) {
+  const plan::MirrorLimits& l = load.limits;
+  for (int32_t v : {l.blocks, l.block_size, l.max_sequences, l.max_tokens, l.max_model_len, l.vocab}) {
+    if (v <= 0) return absl::InvalidArgumentError("a limit of the group is not positive");
+  }
+  if (l.block_size != joined_->join.engine.block_size) {
+    return absl::InvalidArgumentError("the block size has changed between JoinGroup and LoadModel");
+  }
+  plan::LoadProgress progress;
+  progress.agent = context_.self.id;
+  SHOAL_RETURN_IF_ERROR(LoadWeights(*joined_, context_.cores, *context_.shelf, cancelled_, report, &progress));
+  SHOAL_RETURN_IF_ERROR(OpenChannels(l));
+  SHOAL_ASSIGN_OR_RETURN(std::vector<RankSpec> specs, MakeSpecs(l));
+  SHOAL_RETURN_IF_ERROR(ranks_.Start(std::move(specs), cancelled_));
+  loaded_.store(true, std::memory_order_release);
+  progress.done = true;
+  return progress;
+}
+
+absl::Status Group::Append(const plan::Stamp& stamp, std::string_view plan) {
+  if (stamp.epoch != epoch_ || stamp.incarnation != coordinator_ || cancelled_.load()) return absl::OkStatus();
+  if (!first_plan_seen_.exchange(true)) {
+    // The coordinator sends it once every rank of the group is attached.
+    MutexLock lock(channels_mutex_);
+    channels_.Unlink();
+  }
+  return ranks_.Append(stamp, plan);
+}
+
+std::vector<plan::RankStatus> Group::Statuses() const {
+  std::vector<plan::RankStatus> statuses = ranks_.Statuses();
+  if (statuses.size() == joined_->ranks.size()) return statuses;
+  statuses.clear();
+  for (const LocalRank& local : joined_->ranks) {
+    plan::RankStatus s;
+    s.rank = local.rank;
+    s.state = cancelled_.load() ? plan::RankState::kDead : plan::RankState::kLoading;
+    statuses.push_back(std::move(s));
+  }
+  return statuses;
+}
+
+void Group::Cancel() {
+  cancelled_.store(true);
+  ranks_.Abort();
+}
+
+void Group::End(const absl::Status& why) {
+  Cancel();
+  ranks_.End();
+  outbox_.Close(why);
+  MutexLock lock(channels_mutex_);
+  channels_.Unlink();
+}
+
+}  // namespace shoal::agent

@@ -1,0 +1,75 @@
+// The part of one group that lives on this host, from JoinGroup until a newer epoch, an abort, or the coordinator's
+// loss ends it. The shelf outlives it.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "common/base/mutex.h"
+#include "common/plan/control.h"
+#include "worker/agent/channels.h"
+#include "worker/agent/join.h"
+#include "worker/agent/pump.h"
+#include "worker/agent/ranks.h"
+#include "worker/agent/shelf.h"
+
+namespace shoal::agent {
+
+// What a group needs to know of its agent.
+struct GroupContext {
+  plan::AgentInfo self;
+  std::string rank_binary;
+  std::string log_directory;
+  int cores = 1;
+  Shelf* shelf = nullptr;
+};
+
+class Group {
+ public:
+  // Opens the model and makes the group's channels when rank 0 is here. `reply`: filled on success.
+  static absl::StatusOr<std::shared_ptr<Group>> Join(const plan::JoinGroup& join, const GroupContext& context,
+                                                     plan::JoinReply* reply);
+  ~Group();  // Load() and End() on the same thread
+
+  uint64_t epoch() const { return epoch_; }
+  uint64_t coordinator() const { return coordinator_; }
+  Outbox& outbox() { return outbox_; }
+
+  // Loads what is missing, starts the ranks and waits for them. Blocks. `report` gets every state but the last, which
+  // is returned. After a failure the group can only be ended.
+  absl::StatusOr<plan::LoadProgress> Load(const plan::LoadModel& load,
+                                          const std::function<void(const plan::LoadProgress&)>& report);
+  // The ranks are up. Any thread.
+  bool loaded() const { return loaded_.load(std::memory_order_acquire); }
+
+  // A plan for all ranks here. One of another epoch or coordinator is dropped. Any thread.
+  absl::Status Append(const plan::Stamp& stamp, std::string_view plan);
+
+  std::vector<plan::RankStatus> Statuses() const;
+
+  // Load() ends soon, and ranks stop waiting. Any thread.
+  void Cancel();
+  // Cancels; kills and reaps the ranks; ends the step stream with `why`.
+  void End(const absl::Status& why);
+
+ private:
+  Group(std::unique_ptr<Joined> joined, const GroupContext& context);
+  absl::StatusOr<std::vector<RankSpec>> MakeSpecs(const plan::MirrorLimits& limits);
+  absl::Status OpenChannels(const plan::MirrorLimits& limits);
+
+  const uint64_t epoch_, coordinator_;
+  const GroupContext context_;
+  const std::unique_ptr<Joined> joined_;
+  std::atomic<bool> cancelled_{false}, loaded_{false}, first_plan_seen_{false};
+  Outbox outbox_;
+  Ranks ranks_;
+  Mutex channels_mutex_;
+  Channels channels_ SHOAL_GUARDED_BY(channels_mutex_);
+};
+
+}  // namespace shoal::agent

@@ -1,0 +1,116 @@
+// Tested by: tests/agent/join_test.cc
+#include "worker/agent/join.h"
+
+#include <algorithm>
+#include <set>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/status_macros.h"
+#include "kernels/ops/backends.h"
+#include "worker/kv/kv_cache.h"
+
+namespace shoal::agent {
+namespace {
+
+absl::Status OpenCheckpoint(Joined& joined) {
+  const plan::JoinGroup& join = joined.join;
+  SHOAL_ASSIGN_OR_RETURN(joined.files, model::OpenModel(join.model));
+  if (joined.files.revision != join.revision) {
+    return absl::FailedPreconditionError(absl::StrCat(join.model, " here is revision ", joined.files.revision,
+                                                      ", the coordinator read revision ", join.revision,
+                                                      ": give both the same files"));
+  }
+  joined.checkpoint = joined.files.checkpoint;
+  if (join.engine.load_format == "dummy") {
+    joined.checkpoint = model::MakeDummyCheckpoint(joined.files.checkpoint, join.engine.dummy_seed);
+  } else if (join.engine.load_format != "auto") {
+    return absl::InvalidArgumentError(
+        absl::StrCat("load format ", join.engine.load_format, ": there are auto and dummy"));
+  }
+  return model::CheckTensors(joined.files.config, *joined.checkpoint);
+}
+
+absl::Status CheckEngine(const plan::JoinGroup& join) {
+  if (join.engine.transport != "auto" && join.engine.transport != "shm") {
+    return absl::InvalidArgumentError(absl::StrCat("transport ", join.engine.transport, ": there is shm"));
+  }
+  if (join.engine.block_size < 1) return absl::InvalidArgumentError("a KV block holds at least one token");
+  return absl::OkStatus();
+}
+
+// The assignments of this agent, checked: every rank of the group once, own slots used at most once.
+absl::StatusOr<std::vector<plan::RankAssignment>> OwnAssignments(const plan::JoinGroup& join,
+                                                                 const plan::AgentInfo& self) {
+  std::set<int32_t> ranks, slots;
+  std::vector<plan::RankAssignment> own;
+  for (const plan::RankAssignment& a : join.ranks) {
+    if (a.rank < 0 || a.rank >= join.tp * join.pp || !ranks.insert(a.rank).second) {
+      return absl::InvalidArgumentError(absl::StrCat("rank ", a.rank, " of a group of ", join.tp * join.pp));
+    }
+    if (a.agent != self.id) continue;
+    if (a.slot < 0 || a.slot >= static_cast<int32_t>(self.slots.size()) || !slots.insert(a.slot).second) {
+      return absl::InvalidArgumentError(absl::StrCat("slot ", a.slot, " of an agent with ", self.slots.size()));
+    }
+    own.push_back(a);
+  }
+  if (own.empty()) return absl::InvalidArgumentError("no rank of the group is assigned to this agent");
+  std::sort(own.begin(), own.end(), [](const auto& a, const auto& b) { return a.rank < b.rank; });
+  return own;
+}
+
+void NameNumerics(const plan::AgentInfo& self, Joined& joined) {
+  const plan::EngineOptions& engine = joined.join.engine;
+  const std::string cut =
+      absl::StrCat("tp", joined.join.tp, "xpp", joined.join.pp, "/", std::string(joined.table->name), "/",
+                   joined.numerics.compute_f32 ? "f32" : "auto");
+  joined.numerics_id = absl::StrCat(self.build_id, "/", cut, "/kv-", std::string(Info(joined.numerics.kv).name), "/b",
+                                    engine.block_size);
+  const std::string source =
+      engine.load_format == "dummy" ? absl::StrCat("dummy", engine.dummy_seed) : std::string("files");
+  joined.weights_key = absl::StrCat(joined.files.revision, "/", source, "/", cut);
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Joined>> ResolveJoin(const plan::JoinGroup& join, const plan::AgentInfo& self) {
+  auto joined = std::make_unique<Joined>();
+  joined->join = join;
+  SHOAL_RETURN_IF_ERROR(CheckEngine(join));
+  SHOAL_ASSIGN_OR_RETURN(const std::vector<plan::RankAssignment> own, OwnAssignments(join, self));
+  SHOAL_ASSIGN_OR_RETURN(joined->numerics, rank::ResolveNumerics(join.engine));
+  SHOAL_ASSIGN_OR_RETURN(joined->table, ops::FindOpTable(join.engine.device));
+  SHOAL_RETURN_IF_ERROR(OpenCheckpoint(*joined));
+  SHOAL_ASSIGN_OR_RETURN(const plan::ShardPlan shards, plan::MakeShardPlan(joined->files.config, join.tp, join.pp));
+  if (shards.Hash() != join.shard_hash) {
+    return absl::FailedPreconditionError("agent and coordinator cut the model differently");
+  }
+  for (const plan::RankAssignment& a : own) {
+    LocalRank local{a.rank, self.slots[a.slot], shards.ranks[a.rank], {}};
+    SHOAL_ASSIGN_OR_RETURN(local.layout, weights::MakeLayout(joined->files.config, *joined->checkpoint, local.shard,
+                                                             *joined->table, joined->numerics.compute_f32));
+    joined->has_first_rank = joined->has_first_rank || a.rank == 0;
+    joined->ranks.push_back(std::move(local));
+  }
+  joined->alone = joined->ranks.size() == join.ranks.size();
+  NameNumerics(self, *joined);
+  return joined;
+}
+
+plan::JoinReply ReplyTo(const Joined& joined, const Shelf& shelf) {
+  plan::JoinReply reply;
+  reply.numerics_id = joined.numerics_id;
+  for (const LocalRank& local : joined.ranks) {
+    const kv::KvShape one_block =
+        kv::MakeKvShape(local.shard, joined.files.config, joined.numerics.kv, joined.join.engine.block_size, 1);
+    const bool held = shelf.Weights(joined.weights_key, local.rank) != nullptr;
+    reply.ranks.push_back({.rank = local.rank,
+                           .weight_bytes = local.layout.region_bytes,
+                           .read_bytes = held ? 0 : local.layout.read_bytes,
+                           .kv_bytes_per_block = kv::BytesPerBlock(one_block),
+                           .memory_bytes = local.slot.memory_bytes});
+  }
+  return reply;
+}
+
+}  // namespace shoal::agent

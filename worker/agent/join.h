@@ -1,0 +1,46 @@
+// What a JoinGroup comes to on this host: the model opened and checked, the shards and layouts of the ranks here.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "common/model/checkpoint.h"
+#include "common/plan/control.h"
+#include "common/plan/shard_plan.h"
+#include "kernels/ops/op_table.h"
+#include "worker/agent/shelf.h"
+#include "worker/rank/shape.h"
+#include "worker/weights/weights.h"
+
+namespace shoal::agent {
+
+struct LocalRank {
+  int32_t rank = 0;
+  plan::DeviceSlot slot;
+  plan::RankShard shard;
+  weights::WeightLayout layout;  // points into the checkpoint
+};
+
+struct Joined {
+  plan::JoinGroup join;
+  model::ModelFiles files;
+  std::shared_ptr<const model::Checkpoint> checkpoint;  // of the files, or dummy weights like them
+  const ops::OpTable* table = nullptr;
+  rank::Numerics numerics;
+  std::string numerics_id;       // equal <=> the same bytes for the same request
+  std::string weights_key;       // equal <=> loaded regions may be used again
+  std::vector<LocalRank> ranks;  // of this agent, ascending
+  bool has_first_rank = false;   // rank 0 is here: this agent makes the group's channels
+  bool alone = false;            // all ranks are here
+};
+
+// Reads headers only. Errors, all worded for the operator: a model that cannot be opened or is another revision, more
+// ranks than can be used, a device that is not there, tensors missing or misshapen, an assignment to slots that this
+// agent does not have. Nothing is kept on failure.
+absl::StatusOr<std::unique_ptr<Joined>> ResolveJoin(const plan::JoinGroup& join, const plan::AgentInfo& self);
+
+plan::JoinReply ReplyTo(const Joined& joined, const Shelf& shelf);
+
+}  // namespace shoal::agent

@@ -1,0 +1,184 @@
+// Tested by: tests/agent/agent_test.cc
+#include "worker/agent/ranks.h"
+
+#include <cstring>
+#include <new>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/clock.h"
+#include "common/base/status_macros.h"
+#include "worker/agent/host.h"
+#include "worker/graph/operation.h"
+
+namespace shoal::agent {
+namespace {
+
+// The largest plan (half of the ring) starts sequences of some 2 million tokens together.
+constexpr size_t kPlanRingBytes = 16 << 20;
+constexpr size_t kResultRingBytes = 1 << 20;
+// Attaching takes milliseconds; this covers a machine that is starting dozens of ranks on few cores.
+constexpr DurationNs kReadyTimeout = 60 * kSecond;
+// An aborted rank returns from its waits at once; one that does not is inside a long operation, or stopped.
+constexpr DurationNs kEndGrace = 250 * kMillisecond;
+
+}  // namespace
+
+Ranks::Ranks(std::string binary, std::string log_directory, uint64_t epoch, Outbox* outbox)
+    : binary_(std::move(binary)), log_directory_(std::move(log_directory)), epoch_(epoch), outbox_(outbox) {}
+
+Ranks::~Ranks() { End(); }
+
+absl::Status Ranks::MakeRing() {
+  SHOAL_ASSIGN_OR_RETURN(ring_memory_, device::SharedMemory::Create("shoal-plans", plan::RingBytes(kPlanRingBytes)));
+  SHOAL_ASSIGN_OR_RETURN(plan::RingWriter ring, plan::RingWriter::Create({ring_memory_.data(), ring_memory_.size()}));
+  MutexLock lock(ring_mutex_);
+  ring_ = std::make_unique<plan::RingWriter>(ring);
+  return absl::OkStatus();
+}
+
+absl::Status Ranks::Start(std::vector<RankSpec> specs, const std::atomic<bool>& cancelled) {
+  SHOAL_RETURN_IF_ERROR(MakeRing());
+  for (const RankSpec& spec : specs) SHOAL_RETURN_IF_ERROR(StartOne(spec));
+  return WaitReady(cancelled);
+}
+
+absl::Status Ranks::StartOne(const RankSpec& spec) {
+  auto slot = std::make_unique<Slot>();
+  slot->rank = spec.setup.rank;
+  SHOAL_ASSIGN_OR_RETURN(slot->control, device::SharedMemory::Create(absl::StrCat("shoal-control-r", slot->rank),
+                                                                     sizeof(rank::ControlPage)));
+  SHOAL_ASSIGN_OR_RETURN(slot->results, device::SharedMemory::Create(absl::StrCat("shoal-results-r", slot->rank),
+                                                                     plan::RingBytes(kResultRingBytes)));
+  slot->page = new (slot->control.data()) rank::ControlPage;
+  {
+    MutexLock lock(ring_mutex_);
+    SHOAL_ASSIGN_OR_RETURN(slot->reader, ring_->AttachReader());
+    const plan::Stamp stamp{spec.setup.epoch, spec.setup.coordinator, 0};
+    SHOAL_RETURN_IF_ERROR(ring_->Append(plan::RecordKind::kSetup, stamp, plan::EncodeSetup(spec.setup)));
+  }
+  SpawnSpec spawn;
+  spawn.binary = binary_;
+  spawn.reader = slot->reader;
+  spawn.fds = {slot->control.fd(), ring_memory_.fd(), slot->results.fd(),
+               spec.weights_fd,    spec.kv_fd,        spec.channels_fd};
+  if (!log_directory_.empty()) spawn.log_path = absl::StrCat(log_directory_, "/rank-", slot->rank, ".log");
+  Slot* const raw = slot.get();
+  absl::StatusOr<std::unique_ptr<RankProcess>> process =
+      RankProcess::Start(spawn, [this, raw](const std::string& cause, bool gone) { OnExit(raw, cause, gone); });
+  if (!process.ok()) return process.status();
+  slot->process = *std::move(process);
+  slot->pid.store(slot->process->pid());
+  MutexLock lock(slots_mutex_);
+  slots_.push_back(std::move(slot));
+  return absl::OkStatus();
+}
+
+absl::Status Ranks::WaitReady(const std::atomic<bool>& cancelled) {
+  const RealClock clock;
+  const TimeNs deadline = clock.Now() + kReadyTimeout;
+  std::vector<Slot*> slots;
+  {
+    MutexLock lock(slots_mutex_);
+    for (const auto& slot : slots_) slots.push_back(slot.get());
+  }
+  for (Slot* slot : slots) {
+    while (slot->page->state.load(std::memory_order_acquire) != static_cast<uint32_t>(plan::RankState::kReady)) {
+      if (cancelled.load()) return absl::CancelledError("the group has been ended while its ranks started");
+      if (const std::string cause = FirstCause(); !cause.empty()) return absl::InternalError(cause);
+      if (clock.Now() > deadline) {
+        return absl::DeadlineExceededError(
+            absl::StrCat("rank ", slot->rank, " is not ready after ", kReadyTimeout / kSecond, " s"));
+      }
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    SHOAL_ASSIGN_OR_RETURN(plan::RingReader reader,
+                           plan::RingReader::Attach({slot->results.data(), slot->results.size()}, 0));
+    const plan::RankExit if_spoilt{slot->rank, slot->pid.load(), epoch_, ""};
+    slot->pump = std::make_unique<ResultPump>(std::move(reader), if_spoilt, outbox_);
+  }
+  return absl::OkStatus();
+}
+
+std::string Ranks::FirstCause() {
+  MutexLock lock(slots_mutex_);
+  return first_cause_;
+}
+
+void Ranks::OnExit(Slot* slot, const std::string& cause, bool gone) {
+  if (gone) {
+    slot->dead.store(true, std::memory_order_release);
+    MutexLock lock(ring_mutex_);
+    ring_->DetachReader(slot->reader);
+  }
+  if (ending_.load(std::memory_order_acquire)) return;
+  Log(absl::StrCat("rank ", slot->rank, " (pid ", slot->pid.load(), ") ", cause));
+  outbox_->Push(plan::RankExit{slot->rank, slot->pid.load(), epoch_, cause});
+  MutexLock lock(slots_mutex_);
+  if (first_cause_.empty()) first_cause_ = absl::StrCat("rank ", slot->rank, " ", cause);
+}
+
+absl::Status Ranks::Append(const plan::Stamp& stamp, std::string_view plan) {
+  MutexLock lock(ring_mutex_);
+  if (ring_ == nullptr) return absl::FailedPreconditionError("the ranks have not been started");
+  return ring_->Append(plan::RecordKind::kPlan, stamp, plan);
+}
+
+std::vector<plan::RankStatus> Ranks::Statuses() const {
+  MutexLock lock(slots_mutex_);
+  std::vector<plan::RankStatus> statuses;
+  for (const auto& slot : slots_) {
+    const rank::ControlPage& page = *slot->page;
+    plan::RankStatus s;
+    s.rank = slot->rank;
+    s.pid = slot->pid.load();
+    const uint32_t state = page.state.load(std::memory_order_acquire);
+    const bool dead =
+        slot->dead.load(std::memory_order_acquire) || state > static_cast<uint32_t>(plan::RankState::kDead);
+    s.state = dead ? plan::RankState::kDead : static_cast<plan::RankState>(state);
+    s.step = page.step.load(std::memory_order_relaxed);
+    s.progress = page.progress.load(std::memory_order_relaxed);
+    s.operation = std::string(graph::OperationName(page.operation.load(std::memory_order_relaxed)));
+    s.resident_bytes = ResidentBytes(s.pid);
+    s.decode_steps = page.decode_steps.load(std::memory_order_relaxed);
+    s.decode_steps_planned = page.decode_steps_planned.load(std::memory_order_relaxed);
+    const std::string transport(page.transport, ::strnlen(page.transport, sizeof page.transport));
+    if (!transport.empty()) {
+      s.comm_bytes.emplace_back(transport,
+                                page.tensor_bytes.load() + page.activation_bytes.load() + page.token_bytes.load());
+    }
+    statuses.push_back(std::move(s));
+  }
+  return statuses;
+}
+
+void Ranks::Abort() {
+  ending_.store(true, std::memory_order_release);
+  {
+    MutexLock lock(slots_mutex_);
+    for (const auto& slot : slots_) {
+      slot->page->abort.store(1, std::memory_order_release);
+      slot->page->stop.store(1, std::memory_order_release);
+    }
+  }
+  MutexLock lock(ring_mutex_);
+  // Wakes ranks that wait for a plan. A full ring means that they are not waiting.
+  if (ring_ != nullptr) ring_->Append(plan::RecordKind::kStop, {epoch_, 0, 0}, {}).IgnoreError();
+}
+
+void Ranks::End() {
+  Abort();
+  std::vector<std::unique_ptr<Slot>> slots;
+  {
+    MutexLock lock(slots_mutex_);
+    slots.swap(slots_);
+  }
+  const RealClock clock;
+  const TimeNs deadline = clock.Now() + kEndGrace;
+  for (const auto& slot : slots) slot->process->WaitGone(std::max<DurationNs>(0, deadline - clock.Now()));
+  for (const auto& slot : slots) slot->process->Kill();
+  for (const auto& slot : slots) slot->process.reset();  // reaps
+}
+
+}  // namespace shoal::agent

@@ -1,0 +1,42 @@
+// The memory that outlives ranks: weights and KV cache, by rank. Weights belong to a key (what was loaded and how it
+// was cut); asking with another key finds nothing.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "common/base/mutex.h"
+#include "worker/device/memory.h"
+
+namespace shoal::agent {
+
+// Changed by one thread; Held() may be asked from any. Pointers live until the entry is dropped.
+class Shelf {
+ public:
+  // Null: not held.
+  const device::SharedMemory* Weights(const std::string& key, int32_t rank) const SHOAL_EXCLUDES(mutex_);
+  void PutWeights(const std::string& key, int32_t rank, device::SharedMemory memory) SHOAL_EXCLUDES(mutex_);
+  // Drops the weights of other keys and ranks, and the caches of other ranks, to make room before loading.
+  void KeepOnly(const std::string& key, const std::vector<int32_t>& ranks) SHOAL_EXCLUDES(mutex_);
+
+  // The KV region of a rank: the one it has when the size is the same, else a new one.
+  absl::StatusOr<const device::SharedMemory*> Kv(int32_t rank, size_t bytes) SHOAL_EXCLUDES(mutex_);
+
+  // The key and the ranks whose weights are held.
+  struct HeldWeights {
+    std::string key;
+    std::vector<int32_t> ranks;
+  };
+  HeldWeights Held() const SHOAL_EXCLUDES(mutex_);
+
+ private:
+  mutable Mutex mutex_;
+  std::string key_ SHOAL_GUARDED_BY(mutex_);
+  std::map<int32_t, device::SharedMemory> weights_ SHOAL_GUARDED_BY(mutex_);  // of key_
+  std::map<int32_t, device::SharedMemory> kv_ SHOAL_GUARDED_BY(mutex_);
+};
+
+}  // namespace shoal::agent

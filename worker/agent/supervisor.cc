@@ -1,0 +1,259 @@
+#include "worker/agent/supervisor.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <spawn.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <chrono>
+#include <csignal>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/clock.h"
+#include "common/base/status_macros.h"
+#include "worker/rank/process.h"
+
+extern char** environ;
+
+namespace shoal::agent {
+namespace {
+
+constexpr size_t kMaxLine = 2000;  // of stderr that is kept for a cause
+// After a child has died, its stderr ends at once, unless somebody else holds the pipe.
+constexpr DurationNs kStderrGrace = 200 * kMillisecond;
+constexpr int kFirstFreeFd = 64;  // sources are moved above the numbers they are put at
+
+int PidFdOpen(pid_t pid) { return static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)); }
+
+// Closes what it holds, in the parent.
+class Fds {
+ public:
+  Fds() = default;
+  Fds(const Fds&) = delete;
+  Fds& operator=(const Fds&) = delete;
+  ~Fds() {
+    for (int fd : fds_) ::close(fd);
+  }
+  int Keep(int fd) {
+    fds_.push_back(fd);
+    return fd;
+  }
+  // A copy with a number above all those that a rank is given.
+  absl::StatusOr<int> Copy(int fd) {
+    const int copy = ::fcntl(fd, F_DUPFD_CLOEXEC, kFirstFreeFd);
+    if (copy < 0) return absl::ErrnoToStatus(errno, absl::StrCat("cannot copy descriptor ", fd));
+    return Keep(copy);
+  }
+
+ private:
+  std::vector<int> fds_;
+};
+
+// posix_spawn's two argument objects, with destructors.
+struct SpawnArguments {
+  SpawnArguments() {
+    ::posix_spawn_file_actions_init(&actions);
+    ::posix_spawnattr_init(&attributes);
+  }
+  ~SpawnArguments() {
+    ::posix_spawn_file_actions_destroy(&actions);
+    ::posix_spawnattr_destroy(&attributes);
+  }
+  posix_spawn_file_actions_t actions;
+  posix_spawnattr_t attributes;
+};
+
+// Own process group: a Ctrl-C in the terminal reaches the agent, which then ends its ranks in order. Signals at
+// defaults.
+void SetAttributes(posix_spawnattr_t* attributes) {
+  sigset_t none, all;
+  ::sigemptyset(&none);
+  ::sigfillset(&all);
+  ::posix_spawnattr_setsigmask(attributes, &none);
+  ::posix_spawnattr_setsigdefault(attributes, &all);
+  ::posix_spawnattr_setpgroup(attributes, 0);
+  ::posix_spawnattr_setflags(attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETPGROUP);
+}
+
+// Puts descriptors at the numbers a rank expects, stderr into `stderr_fd`, and closes everything else.
+absl::Status SetDescriptors(const SpawnSpec& spec, int stderr_fd, Fds& fds, posix_spawn_file_actions_t* actions) {
+  const int self = PidFdOpen(::getpid());
+  if (self < 0) return absl::ErrnoToStatus(errno, "pidfd_open");
+  fds.Keep(self);
+  SHOAL_ASSIGN_OR_RETURN(const int parent, fds.Copy(self));
+  SHOAL_ASSIGN_OR_RETURN(const int err, fds.Copy(stderr_fd));
+  ::posix_spawn_file_actions_addopen(actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
+  ::posix_spawn_file_actions_adddup2(actions, err, STDOUT_FILENO);
+  ::posix_spawn_file_actions_adddup2(actions, err, STDERR_FILENO);
+  for (size_t i = 0; i < spec.fds.size(); ++i) {
+    const int target = rank::kControlFd + static_cast<int>(i);
+    SHOAL_ASSIGN_OR_RETURN(const int source, fds.Copy(spec.fds[i]));
+    ::posix_spawn_file_actions_adddup2(actions, source, target);
+  }
+  ::posix_spawn_file_actions_adddup2(actions, parent, rank::kParentPidFd);
+  ::posix_spawn_file_actions_addclosefrom_np(actions, rank::kParentPidFd + 1);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<pid_t> Spawn(const SpawnSpec& spec, int stderr_fd) {
+  Fds fds;
+  SpawnArguments args;
+  SetAttributes(&args.attributes);
+  SHOAL_RETURN_IF_ERROR(SetDescriptors(spec, stderr_fd, fds, &args.actions));
+  std::vector<std::string> words = {spec.binary, "rank", "--reader", absl::StrCat(spec.reader)};
+  std::vector<char*> argv;
+  for (std::string& word : words) argv.push_back(word.data());
+  argv.push_back(nullptr);
+  pid_t pid = -1;
+  const int error = ::posix_spawn(&pid, spec.binary.c_str(), &args.actions, &args.attributes, argv.data(), environ);
+  if (error != 0) return absl::ErrnoToStatus(error, absl::StrCat("cannot start a rank with ", spec.binary));
+  return pid;
+}
+
+std::string CauseOf(const siginfo_t& info) {
+  switch (info.si_code) {
+    case CLD_EXITED:
+      return absl::StrCat("exited with ", info.si_status);
+    case CLD_KILLED:
+      return absl::StrCat("killed by signal ", info.si_status);
+    case CLD_DUMPED:
+      return absl::StrCat("killed by signal ", info.si_status, " (core dumped)");
+    default:
+      return absl::StrCat("stopped by signal ", info.si_status);
+  }
+}
+
+void WriteAll(int fd, const char* data, size_t size) {
+  while (size > 0) {
+    const ssize_t n = ::write(fd, data, size);
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) return;  // a full disk must not end the agent
+    data += n;
+    size -= static_cast<size_t>(n);
+  }
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<RankProcess>> RankProcess::Start(const SpawnSpec& spec, OnExit on_exit) {
+  int pipe[2];
+  if (::pipe2(pipe, O_CLOEXEC) != 0) return absl::ErrnoToStatus(errno, "pipe2");
+  int sink = -1;
+  if (spec.log_path.empty()) {
+    sink = ::fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, kFirstFreeFd);
+  } else {
+    sink = ::open(spec.log_path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+  }
+  absl::StatusOr<pid_t> pid = Spawn(spec, pipe[1]);
+  ::close(pipe[1]);
+  if (!pid.ok()) {
+    ::close(pipe[0]);
+    if (sink >= 0) ::close(sink);
+    return pid.status();
+  }
+  // The child cannot have been reaped yet, so its number is still its own.
+  const int pid_fd = PidFdOpen(*pid);
+  if (pid_fd < 0) {
+    const absl::Status failed = absl::ErrnoToStatus(errno, "pidfd_open");
+    ::kill(*pid, SIGKILL);
+    ::waitpid(*pid, nullptr, 0);
+    ::close(pipe[0]);
+    if (sink >= 0) ::close(sink);
+    return failed;
+  }
+  return std::unique_ptr<RankProcess>(new RankProcess(*pid, pid_fd, pipe[0], sink, std::move(on_exit)));
+}
+
+RankProcess::RankProcess(pid_t pid, int pid_fd, int stderr_fd, int sink_fd, OnExit on_exit)
+    : pid_(pid), pid_fd_(pid_fd), stderr_fd_(stderr_fd), sink_fd_(sink_fd), on_exit_(std::move(on_exit)) {
+  relay_ = std::thread([this] { RelayStderr(); });
+  watch_ = std::thread([this] { Watch(); });
+}
+
+RankProcess::~RankProcess() {
+  Kill();
+  watch_.join();
+  relay_.join();
+  ::close(pid_fd_);
+  ::close(stderr_fd_);
+  if (sink_fd_ >= 0) ::close(sink_fd_);
+}
+
+void RankProcess::Kill() const { ::syscall(SYS_pidfd_send_signal, pid_fd_, SIGKILL, nullptr, 0); }
+
+bool RankProcess::WaitGone(DurationNs timeout) {
+  const RealClock clock;
+  const TimeNs deadline = clock.Now() + timeout;
+  MutexLock lock(mutex_);
+  while (!reaped_) {
+    const DurationNs left = deadline - clock.Now();
+    if (left <= 0) return false;
+    changed_.WaitFor(mutex_, std::chrono::nanoseconds(left));
+  }
+  return true;
+}
+
+void RankProcess::Watch() {
+  while (true) {
+    siginfo_t info = {};
+    if (::waitid(P_PIDFD, static_cast<id_t>(pid_fd_), &info, WEXITED | WSTOPPED) != 0) {
+      if (errno == EINTR) continue;
+      info.si_code = CLD_EXITED;  // reaped by somebody else (SIGCHLD ignored): it is gone, how is not known
+      info.si_status = -1;
+    }
+    const bool gone = info.si_code != CLD_STOPPED && info.si_code != CLD_TRAPPED;
+    std::string cause = CauseOf(info);
+    if (gone) {
+      gone_.store(true, std::memory_order_release);
+      const std::string last = LastLine();
+      if (!last.empty()) cause = absl::StrCat(cause, ": ", last);
+    }
+    on_exit_(cause, gone);
+    if (!gone) continue;
+    MutexLock lock(mutex_);
+    reaped_ = true;
+    changed_.NotifyAll();
+    return;
+  }
+}
+
+std::string RankProcess::LastLine() {
+  MutexLock lock(mutex_);
+  const RealClock clock;
+  const TimeNs deadline = clock.Now() + kStderrGrace;
+  while (!stderr_ended_ && clock.Now() < deadline) changed_.WaitFor(mutex_, std::chrono::milliseconds(10));
+  return line_.empty() ? last_line_ : line_;
+}
+
+// Ends with the pipe; or, when another process holds its other end, shortly after the rank has been reaped.
+void RankProcess::RelayStderr() {
+  char buffer[4096];
+  while (true) {
+    pollfd fd = {stderr_fd_, POLLIN, 0};
+    const int ready = ::poll(&fd, 1, 1000);
+    if (ready == 0 && gone()) break;
+    if (ready <= 0) continue;
+    const ssize_t n = ::read(stderr_fd_, buffer, sizeof buffer);
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) break;
+    if (sink_fd_ >= 0) WriteAll(sink_fd_, buffer, static_cast<size_t>(n));
+    MutexLock lock(mutex_);
+    for (const char* c = buffer; c < buffer + n; ++c) {
+      if (*c != '\n') {
+        if (line_.size() < kMaxLine) line_.push_back(*c);
+      } else if (!line_.empty()) {
+        last_line_ = std::exchange(line_, {});
+      }
+    }
+  }
+  MutexLock lock(mutex_);
+  stderr_ended_ = true;
+  changed_.NotifyAll();
+}
+
+}  // namespace shoal::agent

@@ -1,0 +1,68 @@
+// One rank process: started, watched through its pidfd, and reaped. A child is found dead or stopped at once, and never
+// left behind: the destructor kills and reaps.
+#pragma once
+
+#include <sys/types.h>
+
+#include <array>
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <string>
+#include <thread>
+
+#include "absl/status/statusor.h"
+#include "common/base/clock.h"
+#include "common/base/mutex.h"
+
+namespace shoal::agent {
+
+struct SpawnSpec {
+  std::string binary;  // runs `binary rank --reader N`
+  int reader = 0;
+  // Descriptors for worker/rank/process.h's numbers, from kControlFd on; the last, the agent's pidfd, is filled in
+  // here.
+  std::array<int, 6> fds{};
+  std::string log_path;  // its stderr is appended there; empty: to ours
+};
+
+class RankProcess {
+ public:
+  // `cause` as in plan::RankExit. `gone`: it has been reaped; else it was stopped by a signal and may still go on.
+  using OnExit = std::function<void(const std::string& cause, bool gone)>;
+
+  // Must be called from a thread that outlives the process: the kernel sends a rank its parent-death signal when the
+  // thread that started it ends. `on_exit` is called from a thread of its own.
+  static absl::StatusOr<std::unique_ptr<RankProcess>> Start(const SpawnSpec& spec, OnExit on_exit);
+  ~RankProcess();
+
+  pid_t pid() const { return pid_; }
+  // Reaped already.
+  bool gone() const { return gone_.load(std::memory_order_acquire); }
+  void Kill() const;
+  // False when it still runs after `timeout`.
+  bool WaitGone(DurationNs timeout) SHOAL_EXCLUDES(mutex_);
+
+ private:
+  RankProcess(pid_t pid, int pid_fd, int stderr_fd, int sink_fd, OnExit on_exit);
+  void Watch();
+  void RelayStderr();
+  std::string LastLine() SHOAL_EXCLUDES(mutex_);
+
+  const pid_t pid_;
+  const int pid_fd_;
+  const int stderr_fd_;  // our end of its stderr
+  const int sink_fd_;    // where it is copied to
+  const OnExit on_exit_;
+  std::atomic<bool> gone_{false};
+
+  Mutex mutex_;
+  CondVar changed_;
+  bool reaped_ SHOAL_GUARDED_BY(mutex_) = false;
+  bool stderr_ended_ SHOAL_GUARDED_BY(mutex_) = false;
+  std::string line_ SHOAL_GUARDED_BY(mutex_);       // being received
+  std::string last_line_ SHOAL_GUARDED_BY(mutex_);  // the last whole, non-empty one
+  std::thread relay_, watch_;
+};
+
+}  // namespace shoal::agent

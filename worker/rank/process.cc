@@ -1,0 +1,212 @@
+// Tested by: tests/process/process_test.cc
+#include "worker/rank/process.h"
+
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <csignal>
+#include <cstdio>
+#include <optional>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/status_macros.h"
+#include "common/plan/ring.h"
+#include "common/plan/wire.h"
+#include "common/plan/wire_setup.h"
+#include "kernels/ops/backends.h"
+#include "worker/comm/shm.h"
+#include "worker/device/memory.h"
+#include "worker/kv/kv_cache.h"
+#include "worker/rank/engine.h"
+#include "worker/rank/shape.h"
+#include "worker/weights/weights.h"
+
+namespace shoal::rank {
+namespace {
+
+// The agent writes the record right after the process: only a broken agent needs longer.
+constexpr DurationNs kSetupTimeout = 30 * kSecond;
+constexpr int kOrphanedExit = 3;
+
+// Ends this process when the agent has died. PR_SET_PDEATHSIG does it at once, but misses an agent that died before it
+// was set; the descriptor never misses.
+class ParentWatch {
+ public:
+  ParentWatch() : quit_(::eventfd(0, EFD_CLOEXEC)) {
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    thread_ = std::thread([this] { Watch(); });
+  }
+  ~ParentWatch() {
+    ::eventfd_write(quit_, 1);
+    thread_.join();
+    ::close(quit_);
+  }
+
+ private:
+  void Watch() const {
+    pollfd fds[2] = {{kParentPidFd, POLLIN, 0}, {quit_, POLLIN, 0}};
+    while (::poll(fds, 2, -1) < 0 && errno == EINTR) {
+    }
+    if (fds[1].revents == 0) ::_exit(kOrphanedExit);
+  }
+
+  int quit_;
+  std::thread thread_;
+};
+
+// Plans out of the agent's ring.
+class RingSource final : public PlanSource {
+ public:
+  RingSource(plan::RingReader* reader, uint64_t epoch) : reader_(reader), epoch_(epoch) {}
+
+  absl::Status Next(plan::StepPlan* plan, TimeNs* arrived) override {
+    while (true) {
+      SHOAL_ASSIGN_OR_RETURN(plan::Record record, reader_->Next(-1, nullptr));
+      if (record.kind == plan::RecordKind::kStop) return absl::CancelledError("told to stop");
+      if (record.kind != plan::RecordKind::kPlan) continue;  // the setups of the other ranks
+      if (record.stamp.epoch != epoch_) continue;            // stale
+      SHOAL_ASSIGN_OR_RETURN(*plan, plan::DecodePlan(record.payload));
+      *arrived = record.written;
+      return absl::OkStatus();
+    }
+  }
+  bool HasNext() const override { return reader_->HasNext(); }
+
+ private:
+  plan::RingReader* reader_;
+  uint64_t epoch_;
+};
+
+// Everything a rank has inherited, mapped.
+struct Inherited {
+  device::SharedMemory control, plans, results, weights, kv, channels;
+  ControlPage* page = nullptr;
+};
+
+absl::StatusOr<device::SharedMemory> Map(int fd, bool writable, const char* what) {
+  auto memory = device::SharedMemory::Attach(fd, writable);
+  if (!memory.ok()) return absl::Status(memory.status().code(), absl::StrCat(what, ": ", memory.status().message()));
+  return memory;
+}
+
+absl::StatusOr<Inherited> MapInherited() {
+  Inherited in;
+  SHOAL_ASSIGN_OR_RETURN(in.control, Map(kControlFd, true, "control page"));
+  SHOAL_ASSIGN_OR_RETURN(in.plans, Map(kPlanRingFd, true, "plan ring"));
+  SHOAL_ASSIGN_OR_RETURN(in.results, Map(kResultRingFd, true, "result ring"));
+  SHOAL_ASSIGN_OR_RETURN(in.weights, Map(kWeightsFd, false, "weights"));
+  SHOAL_ASSIGN_OR_RETURN(in.kv, Map(kKvFd, true, "KV cache"));
+  SHOAL_ASSIGN_OR_RETURN(in.channels, Map(kChannelsFd, true, "channels"));
+  if (in.control.size() < sizeof(ControlPage)) return absl::DataLossError("the control page is too small");
+  in.page = reinterpret_cast<ControlPage*>(in.control.data());
+  if (in.page->magic != ControlPage::kMagic) return absl::DataLossError("the control page is of another build");
+  return in;
+}
+
+// The first setup record after this reader was attached is its own.
+absl::StatusOr<plan::RankSetup> ReadSetup(plan::RingReader& reader) {
+  SHOAL_ASSIGN_OR_RETURN(const plan::Record record, reader.Next(kSetupTimeout, nullptr));
+  if (record.kind != plan::RecordKind::kSetup) return absl::InternalError("the first record is no setup");
+  return plan::DecodeSetup(record.payload);
+}
+
+void SetState(ControlPage* page, plan::RankState state) {
+  page->state.store(static_cast<uint32_t>(state), std::memory_order_release);
+}
+
+// Hands results to the agent. Waits while the ring is full: the agent is slow, or it will abort or kill this rank.
+void SendResult(plan::RingWriter& ring, const ControlPage& page, const plan::StepResult& result) {
+  const std::string bytes = plan::EncodeResult(result);
+  while (absl::IsResourceExhausted(ring.Append(plan::RecordKind::kResult, result.stamp, bytes))) {
+    if (page.abort.load(std::memory_order_acquire) != 0) return;
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+}
+
+absl::Status Run(Inherited& in, const plan::RankSetup& setup, plan::RingReader& reader) {
+  SHOAL_ASSIGN_OR_RETURN(const plan::ShardPlan shards, plan::MakeShardPlan(setup.model, setup.tp, setup.pp));
+  const plan::RankShard& shard = shards.ranks[setup.rank];
+  SHOAL_ASSIGN_OR_RETURN(const ops::OpTable* table, ops::FindOpTable(setup.engine.device));
+  SHOAL_ASSIGN_OR_RETURN(const Numerics numerics, ResolveNumerics(setup.engine));
+  SHOAL_ASSIGN_OR_RETURN(
+      const weights::ModelWeights weights,
+      weights::Bind(std::span<const std::byte>(in.weights.data(), in.weights.size()), setup.model, shard));
+
+  const kv::KvShape kv_shape =
+      kv::MakeKvShape(shard, setup.model, numerics.kv, setup.limits.block_size, setup.limits.blocks);
+  if (static_cast<int64_t>(in.kv.size()) < kv::RegionBytes(kv_shape)) {
+    return absl::InternalError(
+        absl::StrCat("a KV region of ", in.kv.size(), " bytes, ", kv::RegionBytes(kv_shape), " are needed"));
+  }
+  const std::vector<ops::KvLayer> layers = kv::MakeLayers(kv_shape, {in.kv.data(), in.kv.size()});
+
+  const comm::GroupShape channels = ChannelShape(setup.model, setup.limits, setup.tp, setup.pp);
+  SHOAL_ASSIGN_OR_RETURN(
+      comm::RankComm comm,
+      comm::MakeShmRank(channels, setup.rank, setup.epoch, {in.channels.data(), in.channels.size()}, &in.page->abort));
+  const std::unique_ptr<ops::Stream> stream = ops::MakeCpuStream(setup.threads);
+  stream->progress = &in.page->progress;
+
+  const graph::DecoderOptions options{setup.limits.max_tokens, setup.limits.max_sequences, setup.limits.max_model_len};
+  SHOAL_ASSIGN_OR_RETURN(std::unique_ptr<graph::Decoder> decoder,
+                         graph::Decoder::Create(setup.model, shard, options, table, stream.get(), &weights, layers,
+                                                comm.tensor.get(), &in.page->operation));
+
+  SHOAL_ASSIGN_OR_RETURN(plan::RingWriter results, plan::RingWriter::Create({in.results.data(), in.results.size()}));
+  SHOAL_RETURN_IF_ERROR(results.AttachReader().status());  // slot 0: the agent's
+
+  RingSource source(&reader, setup.epoch);
+  const RealClock clock;
+  EngineParts parts;
+  parts.rank = setup.rank;
+  parts.shard = shard;
+  parts.tp = setup.tp;
+  parts.pp = setup.pp;
+  parts.limits = setup.limits;
+  parts.table = table;
+  parts.stream = stream.get();
+  parts.decoder = std::move(decoder);
+  parts.kv = layers;
+  parts.comm = &comm;
+  parts.mailbox_slots = channels.mailbox_slots;
+  parts.mailbox_slots = channels.mailbox_slots;
+  parts.plans = &source;
+  parts.on_result = [&](const plan::StepResult& result) { SendResult(results, *in.page, result); };
+  parts.page = in.page;
+  parts.clock = &clock;
+  SetState(in.page, plan::RankState::kReady);
+  return RunEngine(std::move(parts));
+}
+
+absl::Status AttachAndRun(int plan_reader, int32_t* rank) {
+  SHOAL_ASSIGN_OR_RETURN(Inherited in, MapInherited());
+  SetState(in.page, plan::RankState::kLoading);
+  SHOAL_ASSIGN_OR_RETURN(plan::RingReader reader,
+                         plan::RingReader::Attach({in.plans.data(), in.plans.size()}, plan_reader));
+  SHOAL_ASSIGN_OR_RETURN(const plan::RankSetup setup, ReadSetup(reader));
+  *rank = setup.rank;
+  absl::Status ended = Run(in, setup, reader);
+  SetState(in.page, plan::RankState::kDead);
+  // An abort from outside is an order, not a fault.
+  if (absl::IsAborted(ended) && in.page->abort.load(std::memory_order_acquire) != 0) return absl::OkStatus();
+  return ended;
+}
+
+}  // namespace
+
+absl::Status RunRankProcess(int plan_reader) {
+  std::signal(SIGPIPE, SIG_IGN);  // the agent reads our stderr; its death is noticed otherwise
+  const ParentWatch watch;
+  int32_t rank = -1;
+  absl::Status status = AttachAndRun(plan_reader, &rank);
+  const std::string name = rank >= 0 ? absl::StrCat("rank ", rank) : absl::StrCat("rank of reader ", plan_reader);
+  if (!status.ok()) std::fprintf(stderr, "%s: %s\n", name.c_str(), status.ToString().c_str());
+  return status;
+}
+
+}  // namespace shoal::rank

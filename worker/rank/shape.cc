@@ -1,0 +1,49 @@
+// Tested by: tests/process/shape_test.cc
+#include "worker/rank/shape.h"
+
+#include "absl/strings/str_cat.h"
+
+namespace shoal::rank {
+namespace {
+
+// Of the token mailbox: at most two plans of a sequence are unanswered, so at most 2 * pp + 1 are in flight; a power of
+// two.
+int MailboxSlots(int pp) {
+  int slots = 8;
+  while (slots < 2 * pp + 2) slots *= 2;
+  return slots;
+}
+
+}  // namespace
+
+comm::GroupShape ChannelShape(const model::ModelConfig& model, const plan::MirrorLimits& limits, int tp, int pp) {
+  comm::GroupShape shape;
+  shape.tp = tp;
+  shape.pp = pp;
+  shape.max_activation_bytes = int64_t{limits.max_tokens} * model.hidden * static_cast<int64_t>(sizeof(float));
+  shape.max_samples = limits.max_sequences;
+  shape.mailbox_slots = MailboxSlots(pp);
+  return shape;
+}
+
+absl::StatusOr<Numerics> ResolveNumerics(const plan::EngineOptions& engine) {
+  Numerics out;
+  if (engine.compute_dtype == "f32") {
+    out.compute_f32 = true;
+  } else if (engine.compute_dtype != "auto") {
+    return absl::InvalidArgumentError(absl::StrCat("compute dtype ", engine.compute_dtype, ": there are auto and f32"));
+  }
+  if (engine.kv_dtype == "auto") {
+    out.kv = out.compute_f32 ? DType::kF32 : DType::kF16;
+    return out;
+  }
+  const std::optional<DType> kv = DTypeFromName(engine.kv_dtype);
+  if (!kv || (*kv != DType::kF32 && *kv != DType::kF16 && *kv != DType::kBF16)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("KV cache dtype ", engine.kv_dtype, ": there are auto, f32, f16 and bf16"));
+  }
+  out.kv = *kv;
+  return out;
+}
+
+}  // namespace shoal::rank
