@@ -146,7 +146,7 @@ impl Writer<'_> {
                 '\t' => self.out.push_str("\\t"),
                 '\u{8}' => self.out.push_str("\\b"),
                 '\u{c}' => self.out.push_str("\\f"),
-                c if c < ' ' || (self.ensure_ascii && !c.is_ascii() && !crate::sentinel::is_mark(c)) => {
+                c if c < ' ' || (self.ensure_ascii && c > '~' && !crate::sentinel::is_mark(c)) => {
                     for unit in c.encode_utf16(&mut [0; 2]) {
                         self.out.push_str(&format!("\\u{unit:04x}"));
                     }

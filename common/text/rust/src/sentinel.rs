@@ -39,7 +39,8 @@ pub struct Marker {
     /// Proper beginnings and ends of the spellings.
     beginnings: HashSet<String>,
     ends: HashSet<String>,
-    longest: usize, // bytes of the longest spelling
+    folded: HashSet<String>, // the spellings in lower case
+    longest: usize,          // bytes of the longest spelling
 }
 
 impl Marker {
@@ -51,7 +52,9 @@ impl Marker {
         if longest > 1024 {
             return Err(Fail::invalid(format!("a control token is spelled with {longest} bytes; at most 1024 may be")));
         }
-        let mut marker = Marker { automaton: None, beginnings: HashSet::new(), ends: HashSet::new(), longest };
+        let folded = unique.iter().map(|s| s.to_lowercase()).collect();
+        let mut marker =
+            Marker { automaton: None, beginnings: HashSet::new(), ends: HashSet::new(), folded, longest };
         for spelling in &unique {
             for (at, _) in spelling.char_indices().skip(1) {
                 marker.beginnings.insert(spelling[..at].to_string());
@@ -150,15 +153,23 @@ impl Marker {
             match c {
                 OPEN => open = Some(clean.len()),
                 CLOSE => {
-                    // Filters such as `upper` may have changed the spelling and its length a little.
-                    let start: Option<usize> = open.take().filter(|s| clean.len() - s <= 2 * self.longest);
-                    plain.extend(start.map(|s| s..clean.len()).filter(|r| !r.is_empty()));
+                    let range = open.take().map(|start| start..clean.len());
+                    plain.extend(range.filter(|r| self.holds_spelling(&clean[r.clone()])));
                 }
                 EDGE => edges.push(clean.len()),
                 c => clean.push(c),
             }
         }
         (clean, plain, edges)
+    }
+
+    /// Whether the text between two marks is still what was put there, or another spelling that a filter made of it. If
+    /// the template split the string at the spelling, what is between is the template's own.
+    fn holds_spelling(&self, text: &str) -> bool {
+        if text.len() > 2 * self.longest {
+            return false;
+        }
+        self.folded.contains(&text.to_lowercase()) || self.find(text).next().is_some()
     }
 
     /// `plain` and, outside of it, each spelling with an edge inside.

@@ -71,7 +71,7 @@ impl Template {
 
         let template = self.environment.get_template(NAME).map_err(|e| Fail::internal(e.to_string()))?;
         let mut out = Bounded(Vec::new());
-        let rendered = template.render_captured_to(Value::from_iter(variables), &mut out).map(|_| ());
+        let rendered = template.render_captured_to(Value::from_pairs(variables), &mut out).map(|_| ());
         rendered.map_err(failure)?;
         let text = String::from_utf8(out.0).map_err(|_| Fail::internal("the chat template's output is not UTF-8"))?;
         Ok(self.marker.split(&text))
@@ -89,7 +89,7 @@ impl Template {
             Json::String(s) => Value::from(self.marker.mark(&s)),
             Json::Array(items) => items.into_iter().map(|item| self.marked(item)).collect(),
             Json::Object(pairs) => {
-                Value::from_iter(pairs.into_iter().map(|(k, v)| (self.marker.mark(&k), self.marked(v))))
+                Value::from_pairs(pairs.into_iter().map(|(k, v)| (self.marker.mark(&k), self.marked(v))))
             }
         }
     }
