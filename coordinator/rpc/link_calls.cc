@@ -68,8 +68,12 @@ class JoinCall final : public UnaryCall<proto::JoinGroupReply> {
     link_->Leave(this);
     if (link_->Retired(epoch_)) return;
     if (Unreached(status)) return LoseFor("JoinGroup", status);
-    absl::StatusOr<plan::JoinReply> reply = plan::FromGrpc(status);
-    if (status.ok()) reply = plan::FromProto(reply_);
+    absl::StatusOr<plan::JoinReply> reply = absl::UnknownError("");
+    if (status.ok()) {
+      reply = plan::FromProto(reply_);
+    } else {
+      reply = plan::FromGrpc(status);
+    }
     link_->Deliver(core::JoinAnswered{link_->info().id, epoch_, std::move(reply)});
   }
 
