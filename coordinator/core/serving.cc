@@ -30,7 +30,9 @@ void Serving::Arrive(GenerateRequest request, const absl::Status& admit_error, T
     return Refuse(request, s, 0, now, fx);
   }
   const int32_t waiting = static_cast<int32_t>(waiting_.size());
-  if (waiting >= max_queued_) {
+  // Those that find a place with the next plan do not queue.
+  const int32_t places = std::max(0, limits_.max_sequences - static_cast<int32_t>(running_.size()));
+  if (waiting >= max_queued_ + places) {
     return Refuse(request, absl::ResourceExhaustedError(absl::StrCat(waiting, " requests are waiting already")),
                   rate_.RetryAfter(waiting, now), now, fx);
   }
