@@ -1,3 +1,4 @@
+// Tested by tests/kernels/null_test.cc.
 #include "kernels/ops/copy_blocks.h"
 
 #include <cstring>

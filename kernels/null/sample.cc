@@ -1,3 +1,4 @@
+// Tested by tests/kernels/null_test.cc.
 #include "kernels/ops/sample.h"
 
 #include <cstring>

@@ -1,0 +1,224 @@
+// The ops that treat each token by itself: embed and packing, rms_norm, quantise, rope_kv, glu, copy_blocks.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+
+#include "tests/kernels/kernel_test_util.h"
+
+namespace shoal::ops {
+namespace {
+
+std::unique_ptr<Stream> Threads(int n) { return MakeCpuStream(n); }
+
+class RowOps : public testing::TestWithParam<const OpTable*> {
+ protected:
+  const OpTable& table() const { return *GetParam(); }
+};
+
+// Packing loses nothing: each row comes back as the canonical row's values, to the bit.
+TEST_P(RowOps, EmbedReadsBackWhatWasPacked) {
+  for (const DType t : AllDTypes()) {
+    for (const int n : {1, 16, 37}) {
+      const int k = IsQuantised(t) ? 96 : 45;
+      const auto canonical = RandomWeight(t, n, k, 3);
+      const PackedWeight w = Pack(table(), t, canonical, n, k);
+      std::vector<int32_t> ids;
+      for (int i = n + 1; i >= -1; --i) ids.push_back(100 + i);
+      const std::unique_ptr<Stream> stream = Threads(2);
+      std::vector<float> x(ids.size() * static_cast<size_t>(k), -1e30f), row(static_cast<size_t>(k));
+      const EmbedArgs args = {w.view, ids.data(), 100, 0.5f, x.data(), static_cast<int>(ids.size())};
+      ASSERT_TRUE(table().embed(*stream, args).ok());
+      for (size_t i = 0; i < ids.size(); ++i) {
+        const int at = ids[i] - 100;
+        std::fill(row.begin(), row.end(), 0.0f);
+        if (at >= 0 && at < n) {
+          DequantiseRow(t, canonical.data() + RowBytes(t, k) * static_cast<size_t>(at), k, row.data());
+          for (float& v : row) v *= 0.5f;
+          EXPECT_NE(row, std::vector<float>(row.size(), 0.0f)) << "trivial";
+        }
+        SCOPED_TRACE(testing::Message() << Info(t).name << " row " << at << " of " << n);
+        ExpectSameBits(row.data(), x.data() + i * static_cast<size_t>(k), row.size());
+      }
+    }
+  }
+}
+
+TEST_P(RowOps, PackedMatrixIsAlignedAndComplete) {
+  EXPECT_GE(table().row_group, 1);
+  for (const DType t : AllDTypes()) {
+    EXPECT_TRUE(table().supports(t));
+    EXPECT_GE(table().packed_bytes(t, 33, 64), RowBytes(t, 64) * 33);
+    EXPECT_LE(table().packed_bytes(t, 512, 576), RowBytes(t, 576) * 512 * 102 / 100) << "packing wastes memory";
+  }
+}
+
+TEST_P(RowOps, RmsNormAgreesWithTheReference) {
+  for (const int dim : {1, 13, 64, 576}) {
+    constexpr int kTokens = 5;
+    const auto size = static_cast<size_t>(dim * kTokens);
+    const auto x = RandomFloats(size, 1), add = RandomFloats(size, 2), w = RandomFloats(static_cast<size_t>(dim), 3);
+    for (const bool join : {false, true}) {
+      auto x1 = x, x2 = x;
+      std::vector<float> y1(size), y2(size);
+      const std::unique_ptr<Stream> stream = Threads(2);
+      RmsNormArgs a = {x1.data(), join ? add.data() : nullptr, w.data(), y1.data(), kTokens, dim, 1e-5f, 1.0f};
+      ASSERT_TRUE(RefTable().rms_norm(*stream, a).ok());
+      a.x = x2.data();
+      a.y = y2.data();
+      ASSERT_TRUE(table().rms_norm(*stream, a).ok());
+      ExpectSameBits(x1, x2);
+      EXPECT_EQ(x1 != x, join);
+      ExpectRowsNear(y1, y2, static_cast<size_t>(dim), 1e-5f);
+    }
+  }
+}
+
+TEST_P(RowOps, RmsNormWithoutWeightOnlyJoins) {
+  auto x = RandomFloats(100, 1);
+  const auto before = x, add = RandomFloats(100, 2);
+  const std::unique_ptr<Stream> stream = Threads(1);
+  ASSERT_TRUE(table().rms_norm(*stream, {x.data(), add.data(), nullptr, nullptr, 2, 50, 1e-5f, 0}).ok());
+  for (size_t i = 0; i < 100; ++i) EXPECT_EQ(x[i], before[i] + add[i]);
+}
+
+TEST_P(RowOps, RmsNormRowAloneIsTheRowAmongOthers) {
+  constexpr int kTokens = 64, kDim = 576;
+  auto x = RandomFloats(kTokens * kDim, 5);
+  const auto w = RandomFloats(kDim, 6);
+  std::vector<float> all(x.size()), alone(x.size());
+  for (const int threads : {1, 2, 3, 5}) {
+    const std::unique_ptr<Stream> stream = Threads(threads);
+    ASSERT_TRUE(table().rms_norm(*stream, {x.data(), nullptr, w.data(), all.data(), kTokens, kDim, 1e-5f, 0}).ok());
+    for (int t = 0; t < kTokens; ++t) {
+      const RmsNormArgs a = {x.data() + t * kDim, nullptr, w.data(), alone.data() + t * kDim, 1, kDim, 1e-5f, 0};
+      ASSERT_TRUE(table().rms_norm(*stream, a).ok());
+    }
+    ExpectSameBits(alone, all);
+  }
+}
+
+// The whole op is defined to the bit, so it is compared to the bit.
+TEST_P(RowOps, QuantiseIsTheReference) {
+  constexpr int kTokens = 67, kK = 576;
+  auto x = RandomFloats(kTokens * kK, 9);
+  for (int i = 0; i < 32; ++i) x[static_cast<size_t>(i)] = 0;                               // a block of zeros
+  for (int i = 32; i < 64; ++i) x[static_cast<size_t>(i)] = static_cast<float>(i) - 48.5f;  // ties
+  x[40] = 127;
+  for (int i = 64; i < 96; ++i) x[static_cast<size_t>(i)] = 1e-43f * static_cast<float>(i - 80);  // subnormal
+  x[100] = INFINITY;
+  x[130] = std::nanf("");
+  Acts expected(x, kTokens, kK);
+  EXPECT_TRUE(std::isnan(expected.scale[3]) && std::isnan(expected.sum[4]) && expected.scale[0] == 0);
+  for (const int threads : {1, 2, 3, 5}) {
+    std::vector<int8_t> q(x.size(), 99);
+    std::vector<float> scale(expected.scale.size()), sum(scale.size());
+    const std::unique_ptr<Stream> stream = Threads(threads);
+    ASSERT_TRUE(table().quantise(*stream, {x.data(), {q.data(), scale.data(), sum.data()}, kTokens, kK}).ok());
+    EXPECT_EQ(expected.q, q);
+    for (size_t b = 0; b < scale.size(); ++b) {
+      if (std::isnan(expected.scale[b])) {
+        EXPECT_TRUE(std::isnan(scale[b]) && std::isnan(sum[b]));
+      } else {
+        EXPECT_TRUE(scale[b] == expected.scale[b] && sum[b] == expected.sum[b]) << "block " << b;
+      }
+    }
+  }
+}
+
+TEST_P(RowOps, QuantiseRefusesAShortBlock) {
+  std::vector<float> x(40);
+  const std::unique_ptr<Stream> stream = Threads(1);
+  EXPECT_EQ(table().quantise(*stream, {x.data(), {}, 1, 40}).code(), absl::StatusCode::kInvalidArgument);
+}
+
+// Rotation is defined in f32 without fused operations, and rounding by IEEE: the reference's bits, for q and cache.
+TEST_P(RowOps, RopeKvIsTheReference) {
+  constexpr int kTokens = 21, kHeads = 3, kKvHeads = 2, kBlocks = 3, kBlockSize = 16;
+  for (const int dim : {20, 64}) {
+    for (const int rot_dim : {dim, dim / 2}) {
+      for (const bool interleaved : {false, true}) {
+        for (const DType t : {DType::kF32, DType::kF16, DType::kBF16}) {
+          const auto k = RandomFloats(static_cast<size_t>(kTokens * kKvHeads * dim), 1, 100);
+          const auto v = RandomFloats(k.size(), 2);
+          const auto cos = RandomFloats(static_cast<size_t>(kTokens * rot_dim / 2), 3),
+                     sin = RandomFloats(cos.size(), 4);
+          std::vector<int64_t> slots;
+          for (int i = 0; i < kTokens; ++i) slots.push_back(i == 5 ? -1 : (i * 29 + 3) % (kBlocks * kBlockSize));
+          const size_t bytes = RowBytes(t, int64_t{kBlocks} * kKvHeads * kBlockSize * dim);
+          std::vector<std::vector<float>> q(2);
+          AlignedBytes caches[2][2];
+          for (size_t i = 0; i < 2; ++i) {
+            q[i] = RandomFloats(static_cast<size_t>(kTokens * kHeads * dim), 5);
+            for (AlignedBytes& c : caches[i]) c = AllocateAligned(bytes);
+            const KvLayer layer = {caches[i][0].get(), caches[i][1].get(), t, kBlockSize, kKvHeads, dim};
+            const RopeKvArgs a = {q[i].data(), k.data(),   v.data(),     kHeads * dim, kKvHeads * dim,
+                                  cos.data(),  sin.data(), slots.data(), layer,        kTokens,
+                                  kHeads,      rot_dim,    interleaved};
+            const std::unique_ptr<Stream> stream = Threads(3);
+            ASSERT_TRUE((i == 0 ? RefTable() : table()).rope_kv(*stream, a).ok());
+          }
+          EXPECT_NE(q[0], RandomFloats(q[0].size(), 5));
+          ExpectSameBits(q[0], q[1]);
+          EXPECT_EQ(0, std::memcmp(caches[0][0].get(), caches[1][0].get(), bytes)) << "k";
+          EXPECT_EQ(0, std::memcmp(caches[0][1].get(), caches[1][1].get(), bytes)) << "v";
+        }
+      }
+    }
+  }
+}
+
+TEST_P(RowOps, GluAgreesWithTheReferenceInPlaceToo) {
+  for (const Activation act : {Activation::kSilu, Activation::kGeluTanh}) {
+    for (const int dim : {1, 37, 1536}) {
+      constexpr int kTokens = 9;
+      const auto gate = RandomFloats(static_cast<size_t>(kTokens * dim), 1, 3), up = RandomFloats(gate.size(), 2);
+      std::vector<float> expected(gate.size()), actual(gate.size());
+      const std::unique_ptr<Stream> one = Threads(1), three = Threads(3);
+      ASSERT_TRUE(RefTable().glu(*one, {gate.data(), up.data(), expected.data(), kTokens, dim, act}).ok());
+      ASSERT_TRUE(table().glu(*three, {gate.data(), up.data(), actual.data(), kTokens, dim, act}).ok());
+      ExpectRowsNear(expected, actual, static_cast<size_t>(dim), 1e-5f);
+      auto in_place = gate;
+      ASSERT_TRUE(table().glu(*one, {in_place.data(), up.data(), in_place.data(), kTokens, dim, act}).ok());
+      ExpectSameBits(actual, in_place);
+    }
+  }
+}
+
+TEST_P(RowOps, GluSaturatesWithoutNan) {
+  const std::vector<float> gate = {-1e30f, -200, -89, 89, 200, 1e12f}, up(gate.size(), 1);
+  for (const Activation act : {Activation::kSilu, Activation::kGeluTanh}) {
+    std::vector<float> y(gate.size());
+    const std::unique_ptr<Stream> stream = Threads(1);
+    ASSERT_TRUE(table().glu(*stream, {gate.data(), up.data(), y.data(), 1, static_cast<int>(y.size()), act}).ok());
+    for (size_t i = 0; i < 3; ++i) EXPECT_NEAR(y[i], 0, 1e-6) << gate[i];
+    for (size_t i = 3; i < 6; ++i) EXPECT_FLOAT_EQ(y[i], gate[i]);
+  }
+}
+
+TEST_P(RowOps, CopyBlocksCopiesInOrder) {
+  constexpr int kBlocks = 5, kHeads = 3, kSize = 16, kDim = 20;
+  const size_t block = static_cast<size_t>(kHeads) * kSize * kDim;
+  auto k = RandomFloats(block * kBlocks, 1), v = RandomFloats(block * kBlocks, 2);
+  const auto k0 = k, v0 = v;
+  const BlockPair pairs[] = {{0, 3}, {3, 4}, {1, 0}};
+  const std::unique_ptr<Stream> stream = Threads(2);
+  const KvLayer layer = {k.data(), v.data(), DType::kF32, kSize, kHeads, kDim};
+  ASSERT_TRUE(table().copy_blocks(*stream, {layer, pairs, 3}).ok());
+  const size_t source[] = {1, 1, 2, 0, 0};
+  for (size_t b = 0; b < kBlocks; ++b) {
+    ExpectSameBits(&k0[source[b] * block], &k[b * block], block);
+    ExpectSameBits(&v0[source[b] * block], &v[b * block], block);
+  }
+}
+
+std::vector<const OpTable*> RealTables() {
+  std::vector<const OpTable*> tables = FastTables();
+  tables.push_back(&RefTable());
+  return tables;
+}
+INSTANTIATE_TEST_SUITE_P(Tables, RowOps, testing::ValuesIn(RealTables()),
+                         [](const auto& info) { return NameOf(*info.param); });
+
+}  // namespace
+}  // namespace shoal::ops
