@@ -7,6 +7,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <cstring>
 #include <fstream>
 #include <limits>
@@ -24,7 +25,10 @@ std::string UniqueName(const char* what) {
 template <typename F>
 int InChild(F body) {
   const pid_t pid = ::fork();
-  if (pid == 0) ::_exit(body());
+  if (pid == 0) {
+    ::signal(SIGSEGV, SIG_DFL);  // a sanitizer's handler would report and exit with 1
+    ::_exit(body());
+  }
   int status = 0;
   ::waitpid(pid, &status, 0);
   return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
