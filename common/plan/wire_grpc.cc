@@ -1,5 +1,6 @@
 #include "common/plan/wire_grpc.h"
 
+#include <grpc/support/log.h>
 #include <grpcpp/channel.h>
 #include <grpcpp/create_channel.h>
 #include <grpcpp/health_check_service_interface.h>
@@ -7,7 +8,7 @@
 #include <grpcpp/security/server_credentials.h>
 #include <grpcpp/server_builder.h>
 
-#include <algorithm>
+#include <cstdlib>
 
 namespace shoal::plan {
 namespace {
@@ -19,9 +20,15 @@ constexpr int kKeepaliveTimeoutMs = 10000;
 constexpr int kMaxMetadataBytes = 64 << 10;
 constexpr size_t kMaxStatusBytes = 8 << 10;  // percent-encoding may treble it: stays below kMaxMetadataBytes
 
+// gRPC's own lines on stderr repeat, in its words, what a Status says in ours. GRPC_VERBOSITY brings them back.
+void KeepQuiet() {
+  if (std::getenv("GRPC_VERBOSITY") == nullptr) gpr_set_log_function([](gpr_log_func_args*) {});
+}
+
 }  // namespace
 
 std::shared_ptr<grpc::Channel> Connect(const std::string& address) {
+  KeepQuiet();
   grpc::ChannelArguments args;
   args.SetMaxReceiveMessageSize(kMaxMessageBytes);
   args.SetMaxSendMessageSize(kMaxMessageBytes);
@@ -38,6 +45,7 @@ std::shared_ptr<grpc::Channel> Connect(const std::string& address) {
 }
 
 void ConfigureServer(const std::string& address, grpc::ServerBuilder& builder, int* port) {
+  KeepQuiet();
   grpc::EnableDefaultHealthCheckService(true);
   builder.SetMaxReceiveMessageSize(kMaxMessageBytes);
   builder.SetMaxSendMessageSize(kMaxMessageBytes);

@@ -107,6 +107,7 @@ std::string Ranks::FirstCause() {
 }
 
 void Ranks::OnExit(Slot* slot, const std::string& cause, bool gone) {
+  if (!gone) slot->stopped.store(true, std::memory_order_release);
   if (gone) {
     slot->dead.store(true, std::memory_order_release);
     MutexLock lock(ring_mutex_);
@@ -173,6 +174,10 @@ void Ranks::End() {
   {
     MutexLock lock(slots_mutex_);
     slots.swap(slots_);
+  }
+  // A stopped rank ends by no request.
+  for (const auto& slot : slots) {
+    if (slot->stopped.load(std::memory_order_acquire)) slot->process->Kill();
   }
   const RealClock clock;
   const TimeNs deadline = clock.Now() + kEndGrace;

@@ -53,7 +53,7 @@ class Ranks {
     int reader = 0;
     device::SharedMemory control, results;
     rank::ControlPage* page = nullptr;
-    std::atomic<bool> dead{false};
+    std::atomic<bool> dead{false}, stopped{false};
     std::atomic<int32_t> pid{0};
     std::unique_ptr<ResultPump> pump;
     std::unique_ptr<RankProcess> process;

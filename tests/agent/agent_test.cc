@@ -1,0 +1,360 @@
+// Agents and coordinator/rpc together: registration, groups, steps, faults, ends.
+#include "worker/agent/agent.h"
+
+#include <gtest/gtest.h>
+
+#include <csignal>
+
+#include "absl/strings/str_cat.h"
+#include "coordinator/rpc/agents.h"
+#include "tests/agent/fixture.h"
+
+namespace shoal {
+namespace {
+
+using testing::AgentThread;
+using testing::Children;
+using testing::EventLog;
+using testing::FreePort;
+using testing::OptionsFor;
+using testing::StartAgents;
+using testing::TinyGroup;
+
+const std::vector<int32_t> kPrompt = {72, 101, 108, 108, 111, 32, 119, 111, 114, 108, 100};
+
+class AgentTest : public ::testing::Test {
+ protected:
+  // The info that an agent registers with.
+  plan::AgentInfo Registered() {
+    auto event = log_.Take<core::AgentRegistered>();
+    EXPECT_TRUE(event.has_value());
+    return event.has_value() ? event->info : plan::AgentInfo{};
+  }
+  std::unique_ptr<AgentThread> StartAgent(int slots) {
+    return std::make_unique<AgentThread>(OptionsFor(agents_->address(), slots));
+  }
+
+  EventLog log_;
+  std::unique_ptr<rpc::Agents> agents_ = StartAgents(&log_);
+};
+
+TEST_F(AgentTest, RegistersWithWhatItHas) {
+  const auto agent = StartAgent(3);
+  const plan::AgentInfo info = Registered();
+  ASSERT_EQ(3u, info.slots.size());
+  EXPECT_EQ("cpu", info.slots[0].kind);
+  EXPECT_EQ(1, info.slots[0].threads);
+  EXPECT_EQ((int64_t{1} << 30) / 3, info.slots[0].memory_bytes);
+  EXPECT_FALSE(info.boot_id.empty());
+  EXPECT_FALSE(info.hostname.empty());
+  EXPECT_EQ(0u, info.highest_epoch);
+  const auto beat = log_.Take<core::HeartbeatReceived>([](const auto& e) { return e.heartbeat.sequence == 3; });
+  ASSERT_TRUE(beat.has_value());
+  EXPECT_EQ(info.id, beat->heartbeat.agent);
+  EXPECT_TRUE(agent->Stop().ok());
+  EXPECT_TRUE(log_.Take<core::AgentLost>().has_value());
+}
+
+TEST_F(AgentTest, LoadsAndAnswersTheSameInEveryLayout) {
+  const auto agent = StartAgent(4);
+  const std::vector<plan::AgentInfo> members = {Registered()};
+  TinyGroup group(&log_, agents_.get(), "ref");
+  group.Form(1, 1, 1, members);
+  const std::vector<int32_t> alone = group.Generate(kPrompt, 12);
+  group.Form(2, 2, 2, members);
+  EXPECT_EQ(alone, group.Generate(kPrompt, 12));
+  EXPECT_EQ(12u, alone.size());
+  ASSERT_EQ(1u, group.replies().size());
+  EXPECT_EQ(4u, group.replies()[0].ranks.size());
+  EXPECT_EQ("build-of-the-test/tp2xpp2/ref/f32/kv-f32/b16", group.replies()[0].numerics_id);
+
+  // Heartbeats show the ranks at the step they have finished, and what their transport carried.
+  const auto beat = log_.Take<core::HeartbeatReceived>([](const auto& e) {
+    return e.heartbeat.epoch == 2 && e.heartbeat.ranks.size() == 4 && e.heartbeat.ranks[0].step == 12;
+  });
+  ASSERT_TRUE(beat.has_value());
+  const plan::RankStatus& first = beat->heartbeat.ranks[0];
+  EXPECT_GT(first.resident_bytes, 0);
+  EXPECT_GT(first.progress, 0u);
+  ASSERT_EQ(1u, first.comm_bytes.size());
+  EXPECT_EQ("shm", first.comm_bytes[0].first);
+  EXPECT_GT(first.comm_bytes[0].second, 0);
+}
+
+TEST_F(AgentTest, TwoAgentsOfOneHostShareAGroup) {
+  const auto one = StartAgent(2), two = StartAgent(2);
+  const std::vector<plan::AgentInfo> members = {Registered(), Registered()};
+  TinyGroup group(&log_, agents_.get(), "null");
+  group.Form(1, 1, 1, {members[0]});
+  const std::vector<int32_t> alone = group.Generate(kPrompt, 8);
+  const auto loads = group.Form(2, 2, 2, members);
+  ASSERT_EQ(2u, loads.size());
+  EXPECT_EQ(alone, group.Generate(kPrompt, 8));
+  EXPECT_EQ(4u, Children().size());
+  EXPECT_TRUE(one->Stop().ok());
+  EXPECT_TRUE(two->Stop().ok());
+  EXPECT_TRUE(Children().empty());
+}
+
+TEST_F(AgentTest, KilledRankIsReportedAndTheGroupFormsAgainWithoutReading) {
+  const auto agent = StartAgent(2);
+  const std::vector<plan::AgentInfo> members = {Registered()};
+  TinyGroup group(&log_, agents_.get(), "ref");
+  const auto first = group.Form(1, 2, 1, members);
+  ASSERT_EQ(1u, first.size());
+  EXPECT_FALSE(first[0].reused);
+  EXPECT_GT(first[0].bytes_read, 0);
+  EXPECT_EQ(first[0].bytes_total, first[0].bytes_done);
+  EXPECT_GT(group.replies()[0].ranks[0].read_bytes, 0);
+  const std::vector<int32_t> before = group.Generate(kPrompt, 6);
+
+  const auto beat = log_.Take<core::HeartbeatReceived>(
+      [](const auto& e) { return e.heartbeat.ranks.size() == 2 && e.heartbeat.ranks[1].pid > 0; });
+  ASSERT_TRUE(beat.has_value());
+  const int victim = beat->heartbeat.ranks[1].pid;
+  ASSERT_EQ(0, ::kill(victim, SIGKILL));
+  const auto exit = log_.Take<core::RankExited>();
+  ASSERT_TRUE(exit.has_value());
+  EXPECT_EQ(1, exit->exit.rank);
+  EXPECT_EQ(victim, exit->exit.pid);
+  EXPECT_EQ(1u, exit->exit.epoch);
+  EXPECT_EQ("killed by signal 9", exit->exit.cause);
+
+  const auto again = group.Form(2, 2, 1, members);
+  ASSERT_EQ(1u, again.size());
+  EXPECT_TRUE(again[0].reused);
+  EXPECT_EQ(0, again[0].bytes_read);
+  EXPECT_EQ(0, group.replies()[0].ranks[0].read_bytes);
+  EXPECT_EQ(before, group.Generate(kPrompt, 6));
+  EXPECT_EQ(0, log_.Count<core::AgentLost>());
+}
+
+TEST_F(AgentTest, StoppedRankIsReportedAndReplaced) {
+  const auto agent = StartAgent(1);
+  const std::vector<plan::AgentInfo> members = {Registered()};
+  TinyGroup group(&log_, agents_.get(), "null");
+  group.Form(1, 1, 1, members);
+  const std::vector<int> ranks = Children();
+  ASSERT_EQ(1u, ranks.size());
+  ASSERT_EQ(0, ::kill(ranks[0], SIGSTOP));
+  const auto exit = log_.Take<core::RankExited>();
+  ASSERT_TRUE(exit.has_value());
+  EXPECT_EQ("stopped by signal 19", exit->exit.cause);
+  group.Form(2, 1, 1, members);
+  EXPECT_EQ(4u, group.Generate(kPrompt, 4).size());
+  ASSERT_EQ(1u, Children().size());
+  EXPECT_NE(ranks[0], Children()[0]);
+}
+
+TEST_F(AgentTest, AnotherLayoutDropsTheWeights) {
+  const auto agent = StartAgent(2);
+  const std::vector<plan::AgentInfo> members = {Registered()};
+  TinyGroup group(&log_, agents_.get(), "null");
+  group.Form(1, 2, 1, members);
+  const auto loads = group.Form(2, 1, 2, members);
+  ASSERT_EQ(1u, loads.size());
+  EXPECT_FALSE(loads[0].reused);
+}
+
+TEST_F(AgentTest, AbortEndsTheRanksAndKeepsTheWeights) {
+  const auto agent = StartAgent(2);
+  const std::vector<plan::AgentInfo> members = {Registered()};
+  TinyGroup group(&log_, agents_.get(), "null");
+  group.Form(1, 2, 1, members);
+  EXPECT_EQ(2u, Children().size());
+  agents_->Carry(core::SendAbort{members[0].id, 2, "the test wants it"});
+  ASSERT_TRUE(log_.Take<core::HeartbeatReceived>(
+                      [](const auto& e) { return e.heartbeat.epoch == 2 && e.heartbeat.ranks.empty(); })
+                  .has_value());
+  EXPECT_TRUE(Children().empty());
+  const auto loads = group.Form(2, 2, 1, members);
+  ASSERT_EQ(1u, loads.size());
+  EXPECT_TRUE(loads[0].reused);
+  EXPECT_EQ(0, log_.Count<core::RankExited>());  // they were told to end
+  EXPECT_EQ(0, log_.Count<core::AgentLost>());
+}
+
+TEST_F(AgentTest, LowerEpochIsRefused) {
+  const auto agent = StartAgent(1);
+  const std::vector<plan::AgentInfo> members = {Registered()};
+  TinyGroup group(&log_, agents_.get(), "null");
+  group.Form(5, 1, 1, members);
+  EXPECT_EQ(2u, group.Generate(kPrompt, 2).size());
+  agents_->Carry(core::SendJoin{members[0].id, group.MakeJoin(5, 1, 1, members)});
+  const auto refused = log_.Take<core::JoinAnswered>();
+  ASSERT_TRUE(refused.has_value());
+  EXPECT_EQ(absl::StatusCode::kAborted, refused->reply.status().code());
+  EXPECT_EQ(3u, group.Generate(kPrompt, 3).size());  // the group has not been touched
+}
+
+TEST_F(AgentTest, BadJoinsAreRefusedWithTheReason) {
+  const auto agent = StartAgent(1);
+  const std::vector<plan::AgentInfo> members = {Registered()};
+  TinyGroup group(&log_, agents_.get(), "null");
+  uint64_t epoch = 1;
+  const auto answer = [&](const std::function<void(plan::JoinGroup&)>& spoil) {
+    plan::JoinGroup join = group.MakeJoin(epoch, 1, 1, members);
+    spoil(join);
+    agents_->Carry(core::SendJoin{members[0].id, join});
+    auto answered = log_.Take<core::JoinAnswered>([&](const auto& e) { return e.epoch == epoch; });
+    ++epoch;
+    return answered.has_value() ? answered->reply.status() : absl::OkStatus();
+  };
+  const auto holds = [](const absl::Status& s, const char* what) {
+    return s.message().find(what) != std::string::npos;
+  };
+
+  absl::Status s = answer([](auto& j) { j.model += ".not"; });
+  EXPECT_EQ(absl::StatusCode::kNotFound, s.code()) << s;
+  s = answer([](auto& j) { j.revision = "other"; });
+  EXPECT_EQ(absl::StatusCode::kFailedPrecondition, s.code());
+  EXPECT_TRUE(holds(s, "revision other")) << s;
+  s = answer([](auto& j) { ++j.shard_hash; });
+  EXPECT_EQ(absl::StatusCode::kFailedPrecondition, s.code()) << s;
+  s = answer([](auto& j) { j.ranks[0].slot = 1; });
+  EXPECT_TRUE(holds(s, "slot 1")) << s;
+  s = answer([](auto& j) { j.ranks[0].agent = "other"; });
+  EXPECT_TRUE(holds(s, "no rank of the group is assigned")) << s;
+  s = answer([](auto& j) { j.engine.device = "abacus"; });
+  EXPECT_EQ(absl::StatusCode::kNotFound, s.code()) << s;
+  s = answer([](auto& j) { j.engine.kv_dtype = "q8_0"; });
+  EXPECT_TRUE(holds(s, "q8_0")) << s;
+  s = answer([](auto& j) { j.engine.load_format = "magic"; });
+  EXPECT_TRUE(holds(s, "magic")) << s;
+  s = answer([](auto& j) { j.engine.transport = "carrier"; });
+  EXPECT_TRUE(holds(s, "carrier")) << s;
+  group.Form(epoch, 1, 1, members);
+  EXPECT_EQ(2u, group.Generate(kPrompt, 2).size());
+}
+
+TEST_F(AgentTest, RankThatCannotStartFailsTheLoadWithItsCause) {
+  agent::AgentOptions options = OptionsFor(agents_->address(), 1);
+  options.rank_binary = "/bin/ls";  // "ls rank --reader 0" says that there is no such file
+  AgentThread agent(options);
+  const std::vector<plan::AgentInfo> members = {Registered()};
+  TinyGroup group(&log_, agents_.get(), "null");
+  group.Join(1, 1, 1, members);
+  ASSERT_TRUE(log_.Take<core::JoinAnswered>().has_value());
+  agents_->Carry(core::SendLoad{members[0].id, {1, group.limits()}});
+  const auto failed = log_.Take<core::LoadFailed>();
+  ASSERT_TRUE(failed.has_value());
+  EXPECT_EQ(1u, failed->epoch);
+  EXPECT_EQ(0u, failed->status.message().find("rank 0 exited with 2: ")) << failed->status;
+}
+
+TEST_F(AgentTest, MissingRankBinaryFailsTheLoad) {
+  agent::AgentOptions options = OptionsFor(agents_->address(), 1);
+  options.rank_binary = "/no/such/binary";
+  AgentThread agent(options);
+  const std::vector<plan::AgentInfo> members = {Registered()};
+  TinyGroup group(&log_, agents_.get(), "null");
+  group.Join(1, 1, 1, members);
+  ASSERT_TRUE(log_.Take<core::JoinAnswered>().has_value());
+  agents_->Carry(core::SendLoad{members[0].id, {1, group.limits()}});
+  const auto failed = log_.Take<core::LoadFailed>();
+  ASSERT_TRUE(failed.has_value());
+  EXPECT_NE(std::string::npos, failed->status.message().find("/no/such/binary")) << failed->status;
+}
+
+TEST_F(AgentTest, AnotherBuildIsRefusedForGood) {
+  agent::AgentOptions options = OptionsFor(agents_->address(), 1);
+  options.build_id = "newer";
+  AgentThread agent(options);
+  const absl::Status status = agent.Join();
+  EXPECT_EQ(absl::StatusCode::kFailedPrecondition, status.code());
+  EXPECT_NE(std::string::npos, status.message().find("newer")) << status;
+  EXPECT_NE(std::string::npos, status.message().find("build-of-the-test")) << status;
+  EXPECT_EQ(0, log_.Count<core::AgentRegistered>());
+}
+
+TEST_F(AgentTest, AgentWaitsForACoordinatorThatComesLater) {
+  const std::string address = absl::StrCat("127.0.0.1:", FreePort());
+  AgentThread agent(OptionsFor(address, 1));
+  EventLog log;
+  const auto late = StartAgents(&log, address);
+  EXPECT_TRUE(log.Take<core::AgentRegistered>().has_value());
+}
+
+TEST_F(AgentTest, OutlivesTheCoordinatorWithItsWeights) {
+  const std::string address = absl::StrCat("127.0.0.1:", FreePort());
+  EventLog log;
+  auto first = StartAgents(&log, address);
+  AgentThread agent(OptionsFor(address, 2));
+  const auto registered = log.Take<core::AgentRegistered>();
+  ASSERT_TRUE(registered.has_value());
+  {
+    TinyGroup group(&log, first.get(), "null");
+    group.Form(3, 2, 1, {registered->info});
+    first.reset();
+    EventLog second_log;
+    const auto second = StartAgents(&second_log, address, 8);
+    const auto again = second_log.Take<core::AgentRegistered>();
+    ASSERT_TRUE(again.has_value());
+    EXPECT_EQ(registered->info.id, again->info.id);
+    EXPECT_EQ(3u, again->info.highest_epoch);
+    EXPECT_EQ((std::vector<int32_t>{0, 1}), again->info.held_ranks);
+    EXPECT_NE(std::string::npos, again->info.held_model.find(group.files().revision));
+    // The ranks of the lost coordinator end.
+    ASSERT_TRUE(
+        second_log.Take<core::HeartbeatReceived>([](const auto& e) { return e.heartbeat.ranks.empty(); }).has_value());
+    EXPECT_TRUE(Children().empty());
+  }
+  EXPECT_TRUE(agent.Stop().ok());
+}
+
+TEST_F(AgentTest, OrphanTimeOutEndsIt) {
+  agent::AgentOptions options = OptionsFor(absl::StrCat("127.0.0.1:", FreePort()), 1);
+  options.orphan_timeout = 50 * kMillisecond;
+  AgentThread agent(options);
+  const absl::Status status = agent.Join();
+  EXPECT_EQ(absl::StatusCode::kUnavailable, status.code()) << status;
+}
+
+TEST_F(AgentTest, OffLoopbackNeedsInsecure) {
+  const std::atomic<bool> stop{true};
+  agent::AgentOptions options = OptionsFor("10.0.0.1:1", 1);
+  EXPECT_EQ(absl::StatusCode::kInvalidArgument, agent::RunAgent(options, stop).code());
+  options.coordinator = agents_->address();
+  options.listen = "0.0.0.0:0";
+  EXPECT_EQ(absl::StatusCode::kInvalidArgument, agent::RunAgent(options, stop).code());
+  options.insecure = true;
+  EXPECT_TRUE(agent::RunAgent(options, stop).ok());
+  options.listen = "nonsense";
+  EXPECT_EQ(absl::StatusCode::kInvalidArgument, agent::RunAgent(options, stop).code());
+}
+
+TEST_F(AgentTest, ListeningOnAllAddressesAdvertisesOneThatWorks) {
+  agent::AgentOptions options = OptionsFor(agents_->address(), 1);
+  options.listen = "0.0.0.0:0";
+  options.insecure = true;
+  AgentThread agent(options);
+  const plan::AgentInfo info = Registered();
+  EXPECT_EQ(0u, info.address.find("127.0.0.1:")) << info.address;
+  TinyGroup group(&log_, agents_.get(), "null");
+  group.Form(1, 1, 1, {info});
+  EXPECT_EQ(1u, group.Generate(kPrompt, 1).size());
+}
+
+TEST_F(AgentTest, PortInUseIsSaid) {
+  const std::atomic<bool> stop{true};
+  agent::AgentOptions options = OptionsFor(agents_->address(), 1);
+  options.listen = agents_->address();
+  const absl::Status status = agent::RunAgent(options, stop);
+  EXPECT_EQ(absl::StatusCode::kUnavailable, status.code());
+  EXPECT_NE(std::string::npos, status.message().find("in use")) << status;
+}
+
+TEST_F(AgentTest, StopDuringALoadLeavesNothingBehind) {
+  const auto agent = StartAgent(4);
+  const std::vector<plan::AgentInfo> members = {Registered()};
+  TinyGroup group(&log_, agents_.get(), "null");
+  group.Join(1, 2, 2, members);
+  ASSERT_TRUE(log_.Take<core::JoinAnswered>().has_value());
+  agents_->Carry(core::SendLoad{members[0].id, {1, group.limits()}});
+  EXPECT_TRUE(agent->Stop().ok());
+  EXPECT_TRUE(Children().empty());
+  EXPECT_TRUE(log_.Take<core::AgentLost>().has_value());
+}
+
+}  // namespace
+}  // namespace shoal
