@@ -1,5 +1,5 @@
-// The bytes of answers: chat completions and completions, whole and as events. Written by hand, since a chunk is made for
-// every token of every stream.
+// The bytes of answers: chat completions and completions, whole and as events. Written by hand, since a chunk is made
+// for every token of every stream.
 #pragma once
 
 #include <cstdint>
@@ -15,14 +15,14 @@ struct Usage {
 
 struct AnswerHead {
   bool chat = false;
-  std::string id;                  // "chatcmpl-..." or "cmpl-..."
-  int64_t created = 0;             // seconds since 1970
-  std::string model;               // the name the client used
+  std::string id;       // "chatcmpl-..." or "cmpl-..."
+  int64_t created = 0;  // seconds since 1970
+  std::string model;    // the name the client used
   std::string system_fingerprint;
 };
 
-// How an answer ended. `finish_reason`: "stop" or "length". `stop_reason`: the JSON of the stop string that ended it, or
-// "null" (vLLM's field).
+// How an answer ended. `finish_reason`: "stop" or "length". `stop_reason`: the JSON of the stop string that ended it,
+// or "null" (vLLM's field).
 struct AnswerEnd {
   std::string_view finish_reason;
   std::string stop_reason = "null";

@@ -68,7 +68,10 @@ const Api::Route Api::kRoutes[] = {
 };
 
 Api::Api(ApiOptions options, Engine* engine, metrics::Metrics* metrics)
-    : options_(std::move(options)), keys_(options_.api_keys), engine_(engine), metrics_(metrics),
+    : options_(std::move(options)),
+      keys_(options_.api_keys),
+      engine_(engine),
+      metrics_(metrics),
       pool_(options_.text_threads, options_.limits.queued_text_jobs) {}
 
 void Api::Handle(Request request, std::shared_ptr<Responder> responder) {
@@ -80,15 +83,16 @@ void Api::Handle(Request request, std::shared_ptr<Responder> responder) {
   for (const Route& route : kRoutes) {
     if (!Matches(route.path, request.path)) continue;
     responder->SetRoute(route.path);
-    const bool fits = request.method == route.method || (request.method == "HEAD" && std::string_view(route.method) == "GET");
+    const bool fits =
+        request.method == route.method || (request.method == "HEAD" && std::string_view(route.method) == "GET");
     if (!fits) {
       absl::StrAppend(&allowed, allowed.empty() ? "" : ", ", route.method);
       continue;
     }
     if (route.needs_key && !keys_.Allows(request.Header("authorization"))) {
-      return RespondError(MakeError(ErrorKind::kInvalidApiKey,
-                                    "Incorrect or missing API key. Send it as 'Authorization: Bearer KEY'."),
-                          responder.get());
+      return RespondError(
+          MakeError(ErrorKind::kInvalidApiKey, "Incorrect or missing API key. Send it as 'Authorization: Bearer KEY'."),
+          responder.get());
     }
     return (this->*route.handler)(std::move(request), std::move(responder));
   }
@@ -164,17 +168,15 @@ void Api::OnPool(std::shared_ptr<Responder> responder, std::function<Response()>
 void Api::Tokenize(Request request, std::shared_ptr<Responder> responder) {
   const auto model = engine_->Model();
   if (model == nullptr) return RespondError(NoModel(), responder.get());
-  OnPool(std::move(responder), [model, body = std::move(request.body), this] {
-    return TokenizeAnswer(body, options_.limits, *model);
-  });
+  OnPool(std::move(responder),
+         [model, body = std::move(request.body), this] { return TokenizeAnswer(body, options_.limits, *model); });
 }
 
 void Api::Detokenize(Request request, std::shared_ptr<Responder> responder) {
   const auto model = engine_->Model();
   if (model == nullptr) return RespondError(NoModel(), responder.get());
-  OnPool(std::move(responder), [model, body = std::move(request.body), this] {
-    return DetokenizeAnswer(body, options_.limits, *model);
-  });
+  OnPool(std::move(responder),
+         [model, body = std::move(request.body), this] { return DetokenizeAnswer(body, options_.limits, *model); });
 }
 
 void Api::Live(Request /*request*/, std::shared_ptr<Responder> responder) { RespondText(200, "ok\n", responder.get()); }

@@ -1,5 +1,5 @@
-// What the HTTP side needs of the rest: the seam between text and tokens. server/ implements it over the core; tests may
-// drive the routes with a scripted one, users always meet the real one.
+// What the HTTP side needs of the rest: the seam between text and tokens. server/ implements it over the core; tests
+// may drive the routes with a scripted one, users always meet the real one.
 #pragma once
 
 #include <functional>
@@ -25,14 +25,14 @@ struct ServedModel {
   bool add_bos = false;
   std::shared_ptr<const text::Tokenizer> tokenizer;
   std::shared_ptr<const text::ChatTemplate> chat_template;  // null: the model has none
-  std::string system_fingerprint;  // numerics id
+  std::string system_fingerprint;                           // numerics id
 };
 
 struct GenerateUpdate {
   std::vector<int32_t> tokens;  // new ones, in order
   bool finished = false;        // the last update of the request
   core::FinishReason reason = core::FinishReason::kStop;
-  absl::Status error;           // with kError
+  absl::Status error;  // with kError
   int32_t retry_after_s = 0;
   core::RequestStats stats;
 };
@@ -45,8 +45,8 @@ class Engine {
   // Null until a group is ready for the first time.
   virtual std::shared_ptr<const ServedModel> Model() const = 0;
 
-  // `on_update` is called on the engine's thread: hand over and return, never block. After the update with `finished` it
-  // is called no more. Exactly one such update comes for every request.
+  // `on_update` is called on the engine's thread: hand over and return, never block. After the update with `finished`
+  // it is called no more. Exactly one such update comes for every request.
   virtual core::RequestId Submit(core::GenerateRequest request, std::function<void(GenerateUpdate)> on_update) = 0;
   // Harmless when the request has ended.
   virtual void Cancel(core::RequestId id, core::CancelCause cause) = 0;

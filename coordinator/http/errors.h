@@ -10,9 +10,9 @@
 namespace shoal::http {
 
 enum class ErrorKind : uint8_t {
-  kBadRequest,          // not HTTP as we speak it
+  kBadRequest,  // not HTTP as we speak it
   kInvalidJson,
-  kInvalidValue,        // wrong type, out of range, invalid UTF-8
+  kInvalidValue,  // wrong type, out of range, invalid UTF-8
   kMissingParameter,
   kUnsupportedParameter,  // known, with an effect that is not offered
   kContextLength,
@@ -25,9 +25,9 @@ enum class ErrorKind : uint8_t {
   kTooLarge,
   kHeadersTooLarge,
   kExpectationFailed,
-  kOverloaded,          // come back after retry_after_s
+  kOverloaded,  // come back after retry_after_s
   kInternal,
-  kUnavailable,         // no group yet, or no more; come back after retry_after_s
+  kUnavailable,  // no group yet, or no more; come back after retry_after_s
 };
 
 struct ApiError {

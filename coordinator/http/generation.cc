@@ -93,6 +93,7 @@ void Generation::OnPrepared(std::shared_ptr<Prepared> prepared) {
 void Generation::OnUpdate(const GenerateUpdate& update) {
   if (done_) return;
   Measure(update);
+  if (update.finished) preemptions_ = update.stats.preemptions;
   std::string text;
   bool stopped = PushTokens(update, &text);
   if (stopped) {
@@ -154,6 +155,7 @@ void Generation::Finish(const AnswerEnd& end) {
   if (!spec_.stream) {
     Response response;
     response.body = AnswerBody(head_, text_, end, usage_);
+    if (preemptions_) response.headers.emplace_back("X-Shoal-Preemptions", std::to_string(*preemptions_));
     return responder_->Respond(std::move(response));
   }
   responder_->Write(chunks_->End(end, usage_));

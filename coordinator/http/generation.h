@@ -1,5 +1,5 @@
-// One generation request from its body to the last byte of its answer. Lives on the I/O thread of its connection; text is
-// parsed and tokenised on the pool, tokens come from the engine's thread through the executor.
+// One generation request from its body to the last byte of its answer. Lives on the I/O thread of its connection; text
+// is parsed and tokenised on the pool, tokens come from the engine's thread through the executor.
 #pragma once
 
 #include <memory>
@@ -27,8 +27,7 @@ struct GenerationContext {
 
 class Generation : public std::enable_shared_from_this<Generation> {
  public:
-  static void Start(const GenerationContext& context, bool chat, Request request,
-                    std::shared_ptr<Responder> responder);
+  static void Start(const GenerationContext& context, bool chat, Request request, std::shared_ptr<Responder> responder);
 
   Generation(const GenerationContext& context, TimeNs arrived, std::shared_ptr<const ServedModel> model,
              std::shared_ptr<Responder> responder);
@@ -66,13 +65,14 @@ class Generation : public std::enable_shared_from_this<Generation> {
   std::optional<ChunkWriter> chunks_;
   std::optional<text::Detokenizer> detokenizer_;
   std::optional<text::StopMatcher> stops_;
-  std::string text_;          // of an answer that is not streamed
-  std::string stop_;          // the stop string that ended it
+  std::string text_;  // of an answer that is not streamed
+  std::string stop_;  // the stop string that ended it
   core::RequestId id_ = 0;
+  std::optional<int32_t> preemptions_;  // known with the engine's last update
   TimeNs last_tokens_ = 0;
   bool submitted_ = false;
   bool stream_begun_ = false;
-  bool done_ = false;         // the answer is complete; what still comes from the engine is not for it
+  bool done_ = false;  // the answer is complete; what still comes from the engine is not for it
 };
 
 // An error as a whole response.

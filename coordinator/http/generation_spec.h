@@ -28,14 +28,14 @@ struct GenerationSpec {
   std::optional<uint64_t> seed;
   std::vector<std::string> stop;
   std::vector<int32_t> stop_token_ids;
-  bool include_stop = false;         // include_stop_str_in_output
+  bool include_stop = false;  // include_stop_str_in_output
   bool ignore_eos = false;
   bool skip_special_tokens = true;
 
-  std::string context_json;          // chat: what the template sees
+  std::string context_json;  // chat: what the template sees
 
-  std::string prompt;                // completions: text ...
-  std::vector<int32_t> prompt_ids;   // ... or ids, when not empty
+  std::string prompt;               // completions: text ...
+  std::vector<int32_t> prompt_ids;  // ... or ids, when not empty
   bool add_special_tokens = true;
 };
 

@@ -1,5 +1,5 @@
-// The public edge: listens, speaks HTTP/1.1, hands whole requests to a handler on one of its I/O threads. Knows nothing of
-// models. Thread-safe.
+// The public edge: listens, speaks HTTP/1.1, hands whole requests to a handler on one of its I/O threads. Knows nothing
+// of models. Thread-safe.
 #pragma once
 
 #include <functional>
@@ -21,8 +21,9 @@ struct HttpServerOptions {
 
 class HttpServer {
  public:
-  // Listens when it returns. FailedPrecondition when the port is in use, InvalidArgument for a host that is none of ours.
-  // `handler` is called on an I/O thread and must not block. `on_exchange` likewise, once per exchange; may be null.
+  // Listens when it returns. FailedPrecondition when the port is in use, InvalidArgument for a host that is none of
+  // ours. `handler` is called on an I/O thread and must not block. `on_exchange` likewise, once per exchange; may be
+  // null.
   static absl::StatusOr<std::unique_ptr<HttpServer>> Start(const HttpServerOptions& options, Handler handler,
                                                            std::function<void(const Exchange&)> on_exchange);
   // Breaks what is still open; no handler runs afterwards.

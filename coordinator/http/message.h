@@ -14,7 +14,7 @@ namespace shoal::http {
 
 struct Request {
   std::string method;
-  std::string path;   // without the query
+  std::string path;  // without the query
   std::string query;
   std::vector<std::pair<std::string, std::string>> headers;  // names in lower case
   std::string body;
@@ -34,7 +34,8 @@ struct Response {
   std::string body;
 };
 
-// Runs functions on one I/O thread, in the order of the calls. Thread-safe; may outlive that thread: then it drops them.
+// Runs functions on one I/O thread, in the order of the calls. Thread-safe; may outlive that thread: then it drops
+// them.
 class Executor {
  public:
   virtual ~Executor() = default;

@@ -93,28 +93,29 @@ std::string ClusterJson(const core::ClusterState& state) {
     pp = std::max(pp, rank.stage + 1);
   }
   const std::string_view phase = PhaseName(state.phase);
-  return json::serialize(json::object{
-      {"phase", json::string_view(phase.data(), phase.size())},
-      {"detail", state.detail},
-      {"epoch", state.epoch},
-      {"numerics_id", state.numerics_id},
-      {"tensor_parallel_size", tp},
-      {"pipeline_parallel_size", pp},
-      {"agents", std::move(agents)},
-      {"ranks", std::move(ranks)},
-      {"load", {{"bytes_done", state.load_bytes_done},
-                {"bytes_total", state.load_bytes_total},
-                {"bytes_read", state.load_bytes_read}}},
-      {"requests", {{"running", state.running}, {"waiting", state.waiting}}},
-      {"kv_cache", {{"blocks", state.kv_blocks},
-                    {"blocks_free", state.kv_blocks_free},
-                    {"block_size", state.block_size}}},
-      {"max_model_len", state.max_model_len},
-      {"counters", {{"steps", state.steps},
-                    {"preemptions", state.preemptions},
-                    {"prompt_tokens", state.prompt_tokens},
-                    {"output_tokens", state.output_tokens},
-                    {"groups_formed", state.groups_formed}}}});
+  return json::serialize(json::object{{"phase", json::string_view(phase.data(), phase.size())},
+                                      {"detail", state.detail},
+                                      {"epoch", state.epoch},
+                                      {"numerics_id", state.numerics_id},
+                                      {"tensor_parallel_size", tp},
+                                      {"pipeline_parallel_size", pp},
+                                      {"agents", std::move(agents)},
+                                      {"ranks", std::move(ranks)},
+                                      {"load_bytes_done", state.load_bytes_done},
+                                      {"load_bytes_total", state.load_bytes_total},
+                                      {"load_bytes_read", state.load_bytes_read},
+                                      {"running", state.running},
+                                      {"waiting", state.waiting},
+                                      {"kv_blocks", state.kv_blocks},
+                                      {"kv_blocks_free", state.kv_blocks_free},
+                                      {"block_size", state.block_size},
+                                      {"max_model_len", state.max_model_len},
+                                      {"steps", state.steps},
+                                      {"preemptions", state.preemptions},
+                                      {"prompt_tokens", state.prompt_tokens},
+                                      {"output_tokens", state.output_tokens},
+                                      {"groups_formed", state.groups_formed},
+                                      {"stale_answers", state.stale_answers}});
 }
 
 }  // namespace shoal::http

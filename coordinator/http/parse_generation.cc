@@ -78,7 +78,8 @@ void ParseTokenIds(const json::value& value, std::string_view name, size_t limit
                    std::vector<int32_t>* ids) {
   const auto* list = value.if_array();
   if (list == nullptr) {
-    return fields->Fail(ErrorKind::kInvalidValue, name, absl::StrCat("'", std::string(name), "' must be a list of token ids"));
+    return fields->Fail(ErrorKind::kInvalidValue, name,
+                        absl::StrCat("'", std::string(name), "' must be a list of token ids"));
   }
   if (list->size() > limit) {
     return fields->Fail(ErrorKind::kInvalidValue, name,

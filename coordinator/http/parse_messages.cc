@@ -54,9 +54,9 @@ void ParseContent(bool may_be_absent, Fields* message, std::string* text) {
   } else if (const auto* parts = content->if_array()) {
     JoinParts(*parts, message, text);
   } else {
-    message->Fail(ErrorKind::kInvalidValue, "content",
-                  absl::StrCat("'content' must be a string or an array of parts, not ",
-                               std::string(JsonTypeName(*content))));
+    message->Fail(
+        ErrorKind::kInvalidValue, "content",
+        absl::StrCat("'content' must be a string or an array of parts, not ", std::string(JsonTypeName(*content))));
   }
 }
 

@@ -20,8 +20,8 @@ ApiError MakeError(ErrorKind kind, std::string param, std::string message) {
 
 // Text errors are the client's, except for what says that this side is at fault.
 ApiError TextError(const absl::Status& status, const char* param) {
-  const bool theirs = status.code() == absl::StatusCode::kInvalidArgument ||
-                      status.code() == absl::StatusCode::kResourceExhausted;
+  const bool theirs =
+      status.code() == absl::StatusCode::kInvalidArgument || status.code() == absl::StatusCode::kResourceExhausted;
   return MakeError(theirs ? ErrorKind::kInvalidValue : ErrorKind::kInternal, theirs ? param : "",
                    std::string(status.message()));
 }
@@ -45,8 +45,8 @@ std::optional<ApiError> EncodeChat(const GenerationSpec& spec, const ServedModel
 
 std::optional<ApiError> EncodeText(const GenerationSpec& spec, const ServedModel& model, std::vector<int32_t>* ids) {
   if (spec.prompt_ids.empty()) {
-    auto encoded = model.tokenizer->Encode(spec.prompt, text::Tokenizer::Mode::kPlain,
-                                           spec.add_special_tokens && model.add_bos);
+    auto encoded =
+        model.tokenizer->Encode(spec.prompt, text::Tokenizer::Mode::kPlain, spec.add_special_tokens && model.add_bos);
     if (!encoded.ok()) return TextError(encoded.status(), "prompt");
     *ids = std::move(*encoded);
     return std::nullopt;
@@ -65,11 +65,11 @@ std::optional<ApiError> EncodeText(const GenerationSpec& spec, const ServedModel
 // OpenAI's wording: clients look for "maximum context length".
 ApiError ContextError(const GenerationSpec& spec, int64_t limit, int64_t prompt, int64_t completion) {
   const char* what = spec.chat ? "messages" : "prompt";
-  return MakeError(
-      ErrorKind::kContextLength, what,
-      absl::StrCat("This model's maximum context length is ", limit, " tokens. However, you requested ",
-                   prompt + completion, " tokens (", prompt, " in the ", what, ", ", completion,
-                   " in the completion). Please reduce the length of the ", what, spec.max_tokens ? " or completion." : "."));
+  return MakeError(ErrorKind::kContextLength, what,
+                   absl::StrCat("This model's maximum context length is ", limit, " tokens. However, you requested ",
+                                prompt + completion, " tokens (", prompt, " in the ", what, ", ", completion,
+                                " in the completion). Please reduce the length of the ", what,
+                                spec.max_tokens ? " or completion." : "."));
 }
 
 }  // namespace

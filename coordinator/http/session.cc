@@ -55,11 +55,11 @@ class Session : public std::enable_shared_from_this<Session> {
  private:
   friend class SessionResponder;
   enum class Phase : uint8_t {
-    kIdle,     // between requests
+    kIdle,  // between requests
     kHeader,
     kBody,
-    kAnswer,   // a handler has the request; its answer is not yet written to the last byte
-    kLinger,   // the last answer is out; input is drained so that no reset overtakes it
+    kAnswer,  // a handler has the request; its answer is not yet written to the last byte
+    kLinger,  // the last answer is out; input is drained so that no reset overtakes it
     kClosed,
   };
 
@@ -93,7 +93,7 @@ class Session : public std::enable_shared_from_this<Session> {
   std::optional<beast_http::request_parser<beast_http::string_body>> parser_;
   TimeNs arrived_ = 0;
 
-  std::string out_;      // written from out_sent_ on
+  std::string out_;  // written from out_sent_ on
   size_t out_sent_ = 0;
   bool waiting_writable_ = false;
   bool answer_complete_ = false;
@@ -107,9 +107,14 @@ class SessionResponder final : public Responder {
  public:
   SessionResponder(std::shared_ptr<Session> session, std::string method, std::string request_id, bool head_only,
                    int http_version, bool keep_alive, TimeNs arrived)
-      : session_(session), executor_(session->worker_->executor), method_(std::move(method)),
-        request_id_(std::move(request_id)), head_only_(head_only), http_version_(http_version),
-        keep_alive_(keep_alive), arrived_(arrived) {}
+      : session_(session),
+        executor_(session->worker_->executor),
+        method_(std::move(method)),
+        request_id_(std::move(request_id)),
+        head_only_(head_only),
+        http_version_(http_version),
+        keep_alive_(keep_alive),
+        arrived_(arrived) {}
 
   void SetRoute(std::string_view route) override { route_ = route; }
   void Respond(Response response) override;
@@ -132,7 +137,7 @@ class SessionResponder final : public Responder {
   const int http_version_;  // 10 or 11
   const bool keep_alive_;
   const TimeNs arrived_;
-  int status_ = 0;          // 0: nothing sent yet
+  int status_ = 0;  // 0: nothing sent yet
   bool chunked_ = false;
   std::function<void()> on_gone_;
 };

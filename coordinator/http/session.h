@@ -1,5 +1,5 @@
-// One connection: bytes to requests, answers to bytes. Internal to http: the only header with Asio in it. Everything runs
-// on the one thread of `Worker::io`, so that nothing here needs a lock.
+// One connection: bytes to requests, answers to bytes. Internal to http: the only header with Asio in it. Everything
+// runs on the one thread of `Worker::io`, so that nothing here needs a lock.
 #pragma once
 
 #include <array>
@@ -25,7 +25,7 @@ struct Worker {
   std::shared_ptr<Executor> executor;
   boost::asio::io_context* io = nullptr;
   std::unordered_set<Session*> sessions;
-  std::array<char, 16 << 10> read_buffer;  // lent to one read at a time
+  std::array<char, 16 << 10> read_buffer;      // lent to one read at a time
   std::atomic<int>* open_exchanges = nullptr;  // requests read and not yet answered to the last byte
 };
 

@@ -11,15 +11,15 @@ namespace {
 namespace json = boost::json;
 
 enum class Harmless : uint8_t {
-  kZero,       // 0
-  kOne,        // 1
+  kZero,  // 0
+  kOne,   // 1
   kFalse,
-  kEmpty,      // an empty array, object or string
-  kNothing,    // no value but null
-  kText,       // response_format {"type": "text"}
-  kTextOnly,   // modalities ["text"]
-  kNoChoice,   // "none" or "auto"
-  kMedium,     // "medium"
+  kEmpty,     // an empty array, object or string
+  kNothing,   // no value but null
+  kText,      // response_format {"type": "text"}
+  kTextOnly,  // modalities ["text"]
+  kNoChoice,  // "none" or "auto"
+  kMedium,    // "medium"
 };
 
 enum class Where : uint8_t { kBoth, kChat, kCompletion };

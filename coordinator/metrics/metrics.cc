@@ -24,7 +24,7 @@ using Buckets = Histogram::BucketBoundaries;
 
 // vLLM's bucket borders, so that its dashboards' quantiles compare.
 const Buckets& FirstTokenBuckets() {
-  static const Buckets buckets{0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5,  0.75,
+  static const Buckets buckets{0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75,
                                1,     2.5,   5,    7.5,  10,   20,   40,   80,  160,  640, 2560};
   return buckets;
 }
@@ -34,13 +34,13 @@ const Buckets& TokenBuckets() {
   return buckets;
 }
 const Buckets& RequestBuckets() {
-  static const Buckets buckets{0.3, 0.5, 0.8, 1,  1.5, 2,  2.5, 5,   10,  15,  20,
+  static const Buckets buckets{0.3, 0.5, 0.8, 1,  1.5, 2,   2.5, 5,   10,   15,  20,
                                30,  40,  50,  60, 120, 240, 480, 960, 1920, 7680};
   return buckets;
 }
 // 1, 2, 5, 10, ... as far as a context goes.
 const Buckets& CountBuckets() {
-  static const Buckets buckets{1,    2,    5,    10,    20,    50,    100,    200,    500,
+  static const Buckets buckets{1,    2,    5,    10,    20,    50,    100,    200,   500,
                                1000, 2000, 5000, 10000, 20000, 50000, 100000, 200000};
   return buckets;
 }
@@ -106,27 +106,29 @@ class Metrics::Impl {
                                          .Register(registry_);
   std::vector<Counter*> success_;  // by FinishReason
 
-  Histogram& first_token_ = MakeHistogram("vllm:time_to_first_token_seconds",
-                                          "From the first byte of the request to its first token.", FirstTokenBuckets());
+  Histogram& first_token_ =
+      MakeHistogram("vllm:time_to_first_token_seconds", "From the first byte of the request to its first token.",
+                    FirstTokenBuckets());
   Histogram& inter_token_ = MakeHistogram("vllm:inter_token_latency_seconds",
                                           "Between two deliveries of tokens of one request.", TokenBuckets());
   Histogram& per_token_ = MakeHistogram("vllm:request_time_per_output_token_seconds",
                                         "Decode time of a request by its tokens after the first.", TokenBuckets());
   Histogram& e2e_ = MakeHistogram("vllm:e2e_request_latency_seconds", "From arrival to the end.", RequestBuckets());
-  Histogram& queue_ = MakeHistogram("vllm:request_queue_time_seconds", "From arrival to being scheduled.",
-                                    RequestBuckets());
-  Histogram& prefill_ = MakeHistogram("vllm:request_prefill_time_seconds", "From being scheduled to the first token.",
-                                      RequestBuckets());
-  Histogram& decode_ = MakeHistogram("vllm:request_decode_time_seconds", "From the first token to the end.",
-                                     RequestBuckets());
-  Histogram& inference_ = MakeHistogram("vllm:request_inference_time_seconds", "From being scheduled to the end.",
-                                        RequestBuckets());
+  Histogram& queue_ =
+      MakeHistogram("vllm:request_queue_time_seconds", "From arrival to being scheduled.", RequestBuckets());
+  Histogram& prefill_ =
+      MakeHistogram("vllm:request_prefill_time_seconds", "From being scheduled to the first token.", RequestBuckets());
+  Histogram& decode_ =
+      MakeHistogram("vllm:request_decode_time_seconds", "From the first token to the end.", RequestBuckets());
+  Histogram& inference_ =
+      MakeHistogram("vllm:request_inference_time_seconds", "From being scheduled to the end.", RequestBuckets());
   Histogram& prompt_size_ = MakeHistogram("vllm:request_prompt_tokens", "Prompt tokens of a request.", CountBuckets());
-  Histogram& output_size_ = MakeHistogram("vllm:request_generation_tokens", "Tokens generated for a request.",
-                                          CountBuckets());
+  Histogram& output_size_ =
+      MakeHistogram("vllm:request_generation_tokens", "Tokens generated for a request.", CountBuckets());
   Histogram& max_tokens_ = MakeHistogram("vllm:request_params_max_tokens", "max_tokens of a request.", CountBuckets());
-  Histogram& max_output_ = MakeHistogram("vllm:request_max_num_generation_tokens",
-                                         "Largest number of tokens generated for a choice of a request.", CountBuckets());
+  Histogram& max_output_ =
+      MakeHistogram("vllm:request_max_num_generation_tokens",
+                    "Largest number of tokens generated for a choice of a request.", CountBuckets());
   Histogram& choices_ = MakeHistogram("vllm:request_params_n", "Choices asked for by a request.", CountBuckets());
 
   Family<Counter>& http_requests_ =
@@ -151,7 +153,7 @@ class Metrics::Impl {
                               .Register(registry_)
                               .Add({});
 
-  Mutex mutex_;  // one scrape at a time
+  Mutex mutex_;                                                                         // one scrape at a time
   std::vector<std::pair<Family<Gauge>*, Gauge*>> per_member_ SHOAL_GUARDED_BY(mutex_);  // made anew at each scrape
   double cpu_before_ = 0;
   Gauge* cache_gauge_ SHOAL_GUARDED_BY(mutex_) = nullptr;

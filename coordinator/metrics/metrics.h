@@ -1,5 +1,5 @@
-// What /metrics shows: vLLM's core names (its dashboards and autoscalers keep working), HTTP, process and cluster figures.
-// Fed by the HTTP side only; nothing here is touched by the thread that decides steps. Thread-safe.
+// What /metrics shows: vLLM's core names (its dashboards and autoscalers keep working), HTTP, process and cluster
+// figures. Fed by the HTTP side only; nothing here is touched by the thread that decides steps. Thread-safe.
 #pragma once
 
 #include <cstdint>

@@ -35,7 +35,8 @@ double StartTime() {
   timespec now, up;
   clock_gettime(CLOCK_REALTIME, &now);
   clock_gettime(CLOCK_BOOTTIME, &up);
-  const double boot = static_cast<double>(now.tv_sec - up.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec - up.tv_nsec);
+  const double boot =
+      static_cast<double>(now.tv_sec - up.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec - up.tv_nsec);
   return boot + ticks / static_cast<double>(sysconf(_SC_CLK_TCK));
 }
 

@@ -70,8 +70,8 @@ class CoreThread final : public http::Engine {
   std::unordered_map<core::RequestId, UpdateFn> sinks_;
   std::vector<core::RequestId> updated_;  // in order; those of `updates_`
   std::unordered_map<core::RequestId, http::GenerateUpdate> updates_;
-  TimeNs timer_ = 0;         // 0: none
-  TimeNs publish_at_ = 0;    // 0: nothing new to show
+  TimeNs timer_ = 0;       // 0: none
+  TimeNs publish_at_ = 0;  // 0: nothing new to show
   TimeNs published_ = 0;
   uint64_t steps_ = 0;
 

@@ -57,7 +57,8 @@ absl::StatusOr<http::ServedModel> DescribeModel(const CoordinatorOptions& option
 // Everything that runs, torn down from the last to the first.
 class Coordinator {
  public:
-  Coordinator(CoordinatorOptions options, const Progress& progress) : options_(std::move(options)), progress_(progress) {}
+  Coordinator(CoordinatorOptions options, const Progress& progress)
+      : options_(std::move(options)), progress_(progress) {}
   ~Coordinator() { TearDown(absl::UnavailableError("the server is shutting down")); }
 
   absl::Status Start();

@@ -12,14 +12,14 @@
 namespace shoal::server {
 
 struct CoordinatorOptions {
-  std::string model;                       // as given on the command line
-  std::vector<std::string> served_names;   // empty: the model's own name
+  std::string model;                      // as given on the command line
+  std::vector<std::string> served_names;  // empty: the model's own name
   std::string host = "127.0.0.1";
   int port = 8000;
-  std::string control = "127.0.0.1:0";     // where agents register
-  std::vector<std::string> api_keys;       // empty: no key is asked for
+  std::string control = "127.0.0.1:0";  // where agents register
+  std::vector<std::string> api_keys;    // empty: no key is asked for
   int http_threads = 1;
-  core::CoreOptions core;                  // model, revision, incarnation are filled in here
+  core::CoreOptions core;  // model, revision, incarnation are filled in here
   DurationNs shutdown_timeout = 30 * kSecond;
 };
 

@@ -27,7 +27,8 @@ class ApiFixture : public ::testing::Test {
     http.limits = options.limits;
     api_ = std::make_unique<Api>(options, &engine_, &metrics_);
     auto server = HttpServer::Start(
-        http, [this](Request request, std::shared_ptr<Responder> to) { api_->Handle(std::move(request), std::move(to)); },
+        http,
+        [this](Request request, std::shared_ptr<Responder> to) { api_->Handle(std::move(request), std::move(to)); },
         [this](const Exchange& exchange) { api_->Observe(exchange); });
     ASSERT_TRUE(server.ok()) << server.status();
     server_ = std::move(*server);
@@ -38,7 +39,9 @@ class ApiFixture : public ::testing::Test {
   static std::string ChatBody(const std::string& extra) {
     return R"({"model":"tiny","messages":[{"role":"user","content":"hi"}])" + extra + "}";
   }
-  static std::string CompletionBody(const std::string& extra) { return R"({"model":"tiny","prompt":"hi")" + extra + "}"; }
+  static std::string CompletionBody(const std::string& extra) {
+    return R"({"model":"tiny","prompt":"hi")" + extra + "}";
+  }
 
   RawResponse Post(const std::string& path, const std::string& body) { return Fetch(port(), PostRequest(path, body)); }
 

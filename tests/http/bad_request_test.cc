@@ -40,8 +40,10 @@ std::string Nested(int levels) {
 
 INSTANTIATE_TEST_SUITE_P(
     Json, BadRequestTest,
-    ::testing::Values(Bad{"empty", kChat, "", "invalid_json", "null"}, Bad{"cut", kChat, R"({"messages":)", "invalid_json", "null"},
-                      Bad{"array", kChat, "[]", "invalid_json", "null"}, Bad{"text", kText, "hello", "invalid_json", "null"},
+    ::testing::Values(Bad{"empty", kChat, "", "invalid_json", "null"},
+                      Bad{"cut", kChat, R"({"messages":)", "invalid_json", "null"},
+                      Bad{"array", kChat, "[]", "invalid_json", "null"},
+                      Bad{"text", kText, "hello", "invalid_json", "null"},
                       Bad{"trailing", kText, R"({"prompt":"a"} x)", "invalid_json", "null"},
                       Bad{"nan", kText, R"({"prompt":"a","temperature":NaN})", "invalid_json", "null"},
                       Bad{"invalid_utf8", kText, "{\"prompt\":\"\xFF\xFE\"}", "invalid_json", "null"},
@@ -60,16 +62,18 @@ INSTANTIATE_TEST_SUITE_P(
         Bad{"messages_string", kChat, M("\"hi\""), "invalid_value", "\"messages\""},
         Bad{"message_string", kChat, M("[\"hi\"]"), "invalid_value", "\"messages[0]\""},
         Bad{"role_missing", kChat, M(R"([{"content":"a"}])"), "missing_required_parameter", "\"messages[0].role\""},
-        Bad{"role_unknown", kChat, M(R"([{"role":"user","content":"a"},{"role":"boss","content":"a"}])"), "invalid_value",
-            "\"messages[1].role\""},
+        Bad{"role_unknown", kChat, M(R"([{"role":"user","content":"a"},{"role":"boss","content":"a"}])"),
+            "invalid_value", "\"messages[1].role\""},
         Bad{"role_number", kChat, M(R"([{"role":1,"content":"a"}])"), "invalid_value", "\"messages[0].role\""},
-        Bad{"content_missing", kChat, M(R"([{"role":"user"}])"), "missing_required_parameter", "\"messages[0].content\""},
+        Bad{"content_missing", kChat, M(R"([{"role":"user"}])"), "missing_required_parameter",
+            "\"messages[0].content\""},
         Bad{"content_number", kChat, M(R"([{"role":"user","content":7}])"), "invalid_value", "\"messages[0].content\""},
         Bad{"part_image", kChat, M(R"([{"role":"user","content":[{"type":"image_url","image_url":{"url":"x"}}]}])"),
             "unsupported_parameter", "\"messages[0].content[0].type\""},
         Bad{"part_without_text", kChat, M(R"([{"role":"user","content":[{"type":"text"}]}])"), "invalid_value",
             "\"messages[0].content[0].text\""},
-        Bad{"part_string", kChat, M(R"([{"role":"user","content":["a"]}])"), "invalid_value", "\"messages[0].content[0]\""},
+        Bad{"part_string", kChat, M(R"([{"role":"user","content":["a"]}])"), "invalid_value",
+            "\"messages[0].content[0]\""},
         Bad{"template_refuses", kChat, M(R"([{"role":"tool","content":"a"}])"), "invalid_value", "\"messages\""},
         Bad{"kwargs_list", kChat, C(R"("chat_template_kwargs":[])"), "invalid_value", "\"chat_template_kwargs\""},
         Bad{"prompt_missing", kText, "{}", "missing_required_parameter", "\"prompt\""},
@@ -116,9 +120,8 @@ INSTANTIATE_TEST_SUITE_P(
         Bad{"stop_empty_string", kChat, C(R"("stop":"")"), "invalid_value", "\"stop\""},
         Bad{"stop_item", kChat, C(R"("stop":["a",5])"), "invalid_value", "\"stop[1]\""},
         Bad{"stop_long", kChat, C(R"("stop":")" + std::string(65, 'x') + "\""), "invalid_value", "\"stop\""},
-        Bad{"stop_many", kChat,
-            C(R"("stop":["1","2","3","4","5","6","7","8","9","a","b","c","d","e","f","g","h"])"), "invalid_value",
-            "\"stop\""},
+        Bad{"stop_many", kChat, C(R"("stop":["1","2","3","4","5","6","7","8","9","a","b","c","d","e","f","g","h"])"),
+            "invalid_value", "\"stop\""},
         Bad{"stop_token_ids_string", kChat, C(R"("stop_token_ids":"x")"), "invalid_value", "\"stop_token_ids\""}),
     [](const auto& info) { return std::string(info.param.name); });
 
@@ -134,7 +137,8 @@ INSTANTIATE_TEST_SUITE_P(
         Bad{"logprobs_completions", kText, P(R"("logprobs":0)"), "unsupported_parameter", "\"logprobs\""},
         Bad{"top_logprobs", kChat, C(R"("top_logprobs":2)"), "unsupported_parameter", "\"top_logprobs\""},
         Bad{"presence_penalty", kChat, C(R"("presence_penalty":0.5)"), "unsupported_parameter", "\"presence_penalty\""},
-        Bad{"frequency_penalty", kText, P(R"("frequency_penalty":-1)"), "unsupported_parameter", "\"frequency_penalty\""},
+        Bad{"frequency_penalty", kText, P(R"("frequency_penalty":-1)"), "unsupported_parameter",
+            "\"frequency_penalty\""},
         Bad{"repetition_penalty", kText, P(R"("repetition_penalty":1.1)"), "unsupported_parameter",
             "\"repetition_penalty\""},
         Bad{"logit_bias", kChat, C(R"("logit_bias":{"5":1})"), "unsupported_parameter", "\"logit_bias\""},
@@ -210,7 +214,8 @@ TEST_F(GoodRequestTest, ContentComesInManyShapes) {
 }
 
 TEST_F(GoodRequestTest, TemplateVariablesPassButCannotReplaceTheMessages) {
-  Complete(kChat, ChatBody(R"(,"chat_template_kwargs":{"suffix":"!","messages":[]},"add_generation_prompt":false)"), {"a"});
+  Complete(kChat, ChatBody(R"(,"chat_template_kwargs":{"suffix":"!","messages":[]},"add_generation_prompt":false)"),
+           {"a"});
   EXPECT_EQ(BytesToText(last_.prompt), "<|im_start|>user\nhi<|im_end|>\n!");
 }
 
@@ -235,8 +240,9 @@ TEST_F(GoodRequestTest, WhatDoesNotFitTheContextIsSaidInTheKnownWords) {
                 " in the messages, 5000 in the completion). Please reduce the length of the messages or completion.\"");
   const RawResponse text = Post(kText, R"({"prompt":")" + std::string(5000, 'x') + R"("})");
   EXPECT_EQ(text.status, 400);
-  EXPECT_NE(text.body.find("maximum context length is 4096 tokens. However, you requested 5016 tokens (5000 in the prompt"),
-            std::string::npos)
+  EXPECT_NE(
+      text.body.find("maximum context length is 4096 tokens. However, you requested 5016 tokens (5000 in the prompt"),
+      std::string::npos)
       << text.body;
 }
 

@@ -1,4 +1,5 @@
-// Answers: whole and streamed, chat and completions, stop strings, usage, ends, errors before and after the first token.
+// Answers: whole and streamed, chat and completions, stop strings, usage, ends, errors before and after the first
+// token.
 #include "coordinator/http/generation.h"
 
 #include <gtest/gtest.h>
@@ -18,6 +19,7 @@ TEST_F(GenerationTest, AWholeChatAnswer) {
   const RawResponse response = Complete(kChat, ChatBody(""), {"He", "llo"});
   ASSERT_EQ(response.status, 200);
   const auto answer = Json(response.body);
+  EXPECT_EQ(response.headers.at("x-shoal-preemptions"), "2");
   EXPECT_EQ(At(answer, "object"), "\"chat.completion\"");
   EXPECT_EQ(At(answer, "id").substr(0, 10), "\"chatcmpl-");
   EXPECT_EQ(At(answer, "model"), "\"tiny\"");
@@ -90,9 +92,10 @@ TEST_F(GenerationTest, AStreamWithUsage) {
 
 TEST_F(GenerationTest, ContinuousUsageCountsUp) {
   const auto events = Events(
-      Complete(kCompletions,
-               CompletionBody(R"(,"stream":true,"stream_options":{"include_usage":true,"continuous_usage_stats":true})"),
-               {"Hello"})
+      Complete(
+          kCompletions,
+          CompletionBody(R"(,"stream":true,"stream_options":{"include_usage":true,"continuous_usage_stats":true})"),
+          {"Hello"})
           .body);
   EXPECT_EQ(At(Json(events[0]), "usage.completion_tokens"), "5");
 }
@@ -103,7 +106,8 @@ TEST_F(GenerationTest, NoChunkHoldsPartOfACharacter) {
   std::vector<std::string> steps;
   for (const char c : text) steps.push_back(std::string(1, c));
   steps.push_back("\xF0\x9F");
-  const auto events = Events(Complete(kCompletions, CompletionBody(R"(,"stream":true)"), steps, FinishReason::kLength).body);
+  const auto events =
+      Events(Complete(kCompletions, CompletionBody(R"(,"stream":true)"), steps, FinishReason::kLength).body);
   std::string joined;
   for (size_t i = 0; i + 1 < events.size(); ++i) {
     const std::string piece(Json(events[i]).at("choices").at(0).at("text").as_string());

@@ -90,7 +90,8 @@ TEST_F(HttpServerTest, AnswersAndKeepsTheConnection) {
   Start();
   RawClient client(port());
   for (int i = 0; i < 3; ++i) {
-    client.Send(PostRequest("/echo?a=b", "body" + std::to_string(i), "X-Request-Id: mine-" + std::to_string(i) + "\r\n"));
+    client.Send(
+        PostRequest("/echo?a=b", "body" + std::to_string(i), "X-Request-Id: mine-" + std::to_string(i) + "\r\n"));
     const RawResponse response = client.Read();
     EXPECT_EQ(response.status, 200);
     EXPECT_EQ(response.body, "POST a=b body" + std::to_string(i));
@@ -203,7 +204,8 @@ TEST_P(HttpRefusalTest, IsAJsonErrorAndAClose) {
   client.Send(GetParam().request);
   const RawResponse response = client.Read();
   EXPECT_EQ(response.status, GetParam().status);
-  EXPECT_NE(response.body.find(std::string("\"code\":\"") + GetParam().code + "\""), std::string::npos) << response.body;
+  EXPECT_NE(response.body.find(std::string("\"code\":\"") + GetParam().code + "\""), std::string::npos)
+      << response.body;
   EXPECT_EQ(response.headers.at("connection"), "close");
   EXPECT_TRUE(client.AtEnd());
   // Nobody else notices.
@@ -214,29 +216,31 @@ INSTANTIATE_TEST_SUITE_P(
     All, HttpRefusalTest,
     ::testing::Values(
         Refusal{"smuggle_cl_te",
-                "POST /echo HTTP/1.1\r\nHost: t\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400,
-                "bad_request"},
+                "POST /echo HTTP/1.1\r\nHost: t\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+                400, "bad_request"},
         Refusal{"smuggle_te_cl",
-                "POST /echo HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n", 400,
+                "POST /echo HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
+                400, "bad_request"},
+        Refusal{"two_lengths", "POST /echo HTTP/1.1\r\nHost: t\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+                400, "bad_request"},
+        Refusal{"odd_encoding", "POST /echo HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: gzip\r\n\r\nab", 400,
                 "bad_request"},
-        Refusal{"two_lengths", "POST /echo HTTP/1.1\r\nHost: t\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab", 400,
-                "bad_request"},
-        Refusal{"odd_encoding", "POST /echo HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: gzip\r\n\r\nab", 400, "bad_request"},
         Refusal{"chunked_not_last",
-                "POST /echo HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked, gzip\r\n\r\n0\r\n\r\n", 400, "bad_request"},
+                "POST /echo HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked, gzip\r\n\r\n0\r\n\r\n", 400,
+                "bad_request"},
         Refusal{"no_length", "POST /echo HTTP/1.1\r\nHost: t\r\n\r\n", 411, "length_required"},
         Refusal{"negative_length", "POST /echo HTTP/1.1\r\nHost: t\r\nContent-Length: -1\r\n\r\n", 400, "bad_request"},
         Refusal{"no_host", "GET /echo HTTP/1.1\r\n\r\n", 400, "bad_request"},
         Refusal{"two_hosts", "GET /echo HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400, "bad_request"},
         Refusal{"not_http", "\x16\x03\x01 what is this\r\n\r\n", 400, "bad_request"},
         Refusal{"http2", "GET /echo HTTP/2.0\r\nHost: a\r\n\r\n", 400, "bad_request"},
-        Refusal{"odd_expectation",
-                "POST /echo HTTP/1.1\r\nHost: t\r\nContent-Length: 3\r\nExpect: 200-ok\r\n\r\n", 417, "expectation_failed"},
+        Refusal{"odd_expectation", "POST /echo HTTP/1.1\r\nHost: t\r\nContent-Length: 3\r\nExpect: 200-ok\r\n\r\n", 417,
+                "expectation_failed"},
         Refusal{"large_declared", "POST /echo HTTP/1.1\r\nHost: t\r\nContent-Length: 1048577\r\n\r\n", 413,
                 "request_too_large"},
         Refusal{"large_sent", PostRequest("/echo", std::string(1500000, 'x')), 413, "request_too_large"},
-        Refusal{"large_chunk",
-                "POST /echo HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n200000\r\n", 413, "request_too_large"},
+        Refusal{"large_chunk", "POST /echo HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n200000\r\n", 413,
+                "request_too_large"},
         Refusal{"large_header", "GET /echo HTTP/1.1\r\nHost: t\r\nX: " + std::string(20000, 'x') + "\r\n\r\n", 431,
                 "headers_too_large"},
         Refusal{"endless_chunk_extension",
@@ -332,7 +336,7 @@ TEST_F(HttpServerTest, ASlowReaderIsCutOff) {
     // Far more than the kernel and the queue together take.
     while (written < 100000 && responder->Write(event)) ++written;
   });
-  EXPECT_GT(written, 60);      // the queue held its 64 KiB
+  EXPECT_GT(written, 60);  // the queue held its 64 KiB
   EXPECT_LT(written, 100000);
   AwaitGone(1);
 }
@@ -369,7 +373,8 @@ TEST_F(HttpServerTest, APortInUseIsSaidClearly) {
   Start();
   HttpServerOptions options;
   options.port = port();
-  const auto second = HttpServer::Start(options, [](Request, std::shared_ptr<Responder>) {}, nullptr);
+  const auto second = HttpServer::Start(
+      options, [](Request, std::shared_ptr<Responder>) {}, nullptr);
   EXPECT_EQ(second.status().code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_NE(std::string(second.status().message()).find("port " + std::to_string(port())), std::string::npos);
 }
@@ -377,7 +382,8 @@ TEST_F(HttpServerTest, APortInUseIsSaidClearly) {
 TEST_F(HttpServerTest, AnUnknownHostIsSaidClearly) {
   HttpServerOptions options;
   options.host = "203.0.113.7";  // TEST-NET-3: never ours
-  const auto server = HttpServer::Start(options, [](Request, std::shared_ptr<Responder>) {}, nullptr);
+  const auto server = HttpServer::Start(
+      options, [](Request, std::shared_ptr<Responder>) {}, nullptr);
   EXPECT_EQ(server.status().code(), absl::StatusCode::kInvalidArgument);
 }
 

@@ -138,6 +138,7 @@ core::RequestId ScriptedEngine::Submit(core::GenerateRequest request, std::funct
   MutexLock lock(mutex_);
   request.id = next_id_++;
   core::RequestStats& stats = stats_[request.id];
+  stats.preemptions = 2;
   stats.prompt_tokens = static_cast<int32_t>(request.prompt.size());
   stats.arrived = request.arrived;
   stats.first_scheduled = RealClock().Now();
