@@ -87,6 +87,10 @@ absl::StatusOr<ModelFiles> OpenGguf(ModelFiles files) {
   files.format = ModelFiles::Format::kGguf;
   SHOAL_ASSIGN_OR_RETURN(const std::shared_ptr<const GgufFile> file, GgufFile::Open(files.path));
   files.checkpoint = file;
+  if (file->GetInt("split.count").value_or(1) > 1) {
+    return absl::InvalidArgumentError(
+        "this is one part of a split GGUF; put them together with: llama-gguf-split --merge");
+  }
   SHOAL_ASSIGN_OR_RETURN(files.config, ConfigFromGguf(*file));
   files.chat_template = std::string(file->GetString("tokenizer.chat_template").value_or(""));
   files.bos_spelling = Spelling(*file, "tokenizer.ggml.bos_token_id");

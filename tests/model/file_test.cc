@@ -1,6 +1,7 @@
 #include "common/model/file.h"
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include <cstring>
 
@@ -30,6 +31,8 @@ TEST(File, SaysWhyItCannotBeOpened) {
   const TempDir dir;
   EXPECT_EQ(File::Open(dir / "missing").status().code(), absl::StatusCode::kNotFound);
   EXPECT_EQ(File::Open(dir.path()).status().code(), absl::StatusCode::kInvalidArgument);
+  ASSERT_EQ(::mkfifo((dir / "pipe").c_str(), 0600), 0);
+  EXPECT_EQ(File::Open(dir / "pipe").status().code(), absl::StatusCode::kInvalidArgument) << "and does not wait";
 }
 
 TEST(File, ReadTextIsBounded) {

@@ -123,6 +123,14 @@ TEST(OpenModel, SaysWhatIsWrong) {
   EXPECT_TRUE(Says(truncated, dir / "m.gguf")) << truncated;
 }
 
+TEST(OpenModel, PartsOfSplitFilesAreRefused) {
+  const TempDir dir;
+  testing::GgufWriter w = testing::TinyGguf({});
+  w.Uint32("split.count", 3);
+  WriteFile(dir / "m-00001-of-00003.gguf", w.Build().bytes);
+  EXPECT_TRUE(Says(OpenModel(dir / "m-00001-of-00003.gguf").status(), "split GGUF"));
+}
+
 TEST(OpenModel, MissingTensorsAreFoundBeforeAnythingIsLoaded) {
   const TempDir dir;
   TinyModel big;
