@@ -1,4 +1,4 @@
-// Tested by tests/kernels/matmul_test.cc.
+// Tested by tests/kernels/matmul_test.cc
 // clang-format off: the kernels are written on the Vec of the first header
 #include "kernels/cpu/vec_avx512.h"
 #include "kernels/cpu/row_kernels.h"

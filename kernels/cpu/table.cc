@@ -1,4 +1,4 @@
-// Tested by tests/kernels/backends_test.cc.
+// Tested by tests/kernels/backends_test.cc
 #include <algorithm>
 
 #include "kernels/cpu/cpu.h"

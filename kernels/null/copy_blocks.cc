@@ -1,4 +1,4 @@
-// Tested by tests/kernels/null_test.cc.
+// Tested by tests/kernels/null_test.cc
 #include "kernels/ops/copy_blocks.h"
 
 #include <cstring>

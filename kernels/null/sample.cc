@@ -1,4 +1,4 @@
-// Tested by tests/kernels/null_test.cc.
+// Tested by tests/kernels/null_test.cc
 #include "kernels/ops/sample.h"
 
 #include <cstring>

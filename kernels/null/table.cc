@@ -1,4 +1,4 @@
-// Tested by tests/kernels/backends_test.cc.
+// Tested by tests/kernels/backends_test.cc
 #include "kernels/null/null.h"
 
 namespace shoal::ops::null {

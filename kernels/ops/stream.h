@@ -30,8 +30,10 @@ class Stream {
 // ParallelFor with a callable; no allocation.
 template <typename F>
 void ParallelFor(Stream& s, int tasks, F&& f) {
+  using Fn = std::remove_reference_t<F>;
+  void* context = const_cast<void*>(static_cast<const void*>(&f));
   s.ParallelFor(
-      tasks, [](void* c, int i) { (*static_cast<std::remove_reference_t<F>*>(c))(i); }, &f);
+      tasks, [](void* c, int i) { (*static_cast<Fn*>(c))(i); }, context);
 }
 
 }  // namespace shoal::ops

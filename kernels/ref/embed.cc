@@ -1,4 +1,4 @@
-// Tested by tests/kernels/row_ops_test.cc.
+// Tested by tests/kernels/row_ops_test.cc
 #include "kernels/ops/embed.h"
 
 #include <algorithm>
