@@ -16,8 +16,8 @@
 #endif
 
 #ifdef SHOAL_TEXT_TSAN
-extern "C" void AnnotateIgnoreReadsAndWritesBegin(const char* file, int line);
-extern "C" void AnnotateIgnoreReadsAndWritesEnd(const char* file, int line);
+extern "C" void __tsan_ignore_thread_begin();
+extern "C" void __tsan_ignore_thread_end();
 #endif
 
 namespace shoal::text {
@@ -29,8 +29,8 @@ inline ShoalStr ToRust(std::string_view s) { return {s.data(), s.size()}; }
 class RustCall {
  public:
 #ifdef SHOAL_TEXT_TSAN
-  RustCall() { AnnotateIgnoreReadsAndWritesBegin(__FILE__, __LINE__); }
-  ~RustCall() { AnnotateIgnoreReadsAndWritesEnd(__FILE__, __LINE__); }
+  RustCall() { __tsan_ignore_thread_begin(); }
+  ~RustCall() { __tsan_ignore_thread_end(); }
 #else
   RustCall() = default;
   ~RustCall() {}
