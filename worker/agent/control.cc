@@ -74,14 +74,13 @@ absl::Status Control::Enter(uint64_t epoch, bool joining) {
   return absl::OkStatus();
 }
 
+// Heartbeats show the ranks until the last of them is reaped.
 void Control::EndCurrent(const absl::Status& why) {
-  std::shared_ptr<Group> group;
-  {
-    MutexLock lock(mutex_);
-    group = std::move(group_);
-    group_ = nullptr;
-  }
-  if (group != nullptr) group->End(why);
+  const std::shared_ptr<Group> group = Current();
+  if (group == nullptr) return;
+  group->End(why);
+  MutexLock lock(mutex_);
+  group_ = nullptr;
 }
 
 void Control::Join(plan::JoinGroup join, OnJoined done) {
