@@ -79,6 +79,8 @@ void Engines::Submit(const plan::StepPlan& plan) {
   for (PlanQueue& queue : queues_) queue.Push(plan);
 }
 
+void Engines::SubmitTo(int rank, const plan::StepPlan& plan) { queues_[rank].Push(plan); }
+
 absl::StatusOr<plan::StepResult> Engines::NextResult() {
   const TimeNs deadline = clock_.Now() + 60 * kSecond;
   MutexLock lock(mutex_);

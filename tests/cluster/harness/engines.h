@@ -38,11 +38,12 @@ class Engines {
   ~Engines();
 
   void Submit(const plan::StepPlan& plan);
+  void SubmitTo(int rank, const plan::StepPlan& plan);
   // The next answer of the sampling rank. Unavailable when an engine has ended first; DeadlineExceeded after a minute.
   absl::StatusOr<plan::StepResult> NextResult();
   // Lets all engines end after the plans they have, and says how each of them ended.
   std::vector<absl::Status> Stop();
-  // The next answer of any rank that carries an error, after Stop().
+  // Answers of all ranks that carry an error, after Stop().
   std::vector<plan::StepResult> errors();
 
  private:

@@ -1,0 +1,67 @@
+#include "worker/rank/step_batch.h"
+
+#include <gtest/gtest.h>
+
+#include "common/base/rng.h"
+
+namespace shoal::rank {
+namespace {
+
+template <typename T>
+std::vector<T> List(std::span<const T> s) {
+  return {s.begin(), s.end()};
+}
+
+TEST(StepBatchTest, LaysOutRowsByTheirBlockTables) {
+  plan::PlanMirror mirror(
+      {.blocks = 64, .block_size = 4, .max_sequences = 8, .max_tokens = 64, .max_model_len = 64, .vocab = 100});
+  plan::StepPlan plan;
+  plan.stamp.step = 1;
+  for (const plan::SequenceId id : {5, 6}) {
+    plan::SequenceStart& start = plan.starts.emplace_back();
+    start.id = id;
+    start.tokens = {1, 2, 3, 4, 5, 6};
+    start.prompt_tokens = 6;
+    start.sampling.seed = 40 + id;
+    start.sampling.temperature = 0.5f;
+    start.blocks = id == 5 ? std::vector<int32_t>{10, 3} : std::vector<int32_t>{7, 20};
+  }
+  plan.rows.push_back({.id = 6, .position = 0, .count = 5});
+  plan.rows.push_back({.id = 5, .position = 0, .count = 6, .output = plan::RowOutput::kSample});
+  ASSERT_TRUE(mirror.Apply(plan, false).ok());
+  StepBatch batch;
+  batch.Build(plan, mirror);
+  EXPECT_EQ(batch.batch().tokens, 11);
+  EXPECT_EQ(List(batch.batch().positions), (std::vector<int32_t>{0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 5}));
+  EXPECT_EQ(List(batch.batch().slots), (std::vector<int64_t>{28, 29, 30, 31, 80, 40, 41, 42, 43, 12, 13}));
+  EXPECT_EQ(List(batch.batch().sample_rows), (std::vector<int32_t>{10}));
+  ASSERT_EQ(batch.batch().sequences.size(), 2u);
+  EXPECT_EQ(batch.batch().sequences[1].row_begin, 5);
+  EXPECT_EQ(batch.batch().sequences[1].row_count, 6);
+  EXPECT_EQ(batch.batch().sequences[1].block_table[1], 3);
+  EXPECT_EQ(batch.sampled(), (std::vector<plan::SequenceId>{5}));
+  EXPECT_FLOAT_EQ(batch.sampling()[0].temperature, 0.5f);
+  // Keyed by the position of the token that is being sampled.
+  EXPECT_EQ(batch.sampling()[0].uniform, SamplingUniform(45, 0, 6, 0));
+  EXPECT_FALSE(batch.decodes());
+
+  plan = {};
+  plan.stamp.step = 2;
+  plan.rows.push_back({.id = 5,
+                       .source = plan::TokenSource::kLastSample,
+                       .position = 6,
+                       .count = 1,
+                       .output = plan::RowOutput::kSample});
+  plan.blocks_added.push_back({6, {21}});
+  plan.copies.clear();
+  ASSERT_TRUE(mirror.Apply(plan, false).ok());
+  batch.Build(plan, mirror);
+  EXPECT_EQ(List(batch.batch().slots), (std::vector<int64_t>{14}));
+  EXPECT_EQ(batch.batch().sequences[0].position, 6);
+  EXPECT_EQ(batch.sampling()[0].uniform, SamplingUniform(45, 0, 7, 0));
+  EXPECT_TRUE(batch.decodes());
+  EXPECT_TRUE(batch.copies().empty());
+}
+
+}  // namespace
+}  // namespace shoal::rank
