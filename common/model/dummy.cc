@@ -80,7 +80,8 @@ class DummyCheckpoint final : public Checkpoint {
   void MakeBlock(DType type, uint64_t stream, uint64_t draw, std::byte* out) const {
     const int steps = static_cast<int>(RandomBits(seed_, stream, draw) & 15);  // d = (64 + steps) / 64 x 2^e
     uint8_t bytes[kQuantBlock];
-    for (uint64_t i = 0; i < 4; ++i) {
+    const uint64_t draws = type == DType::kQ8_0 ? 4 : 2;  // a byte or half a byte per value
+    for (uint64_t i = 0; i < draws; ++i) {
       const uint64_t bits = RandomBits(seed_, stream, draw + 1 + i);
       std::memcpy(bytes + 8 * i, &bits, 8);
     }
