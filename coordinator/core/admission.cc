@@ -32,7 +32,8 @@ int32_t ServiceRate::RetryAfter(int32_t waiting, TimeNs now) const {
   const uint64_t known = std::min<uint64_t>(count_, finished_.size());
   const TimeNs oldest = finished_[(count_ - known) % finished_.size()];
   // Up to now, so that a rate fades when nothing finishes any more.
-  const double seconds_each = static_cast<double>(now - oldest) / kSecond / static_cast<double>(std::max<uint64_t>(known - 1, 1));
+  const double seconds_each =
+      static_cast<double>(now - oldest) / kSecond / static_cast<double>(std::max<uint64_t>(known - 1, 1));
   return static_cast<int32_t>(std::clamp(seconds_each * waiting + 0.999, 1.0, 60.0));
 }
 

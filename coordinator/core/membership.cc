@@ -1,3 +1,4 @@
+// Tested by: tests/core/recovery_test.cc
 #include "coordinator/core/membership.h"
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// Tested by: tests/core/recovery_test.cc
 // How a group comes up: place ranks, join, size the cache, load.
 #include <algorithm>
 #include <utility>
@@ -171,8 +172,16 @@ std::vector<plan::AgentInfo> Membership::Usable() const {
     if (!agent.silent) sorted.push_back(&agent);
   }
   std::sort(sorted.begin(), sorted.end(), [](const Agent* a, const Agent* b) { return a->order < b->order; });
+  // Weights of another checkpoint or layout are no reason to place a rank.
+  const std::string layout = absl::StrCat("/tp", options_.tp, "xpp", options_.pp, "/");
   std::vector<plan::AgentInfo> infos;
-  for (const Agent* agent : sorted) infos.push_back(agent->info);
+  for (const Agent* agent : sorted) {
+    const std::string& held = agent->info.held_model;
+    infos.push_back(agent->info);
+    if (!held.starts_with(options_.revision + "/") || held.find(layout) == std::string::npos) {
+      infos.back().held_ranks.clear();
+    }
+  }
   return infos;
 }
 

@@ -1,3 +1,4 @@
+// Tested by: tests/core/serving_test.cc
 #include "coordinator/core/plan_builder.h"
 
 #include <cstdio>

@@ -343,6 +343,21 @@ TEST(Serving, RepeatedAnswersAreIgnoredAndCounted) {
   EXPECT_EQ(cluster->state().groups_formed, 1u);
 }
 
+TEST(Serving, SameEventsSamePlans) {
+  const auto run = [] {
+    CoreOptions o = TestOptions();
+    o.pp = 2;
+    o.kv_blocks = 64;
+    auto cluster = ReadyCluster(o, 5);
+    for (int i = 1; i <= 20; ++i) cluster->Submit(MakeRequest(i, 4 + i, 30));
+    EXPECT_TRUE(cluster->RunUntilAnswered());
+    return cluster;
+  };
+  const auto a = run(), b = run();
+  ASSERT_EQ(a->plans().size(), b->plans().size());
+  for (size_t i = 0; i < a->plans().size(); ++i) EXPECT_EQ(a->plans()[i].bytes_hash, b->plans()[i].bytes_hash);
+}
+
 TEST(Serving, ShutdownFinishesWhatRunsAndAdmitsNothing) {
   CoreOptions o = TestOptions();
   o.max_num_seqs = 2;

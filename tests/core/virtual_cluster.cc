@@ -128,6 +128,15 @@ bool VirtualCluster::RunUntil(const std::function<bool()>& done, DurationNs limi
   return true;
 }
 
+void VirtualCluster::Pause(TimeNs at) {
+  deaf_until_ = at;
+  now_ = at;
+  if (timer_ != 0 && timer_ <= at) {
+    timer_ = 0;
+    Post(TimerFired{});
+  }
+}
+
 void VirtualCluster::Submit(const GenerateRequest& request) {
   answers_[request.id];
   ++open_;
@@ -160,6 +169,8 @@ void VirtualCluster::AddAgent(const AgentSpec& spec) {
   info.build_id = options_.build_id;
   info.slots.resize(spec.slots, {"null", 1, spec.memory_bytes});
   info.highest_epoch = spec.highest_epoch;
+  info.held_ranks = spec.held_ranks;
+  info.held_model = spec.held_model;
   Post(AgentRegistered{info});
   Beat(spec.id, incarnation);
 }
@@ -172,7 +183,7 @@ void VirtualCluster::Beat(const std::string& id, uint64_t incarnation) {
     beat.agent = id;
     beat.incarnation = incarnation;
     beat.epoch = agent.epoch;
-    if (!agent.frozen) Post(HeartbeatReceived{beat});
+    if (!agent.frozen && now_ >= deaf_until_) Post(HeartbeatReceived{beat});
     Beat(id, incarnation);
   });
 }
@@ -211,7 +222,9 @@ void VirtualCluster::KillRank(int32_t rank, const std::string& cause) {
   executor_->dead = true;
   for (const auto& [id, agent] : agents_) {
     if (std::find(agent->ranks.begin(), agent->ranks.end(), rank) == agent->ranks.end()) continue;
-    Say(id, now_, RankExited{id, {rank, 4711, executor_->epoch, cause}});
+    // Not behind the answers of steps that would have ended later.
+    At(now_ + Between(times_.net_min, times_.net_max),
+       [this, event = RankExited{id, {rank, 4711, executor_->epoch, cause}}] { Post(event); });
   }
 }
 
@@ -268,10 +281,12 @@ void VirtualCluster::On(const SendPlan& e) {
   for (const plan::AgentId& id : e.agents) {
     if (!agents_.at(id)->alive) executor_->dead = true;
   }
-  Execute(*plan);
+  uint64_t hash = 0;
+  for (char c : e.bytes) hash = Fold(hash, static_cast<unsigned char>(c));
+  Execute(*plan, hash);
 }
 
-void VirtualCluster::Execute(const plan::StepPlan& plan) {
+void VirtualCluster::Execute(const plan::StepPlan& plan, uint64_t bytes_hash) {
   Executor& x = *executor_;
   const absl::Status status = x.mirror.Apply(plan, /*check_digest=*/true);
   if (!status.ok()) return Problem(status.ToString());
@@ -316,7 +331,8 @@ void VirtualCluster::Execute(const plan::StepPlan& plan) {
   }
   for (const plan::RowResult& row : result.rows) x.sampled_at[row.id] = done;
   const size_t trace = plans_.size();
-  plans_.push_back({plan.stamp.epoch, plan.stamp.step, plan.cohort, plan.TokenCount(), decode_rows, now_, done, 0});
+  plans_.push_back(
+      {plan.stamp.epoch, plan.stamp.step, plan.cohort, plan.TokenCount(), decode_rows, bytes_hash, now_, done, 0});
   const std::string error = std::exchange(fail_step_, {});
   if (!error.empty()) x.dead = true;
   for (const auto& [id, agent] : agents_) {

@@ -30,6 +30,8 @@ struct AgentSpec {
   std::string boot_id = "boot";
   uint64_t highest_epoch = 0;
   std::string numerics_id = "numerics";
+  std::vector<int32_t> held_ranks{};
+  std::string held_model{};
   int64_t memory_bytes = 1 << 20;
   int64_t kv_bytes_per_block = 1024;
   absl::Status join_error{};
@@ -79,6 +81,9 @@ class VirtualCluster {
   bool RunUntilAnswered() {
     return RunUntil([this] { return open_ == 0; });
   }
+  // The coordinator's process stands still until `at`: then its timer comes first, and what else came meanwhile;
+  // heartbeats of that time are lost.
+  void Pause(TimeNs at);
   TimeNs now() const { return now_; }
 
   // --- What came out ---
@@ -96,6 +101,7 @@ class VirtualCluster {
   struct PlanTrace {
     uint64_t epoch, step;
     int32_t cohort, tokens, decode_rows;
+    uint64_t bytes_hash;
     TimeNs sent, ended, answered;  // ended: at the last stage; answered: known to the core, 0: not yet
   };
   const std::vector<PlanTrace>& plans() const { return plans_; }
@@ -122,7 +128,7 @@ class VirtualCluster {
   void On(const FinishRequest& e);
   void On(const SetTimer& e);
   void On(const LogLine& e) { log_.push_back(e); }
-  void Execute(const plan::StepPlan& plan);
+  void Execute(const plan::StepPlan& plan, uint64_t bytes_hash);
   void Answered(size_t trace, const std::vector<plan::SequenceId>& ids);
   void Beat(const std::string& id, uint64_t incarnation);
   // The agent says it after the network's delay, in order, unless it is dead or frozen by then.
@@ -138,6 +144,7 @@ class VirtualCluster {
   uint64_t order_ = 0;
   std::priority_queue<Item> queue_;
   TimeNs timer_ = 0;
+  TimeNs deaf_until_ = 0;  // heartbeats before it are lost
   std::map<std::string, std::shared_ptr<Agent>> agents_;
   std::shared_ptr<Executor> executor_;  // the ranks of the present group
   std::string fail_step_;

@@ -1,0 +1,80 @@
+#include "coordinator/core/flight.h"
+
+#include "gtest/gtest.h"
+
+namespace shoal::core {
+namespace {
+
+plan::StepPlan Plan(uint64_t step) {
+  plan::StepPlan p;
+  p.stamp.step = step;
+  p.rows = {{7, plan::TokenSource::kLiteral, 0, 4, plan::RowOutput::kNone, 0},
+            {8, plan::TokenSource::kLiteral, 0, 4, plan::RowOutput::kSample, 0},
+            {9, plan::TokenSource::kLiteral, 0, 4, plan::RowOutput::kSample, 0}};
+  return p;
+}
+
+plan::StepResult Result(uint64_t step, int32_t rank = 1) {
+  plan::StepResult r;
+  r.stamp.step = step;
+  r.rank = rank;
+  if (rank == 1) r.rows = {{8, {5}, plan::RowError::kNone}, {9, {6}, plan::RowError::kNone}};
+  return r;
+}
+
+struct FlightTest : testing::Test {
+  FlightTest() {
+    flight.Sent(Plan(1));
+    flight.Sent(Plan(2));
+  }
+  Flight::Verdict Answer(const plan::StepResult& r) { return flight.Answer(r, 100, &rows, &why); }
+  Flight flight{2, 1};
+  std::vector<Flight::Row> rows;
+  std::string why;
+};
+
+TEST_F(FlightTest, TheSamplingRankSettlesAPlan) {
+  EXPECT_EQ(flight.Count(8), 2);
+  EXPECT_EQ(Answer(Result(1, 0)), Flight::Verdict::kNoted);
+  EXPECT_EQ(flight.size(), 2);
+  EXPECT_EQ(Answer(Result(1)), Flight::Verdict::kTokens);
+  EXPECT_EQ(flight.size(), 1);
+  ASSERT_EQ(rows.size(), 3u);
+  EXPECT_FALSE(rows[0].sample);
+  EXPECT_EQ(rows[2].id, 9u);
+  EXPECT_TRUE(rows[2].sample);
+  EXPECT_EQ(Answer(Result(1)), Flight::Verdict::kStale);
+  EXPECT_EQ(Answer(Result(1, 0)), Flight::Verdict::kStale);
+  EXPECT_EQ(Answer(Result(2)), Flight::Verdict::kTokens);
+  EXPECT_EQ(Answer(Result(2, 0)), Flight::Verdict::kNoted);  // later than the sampling rank
+}
+
+TEST_F(FlightTest, ARowThatIsNotANumberIsAnAnswer) {
+  plan::StepResult r = Result(1);
+  r.rows[0] = {8, {}, plan::RowError::kNotFinite};
+  EXPECT_EQ(Answer(r), Flight::Verdict::kTokens);
+}
+
+TEST_F(FlightTest, WhatBreaksTheRulesChangesNothing) {
+  std::vector<plan::StepResult> bad(9, Result(1));
+  bad[0].stamp.step = 2;  // skips one
+  bad[1].error = "the mirrors differ";
+  bad[2].rows.pop_back();
+  bad[3].rows.push_back({7, {1}, plan::RowError::kNone});
+  bad[4].rows[0].id = 7;
+  bad[5].rows[0].tokens = {};
+  bad[6].rows[0].tokens = {1, 2};
+  bad[7].rows[0].tokens = {100};
+  bad[8].rows[0].tokens = {-1};
+  for (size_t i = 0; i < bad.size(); ++i) {
+    EXPECT_EQ(Answer(bad[i]), Flight::Verdict::kBroken) << i;
+    EXPECT_FALSE(why.empty()) << i;
+    EXPECT_EQ(flight.size(), 2);
+  }
+  EXPECT_EQ(Answer(Result(1)), Flight::Verdict::kTokens);
+  EXPECT_EQ(Answer(Result(2)), Flight::Verdict::kTokens);
+  EXPECT_EQ(Answer(Result(3)), Flight::Verdict::kBroken);  // never sent
+}
+
+}  // namespace
+}  // namespace shoal::core
