@@ -1,3 +1,4 @@
+// Tested by: tests/http/routes_test.cc
 #include "coordinator/http/model_json.h"
 
 #include <boost/json/array.hpp>

@@ -1,3 +1,4 @@
+// Tested by: tests/http/bad_request_test.cc
 #include <boost/json/array.hpp>
 #include <cstdint>
 #include <limits>

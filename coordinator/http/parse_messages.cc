@@ -1,3 +1,4 @@
+// Tested by: tests/http/bad_request_test.cc
 // "messages" into what chat templates expect: plain string contents, known roles.
 #include <boost/json/array.hpp>
 #include <boost/json/serialize.hpp>

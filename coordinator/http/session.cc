@@ -1,3 +1,4 @@
+// Tested by: tests/http/http_server_test.cc
 #include "coordinator/http/session.h"
 
 #include <atomic>

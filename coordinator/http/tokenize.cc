@@ -1,3 +1,4 @@
+// Tested by: tests/http/routes_test.cc
 #include "coordinator/http/tokenize.h"
 
 #include "common/text/detokenizer.h"

@@ -1,5 +1,5 @@
 // Fields that clients know and this server does not offer yet. Dropping one silently would change what the client gets,
-// so each is refused by name, unless its value asks for nothing.
+// so each is refused by name, unless its value asks for nothing. Tested by: tests/http/bad_request_test.cc
 #include <boost/json/value.hpp>
 
 #include "absl/strings/str_cat.h"

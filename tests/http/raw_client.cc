@@ -136,6 +136,18 @@ std::string GetRequest(std::string_view path, std::string_view more_headers) {
   return request.append(path).append(" HTTP/1.1\r\nHost: test\r\n").append(more_headers).append("\r\n");
 }
 
+int UnusedPort() {
+  const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t size = sizeof address;
+  SHOAL_CHECK(bind(fd, reinterpret_cast<sockaddr*>(&address), sizeof address) == 0);
+  SHOAL_CHECK(getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size) == 0);
+  close(fd);
+  return ntohs(address.sin_port);
+}
+
 RawResponse Fetch(int port, std::string_view request) {
   RawClient client(port);
   client.Send(request);

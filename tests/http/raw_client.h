@@ -45,6 +45,9 @@ class RawClient {
 std::string PostRequest(std::string_view path, std::string_view body, std::string_view more_headers = "");
 std::string GetRequest(std::string_view path, std::string_view more_headers = "");
 
+// A port that nobody listened on a moment ago.
+int UnusedPort();
+
 // One request on a connection of its own.
 RawResponse Fetch(int port, std::string_view request);
 
