@@ -99,7 +99,7 @@ int Fail(const absl::Status& status) {
 std::string CurlLine(const std::string& url, const std::string& model, bool key) {
   return absl::StrCat("curl ", url, "/v1/chat/completions -H 'Content-Type: application/json'",
                       key ? " -H \"Authorization: Bearer $KEY\"" : "", " \\\n  -d '{\"model\": \"", model,
-                      "\", \"messages\": [{\"role\": \"user\", \"content\": \"What is the capital of France?\"}], "
+                      "\", \"messages\": [{\"role\": \"user\", \"content\": \"Name the largest ocean on Earth.\"}], "
                       "\"max_tokens\": 64}'");
 }
 
