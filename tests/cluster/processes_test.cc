@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <csignal>
+#include <thread>
 
 #include "common/base/rng.h"
 #include "common/plan/wire.h"
@@ -14,6 +15,7 @@
 #include "tests/cluster/layouts.h"
 #include "tests/cluster/process_shape.h"
 #include "tests/testing/temp_dir.h"
+#include "worker/rank/operation.h"
 
 namespace shoal::testing {
 namespace {
@@ -213,6 +215,13 @@ TEST_F(ProcessesTest, WhenOneIsKilledTheOthersWaitUntilTheyAreAborted) {
   group.Kill(1);
   EXPECT_TRUE(WIFSIGNALED(group.Reap(1)));
   for (const int r : {0, 2, 3}) group.Submit(r, plans[1]);
+  // Rank 0 waits for the dead one's part, the next stage for what then never comes.
+  const auto waits_in = [&](int r, rank::Operation op) {
+    while (group.page(r).operation != static_cast<uint32_t>(op)) std::this_thread::yield();
+  };
+  waits_in(0, rank::Operation::kReduceEmbedding);
+  waits_in(2, rank::Operation::kReceive);
+  waits_in(3, rank::Operation::kReceive);
   for (const int r : {0, 2, 3}) group.page(r).abort = 1;
   for (const int r : {0, 2, 3}) {
     const int status = group.Reap(r);
