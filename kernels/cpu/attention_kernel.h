@@ -47,12 +47,15 @@ inline void Widen(DType type, const uint8_t* src, int head_dim, float* dst) {
 inline void WidenTile(const AttendTask& t, int begin, int count, AttendScratch& s) {
   const auto type = static_cast<DType>(t.dtype);
   const int64_t row_bytes = static_cast<int64_t>(t.head_dim) * (type == DType::kF32 ? 4 : 2);
-  for (int i = 0; i < count; ++i) {
-    const int p = begin + i;
-    const int64_t block = t.block_table[p / t.block_size];
-    const int64_t row = (block * t.kv_heads + t.kv_head) * t.block_size + p % t.block_size;
-    Widen(type, t.k + row * row_bytes, t.head_dim, s.k[i]);
-    Widen(type, t.v + row * row_bytes, t.head_dim, s.v[i]);
+  for (int i = 0; i < count;) {  // one run of positions that share a block at a time
+    const int offset = (begin + i) % t.block_size;
+    const int64_t block = t.block_table[(begin + i) / t.block_size];
+    int64_t at = ((block * t.kv_heads + t.kv_head) * t.block_size + offset) * row_bytes;
+    const int end = t.block_size - offset < count - i ? i + t.block_size - offset : count;
+    for (; i < end; ++i, at += row_bytes) {
+      Widen(type, t.k + at, t.head_dim, s.k[i]);
+      Widen(type, t.v + at, t.head_dim, s.v[i]);
+    }
   }
 }
 
@@ -92,7 +95,7 @@ inline float TileSoftmax(const AttendTask& t, AttendScratch& s, int state, int c
 inline void AttendTile(const AttendTask& t, AttendScratch& s, int state, int count) {
   alignas(64) float weights[kTile];
   const Vec rescale = Vec::Set(TileSoftmax(t, s, state, count, weights));
-  constexpr int kStep = 8;  // vectors of the head at a time: they stay in registers over the tile's keys
+  constexpr int kStep = 64 / Vec::kLanes;  // vectors of the head that stay in registers over the tile's keys
   const int padded = Padded(t.head_dim);
   int d = 0;
   for (; d + kStep * Vec::kLanes <= padded; d += kStep * Vec::kLanes) {

@@ -25,12 +25,7 @@ absl::Status Sample(Stream&, const SampleArgs&);
 absl::Status CopyBlocks(Stream&, const CopyBlocksArgs&);
 
 // Packed weights: kernel_set.h has the layout.
-struct PackedLayout {
-  int64_t group_bytes;  // a multiple of 64
-  int64_t scales_at;    // bytes from a group's start; 0 for plain types
-  int64_t minima_at;
-};
-PackedLayout LayoutOf(int lanes, DType t, int64_t k);
+int64_t GroupBytes(int lanes, DType t, int64_t k);  // of one group of rows; a multiple of 64
 size_t PackedBytes(int lanes, DType t, int64_t n, int64_t k);
 void PackRows(int lanes, DType t, const void* src, int64_t row_begin, int64_t rows, int64_t k, void* dst);
 // dst[0, k) = row `row` of a packed matrix as floats, the same as DequantiseRow of the canonical row.

@@ -7,18 +7,16 @@
 
 namespace shoal::ops::cpu {
 
-// Packed weights. A group is `lanes` consecutive rows (the last one padded with zeros), 64-byte aligned:
+// Packed weights. A group is `lanes` consecutive rows (the last one padded with zeros), 64-byte aligned, one stream of
+// bytes in the order in which it is read:
 //   plain   [k][lanes] elements
-//   Q8_0    [k / 32][8][lanes][4] int8         then scales [k / 32][lanes] f16
-//   Q4_*    [k / 32][4][lanes][4] nibble pairs then scales [k / 32][lanes] f16, then for Q4_1 minima [k / 32][lanes]
-//   f16
+//   Q8_0    [k / 32] blocks of { [8][lanes][4] int8, [lanes] f16 scales }
+//   Q4_*    [k / 32] blocks of { [4][lanes][4] nibble pairs, [lanes] f16 scales, Q4_1: [lanes] f16 minima }
 // so that one vector holds the same 4 input columns of every row and a sum stays in its row's lane. Vector j of a Q4
 // block holds columns 4j..4j+3 in its low and 16 + 4j.. in its high nibbles.
 struct MatmulTask {
   const uint8_t* w;  // the first group
   int64_t group_bytes;
-  int64_t scales_at;  // bytes from a group's start
-  int64_t minima_at;
   int rows;  // valid rows from the first group's first
   int k;
   int tokens;

@@ -13,7 +13,7 @@ constexpr int64_t kTaskBytesMin = 16 << 10, kTaskBytesMax = 128 << 10;
 constexpr int kTasksPerThread = 8;
 
 struct Cut {
-  PackedLayout layout[kMaxMatmulParts];
+  int64_t group_bytes[kMaxMatmulParts];
   int64_t groups_per_task[kMaxMatmulParts];
   int first_task[kMaxMatmulParts + 1];  // of each part; the last entry is the total
 };
@@ -28,9 +28,9 @@ Cut CutTasks(const KernelSet& set, const Stream& stream, const MatmulArgs& a) {
                              ? kTaskBytesMax
                              : std::clamp(bytes / (stream.threads() * kTasksPerThread), kTaskBytesMin, kTaskBytesMax);
   for (int p = 0; p < a.part_count; ++p) {
-    cut.layout[p] = LayoutOf(set.lanes, a.parts[p].w.dtype, a.k);
+    cut.group_bytes[p] = GroupBytes(set.lanes, a.parts[p].w.dtype, a.k);
     const int64_t groups = (a.parts[p].w.n + set.lanes - 1) / set.lanes;
-    cut.groups_per_task[p] = std::max<int64_t>(1, target / std::max<int64_t>(1, cut.layout[p].group_bytes));
+    cut.groups_per_task[p] = std::max<int64_t>(1, target / std::max<int64_t>(1, cut.group_bytes[p]));
     const int64_t tasks = (groups + cut.groups_per_task[p] - 1) / cut.groups_per_task[p];
     cut.first_task[p + 1] = cut.first_task[p] + static_cast<int>(tasks);
   }
@@ -43,10 +43,8 @@ void RunTask(const KernelSet& set, const MatmulArgs& a, const Cut& cut, int p, i
   const int64_t rows = std::min(part.w.n - first_row, cut.groups_per_task[p] * set.lanes);
   const bool quantised = a.xq != nullptr;
   const MatmulTask t = {
-      .w = static_cast<const uint8_t*>(part.w.data) + task * cut.groups_per_task[p] * cut.layout[p].group_bytes,
-      .group_bytes = cut.layout[p].group_bytes,
-      .scales_at = cut.layout[p].scales_at,
-      .minima_at = cut.layout[p].minima_at,
+      .w = static_cast<const uint8_t*>(part.w.data) + task * cut.groups_per_task[p] * cut.group_bytes[p],
+      .group_bytes = cut.group_bytes[p],
       .rows = static_cast<int>(rows),
       .k = a.k,
       .tokens = a.tokens,

@@ -22,19 +22,19 @@ struct FormatQ8_0 {
   using Dot = DotS8;
   static constexpr float kBias = Dot::kBias;
   static constexpr bool kMinimum = false;
-  static constexpr int kBytes = kBlockVectors * Vec::kLanes * 4;  // of one block of a group
+  static constexpr int kCodeBytes = kBlockVectors * Vec::kLanes * 4;  // of one block of a group
 };
 struct FormatQ4_0 {
   using Dot = DotU4;
   static constexpr float kBias = 8;
   static constexpr bool kMinimum = false;
-  static constexpr int kBytes = kBlockVectors * Vec::kLanes * 2;
+  static constexpr int kCodeBytes = kBlockVectors * Vec::kLanes * 2;
 };
 struct FormatQ4_1 {
   using Dot = DotU4;
   static constexpr float kBias = 0;
   static constexpr bool kMinimum = true;
-  static constexpr int kBytes = kBlockVectors * Vec::kLanes * 2;
+  static constexpr int kCodeBytes = kBlockVectors * Vec::kLanes * 2;
 };
 
 // acc[m] = sums of products of one block.
@@ -43,7 +43,7 @@ inline __attribute__((always_inline)) void BlockDot(const uint8_t* w, const int8
                                                     typename Format::Dot::Acc (&acc)[M]) {
   using Dot = typename Format::Dot;
   for (int m = 0; m < M; ++m) acc[m] = Dot::Zero();
-  if constexpr (Format::kBytes == kBlockVectors * Vec::kLanes * 4) {
+  if constexpr (Format::kCodeBytes == kBlockVectors * Vec::kLanes * 4) {
 #pragma GCC unroll 8
     for (int j = 0; j < kBlockVectors; ++j) {
       const auto v = Dot::Load(w + j * Vec::kLanes * 4);
@@ -70,15 +70,16 @@ void QuantisedTile(const MatmulTask& t, const uint8_t* group, int token, float* 
   const int8_t* q = t.q + static_cast<int64_t>(token) * t.k;
   const float* scale = t.scale + static_cast<int64_t>(token) * blocks;
   const float* sum = t.sum + static_cast<int64_t>(token) * blocks;
-  const uint8_t* scales = group + t.scales_at;
-  const uint8_t* minima = group + t.minima_at;
+  constexpr int kHalves = Vec::kLanes * 2;  // bytes of the scales, and of the minima
+  constexpr int kBlockBytes = Format::kCodeBytes + kHalves * (Format::kMinimum ? 2 : 1);
   Vec out[M];
   for (int m = 0; m < M; ++m) out[m] = Vec::Set(0);
   for (int b = 0; b < blocks; ++b) {
     typename Format::Dot::Acc acc[M];
-    BlockDot<M, Format>(group + static_cast<int64_t>(b) * Format::kBytes, q + b * kBlock, t.k, acc);
-    const Vec d = Vec::LoadF16(scales + b * Vec::kLanes * 2);
-    const Vec min = Format::kMinimum ? Vec::LoadF16(minima + b * Vec::kLanes * 2) : Vec::Set(-Format::kBias);
+    const uint8_t* w = group + static_cast<int64_t>(b) * kBlockBytes;
+    BlockDot<M, Format>(w, q + b * kBlock, t.k, acc);
+    const Vec d = Vec::LoadF16(w + Format::kCodeBytes);
+    const Vec min = Format::kMinimum ? Vec::LoadF16(w + Format::kCodeBytes + kHalves) : Vec::Set(-Format::kBias);
 #pragma GCC unroll 8
     for (int m = 0; m < M; ++m) {
       const Vec s = Vec::Set(scale[m * blocks + b]);

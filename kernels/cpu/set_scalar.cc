@@ -1,5 +1,6 @@
 // Tested by tests/kernels/matmul_test.cc
-// clang-format off: the kernels are written on the Vec of the first header
+// The kernels are written on the Vec of the first header, so the order matters.
+// clang-format off
 #include "kernels/cpu/vec_scalar.h"
 #include "kernels/cpu/row_kernels.h"
 #include "kernels/cpu/matmul_kernel.h"

@@ -2,10 +2,10 @@
 // beside what the machine can do, and the kernels of one whole decode step on the shapes of SmolLM2-135M (Q4_1 layers,
 // tied Q8_0 head).
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <ctime>
 #include <string>
 #include <vector>
 
@@ -57,16 +57,15 @@ struct Acts {
   ops::QuantisedActs view;
 };
 
-// The best of at least 5 runs and 0.2 s: whoever shares the machine only adds time.
-double BestSeconds(const auto& run) {
-  using Clock = std::chrono::steady_clock;
+// The best of at least 5 runs and 0.2 s.
+double BestSeconds(const Stream& stream, const auto& run) {
   run();
   double best = 1e9;
-  const auto start = Clock::now();
-  for (int i = 0; i < 5 || (i < 2000 && Clock::now() - start < std::chrono::milliseconds(200)); ++i) {
-    const auto begin = Clock::now();
+  const double start = Now(stream);
+  for (int i = 0; i < 5 || (i < 2000 && Now(stream) - start < 0.2); ++i) {
+    const double begin = Now(stream);
     run();
-    best = std::min(best, std::chrono::duration<double>(Clock::now() - begin).count());
+    best = std::min(best, Now(stream) - begin);
   }
   return best;
 }
@@ -95,7 +94,7 @@ void BenchMatmul(const OpTable& table, Stream& stream, const Peak& peak) {
       a.k = kK;
       a.part_count = 1;
       size_t next = 0;
-      const double s = BestSeconds([&] {
+      const double s = BestSeconds(stream, [&] {
         a.parts[0] = {w[next++ % copies].view, y.data(), kN};
         Check(table.matmul(stream, a));
       });
@@ -146,7 +145,7 @@ void BenchAttention(const OpTable& table, Stream& stream, const Peak& peak) {
   const int cases[][3] = {{1, 1, 256}, {1, 1, 2048}, {1, 1, 8192}, {16, 1, 256}, {1, 512, 512}, {1, 512, 4096}};
   for (const auto& [sequences, rows, context] : cases) {
     AttentionInput in(table, stream, sequences, rows, context);
-    const double s = BestSeconds([&] { Check(table.attention(stream, in.args)); });
+    const double s = BestSeconds(stream, [&] { Check(table.attention(stream, in.args)); });
     const double pairs = static_cast<double>(sequences) * rows * (context - rows / 2.0) * in.kHeads;
     const double gflop = pairs * in.kDim * 4 / s / 1e9;
     const double gb = static_cast<double>(sequences) * context * in.kKvHeads * in.kDim * 4 / s / 1e9;
@@ -167,7 +166,7 @@ void BenchSample(const OpTable& table, Stream& stream) {
         {"top_k 40", {.temperature = 1, .top_k = 40, .uniform = 0.7f}}};
     for (const auto& [name, row] : cases) {
       int32_t token;
-      const double s = BestSeconds([&] {
+      const double s = BestSeconds(stream, [&] {
         Check(table.sample(stream, {logits.data(), vocab, &row, &token, 1, vocab}));
       });
       std::printf("  vocab %6d %-12s %9.1f\n", vocab, name, s * 1e6);
@@ -238,9 +237,9 @@ class Step {
 
   template <typename F>
   void Timed(int what, F&& f) {
-    const auto begin = std::chrono::steady_clock::now();
+    const double begin = Now(stream_);
     f();
-    seconds_[what] += std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    seconds_[what] += Now(stream_) - begin;
   }
   void NormAndQuantise() {
     Timed(0, [&] {
@@ -277,7 +276,7 @@ void BenchStep(const OpTable& table, Stream& stream) {
     for (int i = 0; i < 3; ++i) step.Run();
     step.Reset();
     int runs = 0;
-    const double s = BestSeconds([&] {
+    const double s = BestSeconds(stream, [&] {
       step.Run();
       ++runs;
     });
