@@ -15,12 +15,13 @@ namespace {
 inline constexpr int kTile = 32;
 inline constexpr int kSplit = 1024;
 
+// Rows lie Padded(head_dim) floats apart: a power-of-two distance would crowd them into a few sets of the cache.
 struct AttendScratch {
-  alignas(64) float k[kTile][kMaxHeadDim];
-  alignas(64) float v[kTile][kMaxHeadDim];
-  alignas(64) float q[kMaxAttendStates][kMaxHeadDim];
-  alignas(64) float acc[kMaxAttendStates][kMaxHeadDim];    // of the current split
-  alignas(64) float total[kMaxAttendStates][kMaxHeadDim];  // of the splits before
+  alignas(64) float k[kTile * kMaxHeadDim];
+  alignas(64) float v[kTile * kMaxHeadDim];
+  alignas(64) float q[kMaxAttendStates * kMaxHeadDim];
+  alignas(64) float acc[kMaxAttendStates * kMaxHeadDim];    // of the current split
+  alignas(64) float total[kMaxAttendStates * kMaxHeadDim];  // of the splits before
   float m[kMaxAttendStates], l[kMaxAttendStates];
   float total_m[kMaxAttendStates], total_l[kMaxAttendStates];
 };
@@ -46,6 +47,7 @@ inline void Widen(DType type, const uint8_t* src, int head_dim, float* dst) {
 // Keys [begin, begin + count) of the sequence.
 inline void WidenTile(const AttendTask& t, int begin, int count, AttendScratch& s) {
   const auto type = static_cast<DType>(t.dtype);
+  const int padded = Padded(t.head_dim);
   const int64_t row_bytes = static_cast<int64_t>(t.head_dim) * (type == DType::kF32 ? 4 : 2);
   for (int i = 0; i < count;) {  // one run of positions that share a block at a time
     const int offset = (begin + i) % t.block_size;
@@ -53,8 +55,8 @@ inline void WidenTile(const AttendTask& t, int begin, int count, AttendScratch& 
     int64_t at = ((block * t.kv_heads + t.kv_head) * t.block_size + offset) * row_bytes;
     const int end = t.block_size - offset < count - i ? i + t.block_size - offset : count;
     for (; i < end; ++i, at += row_bytes) {
-      Widen(type, t.k + at, t.head_dim, s.k[i]);
-      Widen(type, t.v + at, t.head_dim, s.v[i]);
+      Widen(type, t.k + at, t.head_dim, s.k + i * padded);
+      Widen(type, t.v + at, t.head_dim, s.v + i * padded);
     }
   }
 }
@@ -71,9 +73,10 @@ inline float TileSoftmax(const AttendTask& t, AttendScratch& s, int state, int c
     Vec dot[Vec::kLanes];
     for (int i = 0; i < Vec::kLanes; ++i) dot[i] = Vec::Set(0);
     for (int d = 0; d < padded; d += Vec::kLanes) {
-      const Vec q = Vec::Load(s.q[state] + d);
+      const Vec q = Vec::Load(s.q + state * padded + d);
 #pragma GCC unroll 16
-      for (int i = 0; i < Vec::kLanes; ++i) dot[i] = Fma(q, Vec::Load(s.k[g * Vec::kLanes + i] + d), dot[i]);
+      for (int i = 0; i < Vec::kLanes; ++i)
+        dot[i] = Fma(q, Vec::Load(s.k + (g * Vec::kLanes + i) * padded + d), dot[i]);
     }
     score[g] = Head(count - g * Vec::kLanes, Mul(ReduceEach(dot), scale), none);
     max = Max(max, score[g]);
@@ -100,18 +103,18 @@ inline void AttendTile(const AttendTask& t, AttendScratch& s, int state, int cou
   int d = 0;
   for (; d + kStep * Vec::kLanes <= padded; d += kStep * Vec::kLanes) {
     Vec acc[kStep];
-    for (int i = 0; i < kStep; ++i) acc[i] = Mul(Vec::Load(s.acc[state] + d + i * Vec::kLanes), rescale);
+    for (int i = 0; i < kStep; ++i) acc[i] = Mul(Vec::Load(s.acc + state * padded + d + i * Vec::kLanes), rescale);
     for (int key = 0; key < count; ++key) {
       const Vec w = Vec::Set(weights[key]);
 #pragma GCC unroll 8
-      for (int i = 0; i < kStep; ++i) acc[i] = Fma(w, Vec::Load(s.v[key] + d + i * Vec::kLanes), acc[i]);
+      for (int i = 0; i < kStep; ++i) acc[i] = Fma(w, Vec::Load(s.v + key * padded + d + i * Vec::kLanes), acc[i]);
     }
-    for (int i = 0; i < kStep; ++i) acc[i].Store(s.acc[state] + d + i * Vec::kLanes);
+    for (int i = 0; i < kStep; ++i) acc[i].Store(s.acc + state * padded + d + i * Vec::kLanes);
   }
   for (; d < padded; d += Vec::kLanes) {
-    Vec acc = Mul(Vec::Load(s.acc[state] + d), rescale);
-    for (int key = 0; key < count; ++key) acc = Fma(Vec::Set(weights[key]), Vec::Load(s.v[key] + d), acc);
-    acc.Store(s.acc[state] + d);
+    Vec acc = Mul(Vec::Load(s.acc + state * padded + d), rescale);
+    for (int key = 0; key < count; ++key) acc = Fma(Vec::Set(weights[key]), Vec::Load(s.v + key * padded + d), acc);
+    acc.Store(s.acc + state * padded + d);
   }
 }
 
@@ -121,7 +124,7 @@ inline void AttendSplit(const AttendTask& t, AttendScratch& s, int split) {
   for (int i = 0; i < states; ++i) {
     s.m[i] = -__builtin_inff();
     s.l[i] = 0;
-    for (int d = 0; d < padded; d += Vec::kLanes) Vec::Set(0).Store(s.acc[i] + d);
+    for (int d = 0; d < padded; d += Vec::kLanes) Vec::Set(0).Store(s.acc + i * padded + d);
   }
   const int keys = t.position + t.rows;
   const int end = keys < (split + 1) * kSplit ? keys : (split + 1) * kSplit;
@@ -161,8 +164,8 @@ void AttendKernel(const AttendTask& t) {
   for (int i = 0; i < states; ++i) {
     const float* q = t.q + i / t.heads * t.q_stride + static_cast<int64_t>(i % t.heads) * t.head_dim;
     for (int d = 0; d < padded; d += Vec::kLanes) {
-      LoadSome(q + d, t.head_dim - d).Store(s.q[i] + d);
-      Vec::Set(0).Store(s.total[i] + d);
+      LoadSome(q + d, t.head_dim - d).Store(s.q + i * padded + d);
+      Vec::Set(0).Store(s.total + i * padded + d);
     }
     s.total_m[i] = -__builtin_inff();
     s.total_l[i] = 0;
@@ -174,16 +177,16 @@ void AttendKernel(const AttendTask& t) {
         float* out = t.partial + static_cast<int64_t>(i) * (t.head_dim + 2);
         out[0] = s.m[i];
         out[1] = s.l[i];
-        for (int d = 0; d < t.head_dim; ++d) out[2 + d] = s.acc[i][d];
+        for (int d = 0; d < t.head_dim; ++d) out[2 + d] = s.acc[i * padded + d];
       } else if (t.position + i / t.heads >= split * kSplit) {
-        FoldSplit(s.total_m[i], s.total_l[i], s.total[i], s.m[i], s.l[i], s.acc[i], t.head_dim);
+        FoldSplit(s.total_m[i], s.total_l[i], s.total + i * padded, s.m[i], s.l[i], s.acc + i * padded, t.head_dim);
       }
     }
   }
   if (t.partial != nullptr) return;
   for (int i = 0; i < states; ++i) {
     float* out = t.out + i / t.heads * t.out_stride + static_cast<int64_t>(i % t.heads) * t.head_dim;
-    WriteHead(s.total[i], s.total_l[i], t.head_dim, out);
+    WriteHead(s.total + i * padded, s.total_l[i], t.head_dim, out);
   }
 }
 
