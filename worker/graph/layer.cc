@@ -1,3 +1,4 @@
+// Tested by: tests/graph/golden_test.cc
 // One layer of the decoder, in the order of the header.
 #include "common/base/check.h"
 #include "common/base/status_macros.h"
