@@ -347,6 +347,7 @@ TEST_F(AgentTest, PortInUseIsSaid) {
 TEST_F(AgentTest, StopDuringALoadLeavesNothingBehind) {
   const auto agent = StartAgent(4);
   const std::vector<plan::AgentInfo> members = {Registered()};
+  ASSERT_TRUE(log_.Take<core::HeartbeatReceived>().has_value());  // its stream stands, so its end will be noticed
   TinyGroup group(&log_, agents_.get(), "null");
   group.Join(1, 2, 2, members);
   ASSERT_TRUE(log_.Take<core::JoinAnswered>().has_value());

@@ -1,0 +1,102 @@
+// What outlives ranks: the shelf; and what connects agents of one host: the channels.
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <cstring>
+
+#include "absl/strings/str_cat.h"
+#include "worker/agent/channels.h"
+#include "worker/agent/shelf.h"
+
+namespace shoal::agent {
+namespace {
+
+device::SharedMemory Make(size_t bytes) { return *device::SharedMemory::Create("test", bytes); }
+
+TEST(Shelf, HoldsWeightsUnderTheirKey) {
+  Shelf shelf;
+  EXPECT_EQ(nullptr, shelf.Weights("k", 0));
+  EXPECT_TRUE(shelf.Held().ranks.empty());
+  shelf.PutWeights("k", 2, Make(100));
+  shelf.PutWeights("k", 1, Make(200));
+  ASSERT_NE(nullptr, shelf.Weights("k", 1));
+  EXPECT_EQ(200u, shelf.Weights("k", 1)->size());
+  EXPECT_EQ(nullptr, shelf.Weights("other", 1));
+  EXPECT_EQ(nullptr, shelf.Weights("k", 0));
+  EXPECT_EQ("k", shelf.Held().key);
+  EXPECT_EQ((std::vector<int32_t>{1, 2}), shelf.Held().ranks);
+}
+
+TEST(Shelf, KeepsOnlyWhatIsWanted) {
+  Shelf shelf;
+  shelf.PutWeights("k", 0, Make(100));
+  shelf.PutWeights("k", 1, Make(100));
+  ASSERT_TRUE(shelf.Kv(0, 64).ok());
+  shelf.KeepOnly("k", {1, 2});
+  EXPECT_EQ((std::vector<int32_t>{1}), shelf.Held().ranks);
+  shelf.KeepOnly("other", {1});
+  EXPECT_TRUE(shelf.Held().ranks.empty());
+  EXPECT_EQ("", shelf.Held().key);
+}
+
+TEST(Shelf, AnotherKeyReplacesTheFormer) {
+  Shelf shelf;
+  shelf.PutWeights("a", 0, Make(100));
+  shelf.PutWeights("b", 1, Make(100));
+  EXPECT_EQ(nullptr, shelf.Weights("a", 0));
+  EXPECT_EQ((std::vector<int32_t>{1}), shelf.Held().ranks);
+}
+
+TEST(Shelf, CacheOfTheSameSizeKeepsItsContents) {
+  Shelf shelf;
+  const auto first = shelf.Kv(3, 4096);
+  ASSERT_TRUE(first.ok());
+  std::memset((*first)->data(), 7, 4096);
+  const auto again = shelf.Kv(3, 4096);
+  ASSERT_TRUE(again.ok());
+  EXPECT_EQ(std::byte{7}, (*again)->data()[100]);
+  const auto larger = shelf.Kv(3, 8192);
+  ASSERT_TRUE(larger.ok());
+  EXPECT_EQ(std::byte{0}, (*larger)->data()[100]);
+}
+
+std::string Token() { return absl::StrCat("memory-test-", ::getpid()); }
+bool NameExists() { return ::access(absl::StrCat("/dev/shm/shoal-", Token()).c_str(), F_OK) == 0; }
+
+TEST(Channels, NamedSegmentIsSharedUntilUnlinked) {
+  auto made = Channels::CreateNamed(Token(), 4096);
+  ASSERT_TRUE(made.ok()) << made.status();
+  EXPECT_TRUE(NameExists());
+  EXPECT_FALSE(Channels::CreateNamed(Token(), 4096).ok());
+  EXPECT_TRUE(NameExists());  // the failure took nothing away
+  const auto opened = Channels::OpenNamed(Token(), 4096);
+  ASSERT_TRUE(opened.ok()) << opened.status();
+  EXPECT_EQ(4096u, opened->size());
+  EXPECT_EQ(absl::StatusCode::kFailedPrecondition, Channels::OpenNamed(Token(), 8192).status().code());
+  Channels moved = *std::move(made);
+  EXPECT_TRUE(NameExists());
+  moved.Unlink();
+  EXPECT_FALSE(NameExists());
+  EXPECT_FALSE(Channels::OpenNamed(Token(), 4096).ok());
+}
+
+TEST(Channels, EndRemovesTheName) {
+  {
+    Channels holder;
+    auto made = Channels::CreateNamed(Token(), 4096);
+    ASSERT_TRUE(made.ok());
+    holder = *std::move(made);
+    EXPECT_TRUE(NameExists());
+  }
+  EXPECT_FALSE(NameExists());
+}
+
+TEST(Channels, AnonymousHasADescriptorAndNoName) {
+  const auto made = Channels::Anonymous(4096);
+  ASSERT_TRUE(made.ok());
+  EXPECT_GE(made->fd(), 0);
+  EXPECT_EQ(4096u, made->size());
+}
+
+}  // namespace
+}  // namespace shoal::agent

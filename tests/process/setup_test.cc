@@ -1,0 +1,87 @@
+#include <gtest/gtest.h>
+
+#include "common/plan/wire_setup.h"
+
+namespace shoal::plan {
+namespace {
+
+RankSetup Example() {
+  RankSetup s;
+  s.rank = 5;
+  s.tp = 3;
+  s.pp = 2;
+  s.epoch = 9;
+  s.coordinator = 0xffffffffffffffffull;
+  s.model.architecture = "llama";
+  s.model.layers = 30;
+  s.model.hidden = 576;
+  s.model.heads = 9;
+  s.model.kv_heads = 3;
+  s.model.head_dim = 64;
+  s.model.ffn = 1536;
+  s.model.vocab = 49152;
+  s.model.max_position = 8192;
+  s.model.norm_eps = 1e-6f;
+  s.model.embedding_scale = 1.5f;
+  s.model.attention_scale = 0.125f;
+  s.model.activation = model::Activation::kGeluTanh;
+  s.model.tied_embeddings = true;
+  s.model.rope = {.theta = 500000.1,
+                  .dim = 64,
+                  .interleaved = true,
+                  .scaling = model::RopeScaling::kLlama3,
+                  .factor = 32.1,
+                  .low_freq_factor = 1.1,
+                  .high_freq_factor = 4.1,
+                  .original_max_position = 4096};
+  s.engine = {"ref", "f32", "bf16", "dummy", 77, "shm", 32};
+  s.limits = {100, 32, 8, 512, 2048, 49152};
+  s.threads = 4;
+  return s;
+}
+
+TEST(Setup, SurvivesTheTrip) {
+  const RankSetup in = Example();
+  const auto out = DecodeSetup(EncodeSetup(in));
+  ASSERT_TRUE(out.ok()) << out.status();
+  EXPECT_EQ(EncodeSetup(in), EncodeSetup(*out));
+  EXPECT_EQ(5, out->rank);
+  EXPECT_EQ(3, out->tp);
+  EXPECT_EQ(2, out->pp);
+  EXPECT_EQ(9u, out->epoch);
+  EXPECT_EQ(in.coordinator, out->coordinator);
+  EXPECT_EQ(576, out->model.hidden);
+  EXPECT_EQ(9, out->model.heads);
+  EXPECT_EQ(3, out->model.kv_heads);
+  EXPECT_EQ(1e-6f, out->model.norm_eps);
+  EXPECT_EQ(model::Activation::kGeluTanh, out->model.activation);
+  EXPECT_EQ(in.model.rope.InverseFrequencies(), out->model.rope.InverseFrequencies());  // to the bit
+  EXPECT_TRUE(out->model.rope.interleaved);
+  EXPECT_EQ("ref", out->engine.device);
+  EXPECT_EQ("bf16", out->engine.kv_dtype);
+  EXPECT_EQ(77u, out->engine.dummy_seed);
+  EXPECT_EQ(32, out->engine.block_size);
+  EXPECT_EQ(512, out->limits.max_tokens);
+  EXPECT_EQ(49152, out->limits.vocab);
+  EXPECT_EQ(4, out->threads);
+}
+
+TEST(Setup, NonsenseIsRefused) {
+  EXPECT_EQ(absl::StatusCode::kDataLoss, DecodeSetup("\xff\xff").status().code());
+  EXPECT_FALSE(DecodeSetup("").ok());
+  const auto refused = [](void (*spoil)(RankSetup&)) {
+    RankSetup s = Example();
+    spoil(s);
+    return DecodeSetup(EncodeSetup(s)).status().code() == absl::StatusCode::kInvalidArgument;
+  };
+  EXPECT_TRUE(refused([](RankSetup& s) { s.rank = 6; }));
+  EXPECT_TRUE(refused([](RankSetup& s) { s.rank = -1; }));
+  EXPECT_TRUE(refused([](RankSetup& s) { s.tp = 0; }));
+  EXPECT_TRUE(refused([](RankSetup& s) { s.threads = 0; }));
+  EXPECT_TRUE(refused([](RankSetup& s) { s.limits.blocks = 0; }));
+  EXPECT_TRUE(refused([](RankSetup& s) { s.model.activation = static_cast<model::Activation>(9); }));
+  EXPECT_TRUE(refused([](RankSetup& s) { s.model.rope.scaling = static_cast<model::RopeScaling>(9); }));
+}
+
+}  // namespace
+}  // namespace shoal::plan

@@ -1,0 +1,54 @@
+#include "worker/rank/shape.h"
+
+#include <gtest/gtest.h>
+
+namespace shoal::rank {
+namespace {
+
+TEST(ChannelShape, HoldsTheLargestPlan) {
+  model::ModelConfig model;
+  model.hidden = 64;
+  const plan::MirrorLimits limits{.blocks = 8, .block_size = 16, .max_sequences = 5, .max_tokens = 32};
+  const comm::GroupShape shape = ChannelShape(model, limits, 3, 2);
+  EXPECT_EQ(3, shape.tp);
+  EXPECT_EQ(2, shape.pp);
+  EXPECT_EQ(32 * 64 * 4, shape.max_activation_bytes);
+  EXPECT_EQ(5, shape.max_samples);
+}
+
+TEST(ChannelShape, MailboxHasMoreSlotsThanPlansInFlight) {
+  for (int pp = 1; pp <= 20; ++pp) {
+    const int slots = ChannelShape({}, {}, 1, pp).mailbox_slots;
+    EXPECT_GT(slots, 2 * pp + 1);
+    EXPECT_EQ(0, slots & (slots - 1));  // a power of two, as the channels ask
+  }
+}
+
+TEST(ResolveNumerics, AutoFollowsTheComputeType) {
+  plan::EngineOptions engine;
+  auto numerics = ResolveNumerics(engine);
+  ASSERT_TRUE(numerics.ok());
+  EXPECT_FALSE(numerics->compute_f32);
+  EXPECT_EQ(DType::kF16, numerics->kv);
+  engine.compute_dtype = "f32";
+  numerics = ResolveNumerics(engine);
+  ASSERT_TRUE(numerics.ok());
+  EXPECT_TRUE(numerics->compute_f32);
+  EXPECT_EQ(DType::kF32, numerics->kv);
+  engine.kv_dtype = "bf16";
+  EXPECT_EQ(DType::kBF16, ResolveNumerics(engine)->kv);
+}
+
+TEST(ResolveNumerics, NamesWhatItDoesNotKnow) {
+  plan::EngineOptions engine;
+  engine.compute_dtype = "f64";
+  EXPECT_NE(std::string::npos, ResolveNumerics(engine).status().message().find("f64"));
+  engine.compute_dtype = "auto";
+  for (const char* kv : {"q8_0", "int8", ""}) {
+    engine.kv_dtype = kv;
+    EXPECT_EQ(absl::StatusCode::kInvalidArgument, ResolveNumerics(engine).status().code()) << kv;
+  }
+}
+
+}  // namespace
+}  // namespace shoal::rank
