@@ -195,7 +195,11 @@ void CoreThread::Publish() {
   const bool progressed = state.steps != steps_ || state.running + state.waiting == 0;
   steps_ = state.steps;
   std::shared_ptr<const http::ServedModel> model = Model();
-  if (model == nullptr && state.phase == core::ClusterState::Phase::kReady) model = make_model_(state);
+  const bool ready = state.phase == core::ClusterState::Phase::kReady;
+  if (ready && (model == nullptr || model->system_fingerprint != state.numerics_id ||
+                model->max_model_len != state.max_model_len)) {
+    model = make_model_(state);
+  }
   MutexLock lock(shown_mutex_);
   shown_.state = std::move(state);
   shown_.at = now;

@@ -17,7 +17,8 @@ namespace shoal::server {
 
 // Carries out one effect that concerns agents (SendJoin, SendLoad, SendPlan, SendAbort); returns at once.
 using CarryFn = std::function<void(const core::Effect&)>;
-// Makes what is served, once the group is ready for the first time.
+// Makes what is served, when a group is ready for the first time or came back with another layout (numerics id or
+// context).
 using ModelFn = std::function<std::shared_ptr<const http::ServedModel>(const core::ClusterState&)>;
 
 class CoreThread final : public http::Engine {

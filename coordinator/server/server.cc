@@ -1,6 +1,7 @@
 #include "coordinator/server/server.h"
 
 #include <sys/random.h>
+#include <sys/resource.h>
 #include <time.h>
 
 #include <algorithm>
@@ -33,6 +34,15 @@ uint64_t RandomWord() {
   uint64_t word = 0;
   SHOAL_CHECK(getrandom(&word, sizeof word, 0) == static_cast<ssize_t>(sizeof word));
   return word;
+}
+
+// As many open connections as the system allows: the usual soft limit of 1024 exists for select(), which is not used
+// here.
+void RaiseFileLimit() {
+  rlimit limit;
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == limit.rlim_max) return;
+  limit.rlim_cur = limit.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &limit);  // when refused, the old limit holds and accepting waits for free descriptors
 }
 
 // What is known of the served model before a group is up.
@@ -80,6 +90,7 @@ class Coordinator {
 };
 
 absl::Status Coordinator::Start() {
+  RaiseFileLimit();
   SHOAL_ASSIGN_OR_RETURN(const model::ModelFiles files, model::OpenModel(options_.model));
   SHOAL_ASSIGN_OR_RETURN(const http::ServedModel served, DescribeModel(options_, files));
   core::CoreOptions& core = options_.core;

@@ -78,7 +78,7 @@ class CoreThreadTest : public ::testing::Test {
   }
 
   // An agent with one slot that joins and loads as it is told.
-  void FormGroup() {
+  void FormGroup(const std::string& numerics_id = "numerics") {
     plan::AgentInfo agent;
     agent.id = "a";
     agent.incarnation = 1;
@@ -90,7 +90,7 @@ class CoreThreadTest : public ::testing::Test {
     thread_->Post(core::AgentRegistered{agent});
     const auto join = Await<core::SendJoin>();
     plan::JoinReply reply;
-    reply.numerics_id = "numerics";
+    reply.numerics_id = numerics_id;
     reply.ranks = {{0, 1000, 1000, 1024, 1 << 20}};
     thread_->Post(core::JoinAnswered{"a", join.join.epoch, reply});
     const auto load = Await<core::SendLoad>();
@@ -127,7 +127,15 @@ TEST_F(CoreThreadTest, AGroupMakesTheModelOnceAndReady) {
   thread_->Post(core::AgentLost{"a", "gone"});
   Until([&] { return !thread_->Ready(); });
   EXPECT_NE(thread_->Model(), nullptr);  // what is served stays known
+  FormGroup();
+  Until([&] { return thread_->Ready(); });
   EXPECT_EQ(models_made_, 1);
+  thread_->Post(core::AgentLost{"a", "gone"});
+  Until([&] { return !thread_->Ready(); });
+  FormGroup("other numerics");
+  Until([&] { return thread_->Ready(); });
+  EXPECT_EQ(models_made_, 2);
+  EXPECT_EQ(thread_->Model()->system_fingerprint, "other numerics");
 }
 
 TEST_F(CoreThreadTest, ARequestBecomesAPlanAndACancelEndsIt) {
