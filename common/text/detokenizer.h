@@ -58,7 +58,8 @@ class StopMatcher {
 
   std::vector<Stop> stops_;
   bool include_stop_;
-  std::string held_;  // the longest `matched` bytes of the text so far
+  std::string held_;  // ends with the longest `matched` bytes of the text so far
+  size_t sent_ = 0;   // bytes at the start of held_ that are already out; removed now and then, not each time
   bool stopped_ = false;
   int stop_index_ = -1;
 };

@@ -37,7 +37,6 @@ int StopMatcher::Step(char byte) {
 
 StopMatcher::Output StopMatcher::Push(std::string_view text) {
   if (stopped_) return {std::string(), true, stop_index_};
-  held_.reserve(held_.size() + text.size());
   for (const char byte : text) {
     held_.push_back(byte);
     const int found = Step(byte);
@@ -45,15 +44,24 @@ StopMatcher::Output StopMatcher::Push(std::string_view text) {
     stopped_ = true;
     stop_index_ = found;
     if (!include_stop_) held_.resize(held_.size() - stops_[found].text.size());
-    return {std::exchange(held_, std::string()), true, found};
+    return {Finish(), true, found};
   }
   size_t keep = 0;
   for (const Stop& stop : stops_) keep = std::max(keep, stop.matched);
-  std::string safe = held_.substr(0, held_.size() - keep);
-  held_.erase(0, safe.size());
+  std::string safe = held_.substr(sent_, held_.size() - keep - sent_);
+  sent_ += safe.size();
+  if (sent_ > held_.size() / 2) {
+    held_.erase(0, sent_);
+    sent_ = 0;
+  }
   return {std::move(safe), false, -1};
 }
 
-std::string StopMatcher::Finish() { return std::exchange(held_, std::string()); }
+std::string StopMatcher::Finish() {
+  std::string rest = held_.substr(sent_);
+  held_.clear();
+  sent_ = 0;
+  return rest;
+}
 
 }  // namespace shoal::text

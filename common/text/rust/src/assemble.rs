@@ -55,7 +55,7 @@ pub fn assemble(mut parts: Parts) -> Result<Tokenizer> {
     }
     let outside_model = take_out_of_model(&mut parts);
     let path = match direct_path(&parts, normalizer.as_ref())? {
-        Some(direct) => Path::Direct(direct),
+        Some(direct) => Path::Direct(Box::new(direct)),
         None => Path::Library(Box::new(library_path(&parts.added, normalizer, pre)?)),
     };
     Ok(Tokenizer {

@@ -25,7 +25,7 @@ pub struct Tokenizer {
 /// How a text gets from characters to words.
 pub(crate) enum Path {
     /// Byte-level tokenizers with plain splitting steps: on the text itself.
-    Direct(Direct),
+    Direct(Box<Direct>),
     /// All others: through the tokenizers library's own pipeline.
     Library(Box<Library>),
 }
