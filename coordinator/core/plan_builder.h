@@ -24,7 +24,6 @@ class PlanBuilder {
   // to guarantee: it aborts when not. Precondition: has_rows().
   plan::StepPlan Finish(int32_t cohort);
 
-  void RecordSample(plan::SequenceId id, int32_t token) { mirror_.RecordSample(id, token); }
   const plan::PlanMirror& mirror() const { return mirror_; }
   const plan::Stamp& stamp() const { return stamp_; }
   const std::vector<plan::SequenceId>& pending_ends() const { return next_.ends; }

@@ -182,7 +182,6 @@ void Serving::Accept(Sequence& s, const plan::RowResult& row, TimeNs now, Effect
     return Finish(r, FinishReason::kStop, absl::OkStatus(), 0, now, fx);
   }
   s.tokens.push_back(token);
-  if (s.running) group_->builder.RecordSample(s.id, token);
   ++r.stats.output_tokens;
   ++output_tokens_;
   fx.client.push_back(EmitTokens{r.id, {token}});
