@@ -21,7 +21,7 @@ absl::Status RopeKv(const KernelSet&, Stream&, const RopeKvArgs&);
 absl::Status Attention(const KernelSet&, Stream&, const AttentionArgs&);
 int64_t AttentionWorkspace(int threads, int tokens, int q_heads, int head_dim, int max_context);
 absl::Status Glu(const KernelSet&, Stream&, const GluArgs&);
-absl::Status Sample(Stream&, const SampleArgs&);
+absl::Status Sample(const KernelSet&, Stream&, const SampleArgs&);
 absl::Status CopyBlocks(Stream&, const CopyBlocksArgs&);
 
 // Packed weights: kernel_set.h has the layout.

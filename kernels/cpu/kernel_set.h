@@ -64,6 +64,9 @@ struct KernelSet {
   void (*silu)(const float* gate, const float* up, float* y, int64_t count);
   void (*gelu_tanh)(const float* gate, const float* up, float* y, int64_t count);
   void (*store)(uint8_t dtype, const float* src, int count, void* dst);  // f32 to f32, f16 or bf16
+  // w[i] = exp((logits[i] - max) / temperature), and the sum of all of them.
+  void (*weights)(const float* logits, int64_t count, double max, double temperature, double* w);
+  double (*total_weight)(const float* logits, int64_t count, double max, double temperature);
   void (*attend)(const AttendTask&);
   void (*fold)(const FoldTask&);
 };

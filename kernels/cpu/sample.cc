@@ -2,12 +2,15 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <vector>
 
 #include "kernels/cpu/cpu.h"
 
-// The reference's algorithm and orders of summation (kernels/ref/sample.cc), without the full sort: the candidates are
-// ordered from the top, a stretch at a time, only as far as the choice looks.
+// The reference's algorithm (kernels/ref/sample.cc) without the full sort: the candidates are ordered from the top, a
+// stretch at a time, only as far as the choice looks. Exponentials and the total over the vocabulary may differ from
+// the reference's in the last bits of a double, so the token can differ only where the draw falls within about 1e-14 of
+// a border.
 namespace shoal::ops::cpu {
 namespace {
 
@@ -41,51 +44,80 @@ int32_t ArgMax(const float* logits, int vocab) {
   return static_cast<int32_t>(std::find(logits, logits + vocab, *std::max_element(max, max + kLanes)) - logits);
 }
 
-// Weights by falling order, computed as far as asked.
+// Weights exp((logit - max) / temperature) by falling order, computed as far as asked. A histogram of the distance to
+// the largest logit finds the next stretch of candidates, which are then sorted among themselves.
 class Ranking {
  public:
-  Ranking(const float* logits, int vocab, double max, double temperature) : max_(max), temperature_(temperature) {
-    all_.resize(static_cast<size_t>(vocab));
-    for (int i = 0; i < vocab; ++i) all_[static_cast<size_t>(i)] = {logits[i], i};
-  }
-  double WeightOf(float logit) const { return std::exp((static_cast<double>(logit) - max_) / temperature_); }
+  Ranking(const KernelSet& set, const float* logits, int vocab, float max, double temperature)
+      : set_(set), logits_(logits), vocab_(vocab), max_(max), temperature_(temperature) {}
+
   double Weight(size_t rank) {
     while (weights_.size() <= rank) Extend();
     return weights_[rank];
   }
   int32_t Id(size_t rank) {
     while (weights_.size() <= rank) Extend();
-    return all_[rank].id;
+    return sorted_[rank].id;
   }
+  double TotalWeight() const { return set_.total_weight(logits_, vocab_, max_, temperature_); }
 
  private:
-  void Extend() {
-    const size_t begin = weights_.size(), end = std::min(all_.size(), begin + std::max<size_t>(64, begin * 3));
-    const auto first = all_.begin() + static_cast<std::ptrdiff_t>(begin);
-    const auto last = all_.begin() + static_cast<std::ptrdiff_t>(end);
-    if (last != all_.end()) std::nth_element(first, last, all_.end(), Before);
-    std::sort(first, last, Before);
-    for (auto c = first; c != last; ++c) weights_.push_back(WeightOf(c->logit));
+  static constexpr int kBuckets = 2048;
+  static constexpr float kPerUnit = 64;  // the last bucket takes all beyond 32 below the largest
+
+  int BucketOf(float logit) const {
+    return static_cast<int>(std::min((max_ - logit) * kPerUnit, static_cast<float>(kBuckets - 1)));
   }
 
-  const double max_, temperature_;
-  std::vector<Candidate> all_;  // sorted up to weights_.size()
-  std::vector<double> weights_;
+  void Extend() {
+    if (counts_.empty()) {
+      counts_.resize(kBuckets);
+      for (int i = 0; i < vocab_; ++i) ++counts_[static_cast<size_t>(BucketOf(logits_[i]))];
+    }
+    const size_t known = weights_.size(), wanted = std::max<size_t>(64, known * 4);
+    const int begin = next_bucket_;
+    size_t count = known;
+    while (next_bucket_ < kBuckets && count < wanted) count += counts_[static_cast<size_t>(next_bucket_++)];
+    // Written without a branch: about as many are taken as not, in no order that could be foreseen.
+    sorted_.resize(count + 1);
+    size_t at = known;
+    for (int i = 0; i < vocab_; ++i) {
+      const int bucket = BucketOf(logits_[i]);
+      sorted_[at] = {logits_[i], i};
+      at += static_cast<size_t>(bucket >= begin && bucket < next_bucket_);
+    }
+    sorted_.resize(count);
+    std::sort(sorted_.begin() + static_cast<std::ptrdiff_t>(known), sorted_.end(), Before);
+    weights_.resize(sorted_.size());
+    std::vector<float> stretch;
+    for (size_t i = known; i < sorted_.size(); ++i) stretch.push_back(sorted_[i].logit);
+    set_.weights(stretch.data(), static_cast<int64_t>(stretch.size()), max_, temperature_, weights_.data() + known);
+  }
+
+  const KernelSet& set_;
+  const float* const logits_;
+  const int vocab_;
+  const float max_;
+  const double temperature_;
+  std::vector<uint32_t> counts_;
+  int next_bucket_ = 0;
+  std::vector<Candidate> sorted_;
+  std::vector<double> weights_;  // of sorted_
 };
 
-int32_t SampleOne(const float* logits, int vocab, const SampleRow& p) {
+int32_t SampleOne(const KernelSet& set, const float* logits, int vocab, const SampleRow& p) {
   const int32_t best = ArgMax(logits, vocab);
   if (best < 0 || logits[best] == -INFINITY) return -1;
   if (p.temperature <= 0 || logits[best] == INFINITY) return best;
 
-  Ranking ranking(logits, vocab, logits[best], p.temperature);
+  Ranking ranking(set, logits, vocab, logits[best], p.temperature);
   size_t kept = static_cast<size_t>(vocab);
   double total = 0;
   if (p.top_k > 0 && p.top_k < vocab) {
     kept = static_cast<size_t>(p.top_k);
     for (size_t i = 0; i < kept; ++i) total += ranking.Weight(i);
   } else {
-    for (int i = 0; i < vocab; ++i) total += ranking.WeightOf(logits[i]);
+    total = ranking.TotalWeight();
   }
   if (p.top_p < 1) {
     double sum = 0;
@@ -111,8 +143,9 @@ int32_t SampleOne(const float* logits, int vocab, const SampleRow& p) {
 
 }  // namespace
 
-absl::Status Sample(Stream& stream, const SampleArgs& a) {
-  ParallelFor(stream, a.rows, [&](int r) { a.tokens[r] = SampleOne(a.logits + r * a.stride, a.vocab, a.params[r]); });
+absl::Status Sample(const KernelSet& set, Stream& stream, const SampleArgs& a) {
+  ParallelFor(stream, a.rows,
+              [&](int r) { a.tokens[r] = SampleOne(set, a.logits + r * a.stride, a.vocab, a.params[r]); });
   return absl::OkStatus();
 }
 

@@ -5,6 +5,7 @@
 #include "kernels/cpu/row_kernels.h"
 #include "kernels/cpu/matmul_kernel.h"
 #include "kernels/cpu/attention_kernel.h"
+#include "kernels/cpu/sample_kernel.h"
 // clang-format on
 
 namespace shoal::ops::cpu {
@@ -19,6 +20,8 @@ extern const KernelSet kAvx512Set = {
     .silu = SiluKernel,
     .gelu_tanh = GeluTanhKernel,
     .store = StoreKernel,
+    .weights = WeightsKernel,
+    .total_weight = TotalWeightKernel,
     .attend = AttendKernel,
     .fold = FoldKernel,
 };

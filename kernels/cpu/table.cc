@@ -19,6 +19,7 @@ struct Bound {
   static absl::Status Matmul(Stream& s, const MatmulArgs& a) { return cpu::Matmul(kSet, s, a); }
   static absl::Status RopeKv(Stream& s, const RopeKvArgs& a) { return cpu::RopeKv(kSet, s, a); }
   static absl::Status Attention(Stream& s, const AttentionArgs& a) { return cpu::Attention(kSet, s, a); }
+  static absl::Status Sample(Stream& s, const SampleArgs& a) { return cpu::Sample(kSet, s, a); }
   static absl::Status Glu(Stream& s, const GluArgs& a) { return cpu::Glu(kSet, s, a); }
 
   static const OpTable& Table() {

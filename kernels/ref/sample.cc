@@ -7,8 +7,7 @@
 #include "kernels/ref/ref.h"
 
 // Weights here are w = exp((logit - max) / temperature): p times a constant that every comparison carries on both
-// sides, so nothing is divided. The total over the whole vocabulary is summed by rising id, every other sum by falling
-// w: a faster implementation that keeps these orders gives the same token to the last bit.
+// sides, so nothing is divided.
 namespace shoal::ops::ref {
 namespace {
 
