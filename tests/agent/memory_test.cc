@@ -91,6 +91,15 @@ TEST(Channels, EndRemovesTheName) {
   EXPECT_FALSE(NameExists());
 }
 
+TEST(Channels, NameGoesWithWhoeverEndsFirst) {
+  const auto made = Channels::CreateNamed(Token(), 4096);
+  ASSERT_TRUE(made.ok());
+  EXPECT_FALSE(Channels::OpenNamed(Token(), 8192).ok());
+  EXPECT_TRUE(NameExists());
+  EXPECT_TRUE(Channels::OpenNamed(Token(), 4096).ok());  // and ends at once
+  EXPECT_FALSE(NameExists());
+}
+
 TEST(Channels, AnonymousHasADescriptorAndNoName) {
   const auto made = Channels::Anonymous(4096);
   ASSERT_TRUE(made.ok());

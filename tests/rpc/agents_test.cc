@@ -60,9 +60,13 @@ class FakeWorker final : public proto::Worker::Service {
     MutexLock lock(mutex_);
     return steps_;
   }
-  std::vector<uint64_t> aborts() {
+  // Waits for an abort; 0 when none comes.
+  uint64_t FirstAbort() {
     MutexLock lock(mutex_);
-    return aborts_;
+    while (aborts_.empty()) {
+      if (!changed_.WaitFor(mutex_, testing::kPatience)) return 0;
+    }
+    return aborts_.front();
   }
 
   grpc::Status join_status = grpc::Status::OK;
@@ -101,6 +105,7 @@ class FakeWorker final : public proto::Worker::Service {
   grpc::Status Abort(grpc::ServerContext*, const proto::AbortRequest* request, proto::AbortReply*) override {
     MutexLock lock(mutex_);
     aborts_.push_back(request->epoch());
+    changed_.NotifyAll();
     return grpc::Status::OK;
   }
   void WaitReleased() {
@@ -349,7 +354,7 @@ TEST_F(AgentsTest, PlansArriveInOrderAndAnswersComeBack) {
   agents_->Carry(core::SendPlan{{"a"}, {2, 7, 1000}, "new"});
   ASSERT_TRUE(worker_.SawStep(1000));
   EXPECT_EQ(kPlans + 1, worker_.steps().size());
-  EXPECT_EQ(std::vector<uint64_t>{2}, worker_.aborts());
+  EXPECT_EQ(2u, worker_.FirstAbort());
   EXPECT_EQ(0, log_.Count<core::AgentLost>());
 }
 

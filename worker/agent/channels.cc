@@ -32,6 +32,7 @@ absl::StatusOr<Channels> Channels::OpenNamed(const std::string& token, size_t by
     return absl::FailedPreconditionError(absl::StrCat("the group's channel segment has ", c.memory_.size(), " bytes, ",
                                                       bytes, " are needed: the agents disagree on limits"));
   }
+  c.name_ = NameOf(token);
   return c;
 }
 

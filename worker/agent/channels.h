@@ -1,5 +1,6 @@
 // The shared-memory segment of a group's channels. Anonymous when all ranks are here; else named by the group's token,
-// made by the agent of rank 0 and opened by the others, and its name removed as soon as all ranks have it.
+// made by the agent of rank 0 and opened by the others. Its name is removed as soon as all ranks have it, by whoever is
+// first: the agent that made it may have been killed.
 #pragma once
 
 #include <string>
@@ -24,7 +25,7 @@ class Channels {
 
   int fd() const { return memory_.fd(); }
   size_t size() const { return memory_.size(); }
-  // Removes the name, if this end made it. The memory stays as long as somebody has it.
+  // Removes the name. The memory stays as long as somebody has it.
   void Unlink();
 
  private:

@@ -1,4 +1,4 @@
-// Tested by: tests/agent/join_test.cc
+// Tested by: tests/agent/agent_test.cc
 #include "worker/agent/join.h"
 
 #include <algorithm>

@@ -1,20 +1,20 @@
-// A rank as a process: `shoal rank`, started by its agent with inherited descriptors. Attaches to what the agent owns and
-// runs the engine. Crash-only: it has nothing to clean up.
+// A rank as a process: `shoal rank`, started by its agent with inherited descriptors. Attaches to what the agent owns
+// and runs the engine. Crash-only: it has nothing to clean up.
 #pragma once
 
 #include "absl/status/status.h"
 
 namespace shoal::rank {
 
-// Descriptors are inherited at these numbers (worker/agent/spawn passes them); the setup record in the plan ring says the
-// rest. An absent one is closed.
+// Descriptors are inherited at these numbers (worker/agent/spawn passes them); the setup record in the plan ring says
+// the rest. An absent one is closed.
 inline constexpr int kControlFd = 3;   // ControlPage, read-write
 inline constexpr int kPlanRingFd = 4;  // ring of plans, shared by all ranks of the agent
 inline constexpr int kResultRingFd = 5;
-inline constexpr int kWeightsFd = 6;   // read-only region
+inline constexpr int kWeightsFd = 6;  // read-only region
 inline constexpr int kKvFd = 7;
-inline constexpr int kChannelsFd = 8;  // shm segment of the group
-inline constexpr int kParentPidFd = 9; // pidfd of the agent: the rank ends when it becomes readable
+inline constexpr int kChannelsFd = 8;   // shm segment of the group
+inline constexpr int kParentPidFd = 9;  // pidfd of the agent: the rank ends when it becomes readable
 
 // `plan_reader`: this rank's reader slot in the plan ring. OK: told to stop.
 absl::Status RunRankProcess(int plan_reader);
