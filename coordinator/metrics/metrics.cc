@@ -87,7 +87,8 @@ class Metrics::Impl {
 
   void SetState(const core::ClusterState& state) SHOAL_REQUIRES(mutex_);
   void SetRanks(const core::ClusterState& state) SHOAL_REQUIRES(mutex_);
-  void SetProcess();
+  void SetMember(Family<Gauge>& family, const Labels& labels, double value) SHOAL_REQUIRES(mutex_);
+  void SetProcess() SHOAL_REQUIRES(mutex_);
 
   prometheus::Registry registry_;
   const Labels labels_;
@@ -155,7 +156,7 @@ class Metrics::Impl {
 
   Mutex mutex_;                                                                         // one scrape at a time
   std::vector<std::pair<Family<Gauge>*, Gauge*>> per_member_ SHOAL_GUARDED_BY(mutex_);  // made anew at each scrape
-  double cpu_before_ = 0;
+  double cpu_before_ SHOAL_GUARDED_BY(mutex_) = 0;
   Gauge* cache_gauge_ SHOAL_GUARDED_BY(mutex_) = nullptr;
   int32_t cache_blocks_ SHOAL_GUARDED_BY(mutex_) = -1;
 };
@@ -181,26 +182,27 @@ void Metrics::Impl::SetState(const core::ClusterState& state) {
   }
 }
 
+void Metrics::Impl::SetMember(Family<Gauge>& family, const Labels& labels, double value) {
+  Gauge& gauge = family.Add(labels);
+  gauge.Set(value);
+  per_member_.emplace_back(&family, &gauge);
+}
+
 void Metrics::Impl::SetRanks(const core::ClusterState& state) {
   for (const auto& [family, gauge] : per_member_) family->Remove(gauge);
   per_member_.clear();
-  const auto set = [this](Family<Gauge>& family, const Labels& labels, double value) {
-    Gauge& gauge = family.Add(labels);
-    gauge.Set(value);
-    per_member_.emplace_back(&family, &gauge);
-  };
   for (const auto& rank : state.ranks) {
     const Labels labels{{"rank", std::to_string(rank.rank)},
                         {"tp", std::to_string(rank.tp_index)},
                         {"pp", std::to_string(rank.stage)},
                         {"node", rank.hostname}};
     const bool up = rank.status.state == plan::RankState::kReady || rank.status.state == plan::RankState::kRunning;
-    set(rank_up_, labels, up ? 1 : 0);
-    set(rank_memory_, labels, static_cast<double>(rank.status.resident_bytes));
+    SetMember(rank_up_, labels, up ? 1 : 0);
+    SetMember(rank_memory_, labels, static_cast<double>(rank.status.resident_bytes));
   }
   for (size_t i = 0; i < state.agents.size(); ++i) {
     const Labels labels{{"agent", std::to_string(i)}, {"node", state.agents[i].info.hostname}};
-    set(heartbeat_, labels, Seconds(state.agents[i].heartbeat_age));
+    SetMember(heartbeat_, labels, Seconds(state.agents[i].heartbeat_age));
   }
 }
 
