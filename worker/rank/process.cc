@@ -174,7 +174,6 @@ absl::Status Run(Inherited& in, const plan::RankSetup& setup, plan::RingReader& 
   parts.kv = layers;
   parts.comm = &comm;
   parts.mailbox_slots = channels.mailbox_slots;
-  parts.mailbox_slots = channels.mailbox_slots;
   parts.plans = &source;
   parts.on_result = [&](const plan::StepResult& result) { SendResult(results, *in.page, result); };
   parts.page = in.page;
