@@ -1,0 +1,68 @@
+"""SIGTERM while requests run: not ready at once, nothing new is let in, what runs is finished, then all ends with 0."""
+
+import json
+import pathlib
+import signal
+import sys
+import threading
+
+import pytest
+
+import conftest  # noqa: F401  (finds the harness)
+import harness
+
+LONG = {"prompt": "Once upon a time", "max_tokens": 400, "temperature": 0, "ignore_eos": True}
+
+
+def stream(server, got):
+    with server.http.stream("POST", "/v1/completions", json={**LONG, "stream": True}) as reply:
+        for line in reply.iter_lines():
+            if line.startswith("data: "):
+                got.append(line[6:])
+
+
+def test_what_runs_is_finished():
+    server = harness.Server(harness.GGUF, "--shutdown-timeout", 60)
+    try:
+        server.wait_ready()
+        got, whole = [], []
+        threads = [threading.Thread(target=stream, args=(server, got)),
+                   threading.Thread(target=lambda: whole.append(server.http.post("/v1/completions", json=LONG)))]
+        for thread in threads:
+            thread.start()
+        harness.until(lambda: len(got) > 3 and server.cluster()["running"] == 2, 30, "two running requests")
+        server.process.send_signal(signal.SIGTERM)
+        harness.until(lambda: server.http.get("/readyz").status_code == 503, 10, "not ready")
+        late = server.http.post("/v1/completions", json={**LONG, "max_tokens": 1})
+        assert late.status_code == 503 and "retry-after" in late.headers
+        for thread in threads:
+            thread.join(120)
+        assert got[-1] == "[DONE]"
+        assert json.loads(got[-2])["choices"][0]["finish_reason"] == "length"
+        assert whole[0].status_code == 200 and whole[0].json()["usage"]["completion_tokens"] == 400
+        assert server.wait(60) == 0, server.output
+    finally:
+        if server.running():
+            server.kill_all()
+
+
+def test_what_takes_too_long_gets_an_error():
+    server = harness.Server(harness.GGUF, "--shutdown-timeout", 0)
+    try:
+        server.wait_ready()
+        got = []
+        thread = threading.Thread(target=lambda: got.append(
+            server.http.post("/v1/completions", json={**LONG, "max_tokens": 6000})))
+        thread.start()
+        harness.until(lambda: server.cluster()["running"] == 1, 30, "a running request")
+        server.process.send_signal(signal.SIGTERM)
+        thread.join(60)
+        assert got[0].status_code == 503 and got[0].json()["error"]["code"] == "service_unavailable"
+        assert server.wait(60) == 0, server.output
+    finally:
+        if server.running():
+            server.kill_all()
+
+
+if __name__ == "__main__":
+    sys.exit(pytest.main([str(pathlib.Path(__file__)), "-v", "-p", "no:cacheprovider"]))
