@@ -116,6 +116,10 @@ struct PlainBF16 {
   static Vec Load(const uint8_t* p) { return Vec::LoadBF16(p); }
 };
 
+// Products are summed in blocks of kSumBlock columns, and the blocks in ascending order: one long chain of f32
+// additions would lose about log2(k) / 2 more bits, which shows in the logits of ill-conditioned positions.
+constexpr int kSumBlock = 64;
+
 template <int M, int R, typename Format>
 void PlainTile(const MatmulTask& t, const uint8_t* group, int token, float* y, int rows) {
   const float* x = t.x + static_cast<int64_t>(token) * t.k;
@@ -123,15 +127,27 @@ void PlainTile(const MatmulTask& t, const uint8_t* group, int token, float* y, i
   for (int m = 0; m < M; ++m) {
     for (int r = 0; r < R; ++r) out[m][r] = Vec::Set(0);
   }
-  for (int k = 0; k < t.k; ++k) {
-    Vec w[R];
+  for (int begin = 0; begin < t.k; begin += kSumBlock) {
+    const int end = begin + kSumBlock < t.k ? begin + kSumBlock : t.k;
+    Vec part[M][R];
+    for (int m = 0; m < M; ++m) {
+      for (int r = 0; r < R; ++r) part[m][r] = Vec::Set(0);
+    }
+    for (int k = begin; k < end; ++k) {
+      Vec w[R];
 #pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) w[r] = Format::Load(group + r * t.group_bytes + k * (Vec::kLanes * Format::kBytes));
+      for (int r = 0; r < R; ++r) w[r] = Format::Load(group + r * t.group_bytes + k * (Vec::kLanes * Format::kBytes));
+#pragma GCC unroll 8
+      for (int m = 0; m < M; ++m) {
+        const Vec v = Vec::Set(x[static_cast<int64_t>(m) * t.k + k]);
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) part[m][r] = Fma(w[r], v, part[m][r]);
+      }
+    }
 #pragma GCC unroll 8
     for (int m = 0; m < M; ++m) {
-      const Vec v = Vec::Set(x[static_cast<int64_t>(m) * t.k + k]);
 #pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) out[m][r] = Fma(w[r], v, out[m][r]);
+      for (int r = 0; r < R; ++r) out[m][r] = Add(out[m][r], part[m][r]);
     }
   }
   for (int m = 0; m < M; ++m) {
