@@ -9,7 +9,7 @@
 namespace shoal::ops {
 namespace {
 
-constexpr int kLayers = 3, kHeads = 6, kKvHeads = 3, kHeadDim = 32, kDim = kHeads * kHeadDim, kFfn = 256, kVocab = 1000;
+constexpr int kLayers = 3, kHeads = 6, kHeadDim = 32, kDim = kHeads * kHeadDim, kFfn = 256, kVocab = 1000;
 constexpr int kBlockSize = 16, kBlocks = 12;
 
 // One tensor rank's cut: query heads, the kv heads they touch, feed-forward and vocabulary rows.
