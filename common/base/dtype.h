@@ -1,5 +1,6 @@
 // Element types of weights, activations and KV, and the layout of the block-quantised ones.
-// Block layouts are GGUF's (ggml's published format), little-endian; a row of `k` elements is k / block consecutive blocks.
+// Block layouts are GGUF's (ggml's published format), little-endian; a row of `k` elements is k / block consecutive
+// blocks.
 #pragma once
 
 #include <cstddef>
@@ -16,13 +17,23 @@ enum class DType : uint8_t {
   kQ8_0 = 3,  // 32 weights: f16 scale d, int8 q[32];               w = d * q
   kQ4_0 = 4,  // 32 weights: f16 scale d, 16 bytes of nibbles;      w = d * (q - 8)
   kQ4_1 = 5,  // 32 weights: f16 d, f16 min m, 16 bytes of nibbles; w = d * q + m
-};             // nibbles: low half of byte i is weight i, high half is weight i + 16
+};            // nibbles: low half of byte i is weight i, high half is weight i + 16
 
 inline constexpr int kQuantBlock = 32;  // elements per block of every quantised type so far
 
-struct BlockQ8_0 { uint16_t d; int8_t q[32]; };
-struct BlockQ4_0 { uint16_t d; uint8_t q[16]; };
-struct BlockQ4_1 { uint16_t d; uint16_t m; uint8_t q[16]; };
+struct BlockQ8_0 {
+  uint16_t d;
+  int8_t q[32];
+};
+struct BlockQ4_0 {
+  uint16_t d;
+  uint8_t q[16];
+};
+struct BlockQ4_1 {
+  uint16_t d;
+  uint16_t m;
+  uint8_t q[16];
+};
 static_assert(sizeof(BlockQ8_0) == 34 && sizeof(BlockQ4_0) == 18 && sizeof(BlockQ4_1) == 20);
 
 struct DTypeInfo {

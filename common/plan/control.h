@@ -17,23 +17,23 @@ using AgentId = std::string;  // random, made by the agent at its start
 
 // A place for one rank.
 struct DeviceSlot {
-  std::string kind;        // "cpu" | "null"
-  int32_t threads = 0;     // compute threads of the rank on this slot
-  int64_t memory_bytes = 0; // that weights and KV may take, its share of the host
+  std::string kind;          // "cpu" | "null"
+  int32_t threads = 0;       // compute threads of the rank on this slot
+  int64_t memory_bytes = 0;  // that weights and KV may take, its share of the host
 };
 
 struct AgentInfo {
   AgentId id;
-  uint64_t incarnation = 0;     // of the agent process
-  std::string address;          // "127.0.0.1:41234": where its gRPC endpoint listens
+  uint64_t incarnation = 0;  // of the agent process
+  std::string address;       // "127.0.0.1:41234": where its gRPC endpoint listens
   std::string hostname;
-  std::string boot_id;          // shared memory reaches agents with the same one
-  std::string build_id;         // must equal the coordinator's
+  std::string boot_id;   // shared memory reaches agents with the same one
+  std::string build_id;  // must equal the coordinator's
   int32_t pid = 0;
   std::vector<DeviceSlot> slots;
-  uint64_t highest_epoch = 0;   // it ever saw
+  uint64_t highest_epoch = 0;       // it ever saw
   std::vector<int32_t> held_ranks;  // weights it still owns, of `held_model`
-  std::string held_model;       // revision + layout key
+  std::string held_model;           // revision + layout key
 };
 
 enum class RankState : uint8_t { kStarting, kLoading, kReady, kRunning, kDead };
@@ -43,12 +43,12 @@ struct RankStatus {
   int32_t rank = 0;
   int32_t pid = 0;
   RankState state = RankState::kStarting;
-  uint64_t step = 0;       // last finished
-  uint64_t progress = 0;   // operations and tiles; stands still <=> stuck
-  std::string operation;   // what it is doing or waiting for
+  uint64_t step = 0;      // last finished
+  uint64_t progress = 0;  // operations and tiles; stands still <=> stuck
+  std::string operation;  // what it is doing or waiting for
   int64_t resident_bytes = 0;
-  uint64_t decode_steps = 0;          // steps with at least one decode row
-  uint64_t decode_steps_planned = 0;  // of those: the next plan had arrived before the step ended
+  uint64_t decode_steps = 0;                                // steps with at least one decode row
+  uint64_t decode_steps_planned = 0;                        // of those: the next plan had arrived before the step ended
   std::vector<std::pair<std::string, int64_t>> comm_bytes;  // sent, per transport
 };
 
@@ -62,13 +62,13 @@ struct Heartbeat {
 
 // Runtime choices that ranks must share. Part of the numerics id.
 struct EngineOptions {
-  std::string device = "cpu";       // op table: "cpu", "ref", "null", "cpu-avx2", ...
+  std::string device = "cpu";          // op table: "cpu", "ref", "null", "cpu-avx2", ...
   std::string compute_dtype = "auto";  // "auto" | "f32"
-  std::string kv_dtype = "auto";    // "auto" (f16; f32 when compute is f32) | "f32" | "f16" | "bf16"
-  std::string load_format = "auto"; // "auto" | "dummy"
+  std::string kv_dtype = "auto";       // "auto" (f16; f32 when compute is f32) | "f32" | "f16" | "bf16"
+  std::string load_format = "auto";    // "auto" | "dummy"
   uint64_t dummy_seed = 0;
-  std::string transport = "auto";   // "auto" (= shm) | "shm"
-  int32_t block_size = 16;          // tokens per KV block
+  std::string transport = "auto";  // "auto" (= shm) | "shm"
+  int32_t block_size = 16;         // tokens per KV block
 };
 
 struct RankAssignment {
@@ -79,26 +79,26 @@ struct RankAssignment {
 
 struct JoinGroup {
   uint64_t epoch = 0;
-  uint64_t coordinator = 0;    // incarnation
-  std::string model;           // path, as the agent shall open it
-  std::string revision;        // ModelFiles::revision that the coordinator saw; must agree
+  uint64_t coordinator = 0;  // incarnation
+  std::string model;         // path, as the agent shall open it
+  std::string revision;      // ModelFiles::revision that the coordinator saw; must agree
   EngineOptions engine;
   int32_t tp = 1, pp = 1;
-  uint64_t shard_hash = 0;     // ShardPlan::Hash()
+  uint64_t shard_hash = 0;            // ShardPlan::Hash()
   std::vector<RankAssignment> ranks;  // of the whole group
-  std::string comm_token;      // random; names the group's shared segments
-  MirrorLimits limits;         // blocks = 0: still to be decided
+  std::string comm_token;             // random; names the group's shared segments
+  MirrorLimits limits;                // blocks = 0: still to be decided
 };
 
 struct JoinReply {
-  std::string numerics_id;     // all agents must answer the same
+  std::string numerics_id;  // all agents must answer the same
   // Of its ranks, what the coordinator needs to size the cache.
   struct Rank {
     int32_t rank = 0;
     int64_t weight_bytes = 0;
-    int64_t read_bytes = 0;        // that loading will read; 0 when the weights are still held
+    int64_t read_bytes = 0;  // that loading will read; 0 when the weights are still held
     int64_t kv_bytes_per_block = 0;
-    int64_t memory_bytes = 0;      // for weights and KV together
+    int64_t memory_bytes = 0;  // for weights and KV together
   };
   std::vector<Rank> ranks;
 };

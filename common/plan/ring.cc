@@ -15,7 +15,8 @@ constexpr uint64_t kMagic = 0x53484f414c524e31;  // "SHOALRN1"
 constexpr size_t kAlign = 8;
 constexpr DurationNs kSpin = 20 * kMicrosecond;  // about half of what a wake-up from sleep costs on a virtual machine
 
-// Positions count bytes since creation; a record lies at position % capacity and never wraps: a pad record fills the end.
+// Positions count bytes since creation; a record lies at position % capacity and never wraps: a pad record fills the
+// end.
 struct ReaderSlot {
   alignas(64) std::atomic<uint64_t> position;
   std::atomic<uint32_t> attached;
@@ -24,8 +25,9 @@ struct Header {
   uint64_t magic;
   uint64_t capacity;
   alignas(64) std::atomic<uint64_t> head;
-  std::atomic<uint32_t> bell;     // futex word: changes with every record and every Wake()
-  std::atomic<uint32_t> sleepers;  // readers that may be asleep; too high after one was killed, which costs a system call
+  std::atomic<uint32_t> bell;  // futex word: changes with every record and every Wake()
+  std::atomic<uint32_t>
+      sleepers;  // readers that may be asleep; too high after one was killed, which costs a system call
   ReaderSlot readers[kMaxRingReaders];
 };
 
@@ -56,8 +58,8 @@ uint64_t SlowestReader(Header* h, uint64_t head) {
 }
 
 void PutRecord(std::byte* at, uint32_t kind, const Stamp& stamp, TimeNs written, std::string_view payload) {
-  const RecordHeader header{kind,       static_cast<uint32_t>(payload.size()), stamp.epoch, stamp.incarnation,
-                            stamp.step, written};
+  const RecordHeader header{kind,   static_cast<uint32_t>(payload.size()), stamp.epoch, stamp.incarnation, stamp.step,
+                            written};
   std::memcpy(at, &header, sizeof header);
   if (!payload.empty()) std::memcpy(at + sizeof header, payload.data(), payload.size());
 }
@@ -180,7 +182,9 @@ absl::StatusOr<Record> RingReader::Take() {
         absl::StrCat("a malformed record in a ring: kind ", header.kind, ", ", header.length, " bytes"));
   }
   const char* payload = reinterpret_cast<const char*>(DataOf(memory_) + at % h->capacity + sizeof header);
-  Record record{static_cast<RecordKind>(header.kind), {header.epoch, header.incarnation, header.step}, header.written,
+  Record record{static_cast<RecordKind>(header.kind),
+                {header.epoch, header.incarnation, header.step},
+                header.written,
                 std::string(payload, header.length)};
   h->readers[reader_].position.store(at + need, std::memory_order_release);
   return record;

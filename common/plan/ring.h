@@ -53,8 +53,8 @@ class RingReader {
   // Checks the header (magic, version, capacity against the memory's size).
   static absl::StatusOr<RingReader> Attach(std::span<std::byte> memory, int reader);
 
-  // The next record: spins briefly, then sleeps. Cancelled as soon as *stop becomes true and the ring is empty (the waker
-  // must call Wake()); DeadlineExceeded after `timeout` (< 0: none); DataLoss when a record is malformed.
+  // The next record: spins briefly, then sleeps. Cancelled as soon as *stop becomes true and the ring is empty (the
+  // waker must call Wake()); DeadlineExceeded after `timeout` (< 0: none); DataLoss when a record is malformed.
   absl::StatusOr<Record> Next(DurationNs timeout, const std::atomic<bool>* stop);
   // Whether a record is there, without taking it. For "has the next plan arrived".
   bool HasNext() const;

@@ -25,10 +25,10 @@ struct RankShard {
   int32_t rank = 0;
   int32_t tp_index = 0, stage = 0;
   Range layers;
-  Range heads;     // query heads
-  Range kv_heads;  // every kv head that `heads` touch
-  Range ffn;       // on borders of 32
-  Range vocab;     // rows of embedding and head, on borders of 32
+  Range heads;                 // query heads
+  Range kv_heads;              // every kv head that `heads` touch
+  Range ffn;                   // on borders of 32
+  Range vocab;                 // rows of embedding and head, on borders of 32
   bool has_embedding = false;  // stage 0
   bool has_head = false;       // last stage: final norm and head
 };

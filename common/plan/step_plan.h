@@ -28,11 +28,11 @@ struct SamplingParams {
   float top_p = 1;
   float min_p = 0;
   uint64_t seed = 0;
-  uint32_t choice = 0;    // which of the request's n sequences
+  uint32_t choice = 0;  // which of the request's n sequences
   // --
   float repetition_penalty = 1, presence_penalty = 0, frequency_penalty = 0;
   int32_t min_tokens = 0;
-  uint64_t grammar = 0;   // id of a compiled grammar; 0: none
+  uint64_t grammar = 0;  // id of a compiled grammar; 0: none
 };
 
 // A sequence that begins, with everything that is needed to rebuild it anywhere.
@@ -76,8 +76,8 @@ struct StepPlan {
   std::vector<BlocksAdded> blocks_added;
   std::vector<BlockCopy> copies;
   std::vector<Row> rows;
-  int32_t cohort = 0;         // which decode cohort: shown in traces only
-  uint64_t mirror_digest = 0; // PlanMirror::digest() after this plan
+  int32_t cohort = 0;          // which decode cohort: shown in traces only
+  uint64_t mirror_digest = 0;  // PlanMirror::digest() after this plan
 
   int32_t TokenCount() const;
   int32_t SampleCount() const;

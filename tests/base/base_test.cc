@@ -3,6 +3,7 @@
 
 #include <thread>
 
+#include "common/base/build_id.h"
 #include "common/base/check.h"
 #include "common/base/clock.h"
 #include "common/base/futex.h"
@@ -27,6 +28,13 @@ TEST(Clock, SimulatedTimeMovesOnlyWhenTold) {
   EXPECT_EQ(clock.Now(), 0);
   clock.AdvanceTo(5 * kSecond);
   EXPECT_EQ(clock.Now(), 5 * kSecond);
+}
+
+TEST(BuildId, IsTheVersionAndTheLinkersHash) {
+  const std::string id = BuildId();
+  EXPECT_EQ(id.rfind(std::string(kVersion) + "+", 0), 0u) << id;
+  EXPECT_EQ(id.size(), kVersion.size() + 1 + 12) << id;
+  EXPECT_EQ(id, BuildId());
 }
 
 TEST(Check, SaysWhatFailed) { EXPECT_DEATH(SHOAL_CHECK(1 + 1 == 3), "base_test.cc.*1 \\+ 1 == 3"); }

@@ -91,7 +91,7 @@ TEST(CommandLine, ValuesAreChecked) {
 TEST(CommandLine, HelpOfEachVerb) {
   EXPECT_NE(Parse({"--help"})->help.find("serve"), std::string::npos);
   EXPECT_NE(Parse({"serve", "--help"})->help.find("--tensor-parallel-size"), std::string::npos);
-  EXPECT_EQ(Parse({"--help"})->help.find("coordinator "), std::string::npos);
+  EXPECT_EQ(Parse({"--help"})->help.find("\n  coordinator"), std::string::npos);
 }
 
 }  // namespace

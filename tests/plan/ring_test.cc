@@ -117,7 +117,8 @@ TEST(Ring, RefusesForeignOrDamagedMemory) {
   auto writer = RingWriter::Create(memory.span()).value();
   const int slot = writer.AttachReader().value();
   EXPECT_EQ(RingReader::Attach(memory.span(), slot + 1).status().code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_EQ(RingReader::Attach(memory.span().first(RingBytes(0) + 8), slot).status().code(), absl::StatusCode::kDataLoss);
+  EXPECT_EQ(RingReader::Attach(memory.span().first(RingBytes(0) + 8), slot).status().code(),
+            absl::StatusCode::kDataLoss);
   auto reader = RingReader::Attach(memory.span(), slot).value();
   ASSERT_TRUE(writer.Append(RecordKind::kPlan, {}, "payload").ok());
   std::byte* record = memory.data + RingBytes(0);

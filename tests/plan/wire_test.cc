@@ -6,6 +6,7 @@
 
 #include "cluster.pb.h"
 #include "common/base/rng.h"
+#include "common/plan/control.h"
 #include "plan.pb.h"
 #include "worker.pb.h"
 
@@ -21,7 +22,8 @@ StepPlan SamplePlan() {
   plan.starts = {start};
   plan.blocks_added = {{8, {10, 11}}};
   plan.copies = {{1, 2}};
-  plan.rows = {{7, TokenSource::kLiteral, 1, 2, RowOutput::kSample, 0}, {8, TokenSource::kLastSample, 40, 1, RowOutput::kNone, 2}};
+  plan.rows = {{7, TokenSource::kLiteral, 1, 2, RowOutput::kSample, 0},
+               {8, TokenSource::kLastSample, 40, 1, RowOutput::kNone, 2}};
   plan.cohort = 1;
   plan.mirror_digest = 0xDEADBEEFCAFEF00D;
   return plan;
@@ -116,6 +118,12 @@ TEST(WireControl, RoundTrips) {
   const Heartbeat beat_back = FromProto(beat_proto).value();
   EXPECT_EQ(beat_back.ranks[0].state, RankState::kReady);
   EXPECT_EQ(beat_back.ranks[0].comm_bytes[0].second, 123);
+}
+
+TEST(RankState, HasADifferentNameForEach) {
+  EXPECT_EQ(RankStateName(RankState::kReady), "ready");
+  EXPECT_EQ(RankStateName(RankState::kDead), "dead");
+  EXPECT_NE(RankStateName(RankState::kStarting), RankStateName(RankState::kLoading));
 }
 
 TEST(WireControl, RefusesNonsense) {

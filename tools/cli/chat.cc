@@ -102,12 +102,13 @@ bool Answer(const ClientOptions& options, const std::string& model, const json::
     std::fflush(stdout);
   });
   const InterruptStopsAnswer guard;
-  const auto reply = Http(options.url, "POST", "/v1/chat/completions", json::serialize(request), options.api_key,
-                          [&](std::string_view piece) {
-                            events.Push(piece);
-                            return !interrupted.load();
-                          },
-                          &connection);
+  const auto reply = Http(
+      options.url, "POST", "/v1/chat/completions", json::serialize(request), options.api_key,
+      [&](std::string_view piece) {
+        events.Push(piece);
+        return !interrupted.load();
+      },
+      &connection);
   std::fputs(interrupted.load() ? " [stopped]\n" : "\n", stdout);
   if (interrupted.load()) return true;
   if (!reply.ok()) {

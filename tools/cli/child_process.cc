@@ -7,6 +7,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 
@@ -20,7 +21,12 @@ absl::StatusOr<ChildProcess> ChildProcess::Start(const std::vector<std::string>&
                                                  const std::vector<std::pair<int, int>>& fds) {
   posix_spawn_file_actions_t actions;
   posix_spawn_file_actions_init(&actions);
-  for (const auto& [here, there] : fds) posix_spawn_file_actions_adddup2(&actions, here, there);
+  int highest = 2;
+  for (const auto& [here, there] : fds) {
+    posix_spawn_file_actions_adddup2(&actions, here, there);
+    highest = std::max(highest, there);
+  }
+  posix_spawn_file_actions_addclosefrom_np(&actions, highest + 1);  // what our own parent left open
   posix_spawnattr_t attributes;
   posix_spawnattr_init(&attributes);
   posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);

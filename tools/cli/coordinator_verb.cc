@@ -1,3 +1,4 @@
+// Tested by tests/e2e/serve_test.py and bad_start_test.py.
 // `shoal coordinator` and `shoal worker`: options become those of the libraries, and what happens is shown.
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
@@ -42,20 +43,21 @@ struct ModelSummary {
 
 absl::StatusOr<ModelSummary> Summarise(const ServeOptions& options) {
   SHOAL_ASSIGN_OR_RETURN(const model::ModelFiles files, model::OpenModel(options.model));
-  SHOAL_ASSIGN_OR_RETURN(const plan::ShardPlan plan,
-                         plan::MakeShardPlan(files.config, options.tensor_parallel_size, options.pipeline_parallel_size));
+  SHOAL_ASSIGN_OR_RETURN(const plan::ShardPlan plan, plan::MakeShardPlan(files.config, options.tensor_parallel_size,
+                                                                         options.pipeline_parallel_size));
   SHOAL_ASSIGN_OR_RETURN(const ops::OpTable* table, ops::FindOpTable(Device(options.device)));
   std::vector<std::vector<std::string>> rows = {{"rank", "tp", "pp", "layers", "heads", "kv heads", "ffn", "weights"}};
   for (const plan::RankShard& shard : plan.ranks) {
-    SHOAL_ASSIGN_OR_RETURN(const weights::WeightLayout layout,
-                           weights::MakeLayout(files.config, *files.checkpoint, shard, *table, options.compute_dtype == "f32"));
-    rows.push_back({absl::StrCat(shard.rank), absl::StrCat(shard.tp_index), absl::StrCat(shard.stage), Span(shard.layers),
-                    Span(shard.heads), Span(shard.kv_heads), Span(shard.ffn), HumanBytes(layout.region_bytes)});
+    SHOAL_ASSIGN_OR_RETURN(
+        const weights::WeightLayout layout,
+        weights::MakeLayout(files.config, *files.checkpoint, shard, *table, options.compute_dtype == "f32"));
+    rows.push_back({absl::StrCat(shard.rank), absl::StrCat(shard.tp_index), absl::StrCat(shard.stage),
+                    Span(shard.layers), Span(shard.heads), Span(shard.kv_heads), Span(shard.ffn),
+                    HumanBytes(layout.region_bytes)});
   }
-  return ModelSummary{files.name,
-                      absl::StrCat(files.name, "  (", files.config.architecture, ", ", files.config.layers, " layers, ",
-                                   HumanBytes(files.checkpoint->file_bytes()), ", ", std::string(table->name), ")\n",
-                                   FormatTable(rows))};
+  return ModelSummary{files.name, absl::StrCat(files.name, "  (", files.config.architecture, ", ", files.config.layers,
+                                               " layers, ", HumanBytes(files.checkpoint->file_bytes()), ", ",
+                                               std::string(table->name), ")\n", FormatTable(rows))};
 }
 
 server::CoordinatorOptions ToCoordinatorOptions(const ServeOptions& o) {
@@ -132,9 +134,10 @@ int RunCoordinatorVerb(const ServeOptions& options, int ready_fd) {
   const std::atomic<bool>& stop = InstallStopFlag();
   SetUpLogging("coordinator");
   if (!IsLoopback(options.master_addr) && !options.insecure) {
-    return Fail(absl::FailedPreconditionError(absl::StrCat(
-        "--master-addr ", options.master_addr, " is off this host, and traffic between agents is not encrypted yet: add "
-        "--insecure if the network is yours alone")));
+    return Fail(absl::FailedPreconditionError(
+        absl::StrCat("--master-addr ", options.master_addr,
+                     " is off this host, and traffic between agents is not encrypted yet: add "
+                     "--insecure if the network is yours alone")));
   }
   auto summary = Summarise(options);
   if (!summary.ok()) return Fail(summary.status());

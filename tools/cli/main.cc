@@ -1,3 +1,4 @@
+// Tested by tests/e2e/serve_test.py
 // The `shoal` program: one binary, several verbs.
 #include <cstdio>
 #include <string>

@@ -1,8 +1,8 @@
 #include "tools/cli/options.h"
 
-#include <CLI/CLI.hpp>
 #include <yaml-cpp/yaml.h>
 
+#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <limits>
 #include <map>
@@ -22,7 +22,8 @@ constexpr long long kMaxBytes = std::numeric_limits<long long>::max();
 // "--max-model-len" -> SHOAL_MAX_MODEL_LEN.
 std::string EnvironmentName(const std::string& flag) {
   std::string name = "SHOAL_" + flag.substr(2);
-  std::transform(name.begin(), name.end(), name.begin(), [](unsigned char c) { return c == '-' ? '_' : std::toupper(c); });
+  std::transform(name.begin(), name.end(), name.begin(),
+                 [](unsigned char c) { return c == '-' ? '_' : std::toupper(c); });
   return name;
 }
 
@@ -38,7 +39,8 @@ CLI::Option* Switch(CLI::App* app, const std::string& name, bool& value, const s
 }
 
 void AddServeGroupFlags(CLI::App* app, ServeOptions& o) {
-  Flag(app, "--tensor-parallel-size,-t", o.tensor_parallel_size, "Ranks that share each layer")->check(CLI::Range(1, 1024));
+  Flag(app, "--tensor-parallel-size,-t", o.tensor_parallel_size, "Ranks that share each layer")
+      ->check(CLI::Range(1, 1024));
   Flag(app, "--pipeline-parallel-size,-p", o.pipeline_parallel_size, "Stages that layers are spread over")
       ->check(CLI::Range(1, 1024));
   Flag(app, "--nnodes", o.nnodes, "Agents to wait for before the group forms")->check(CLI::Range(1, 1024));
@@ -56,7 +58,8 @@ void AddServeModelFlags(CLI::App* app, ServeOptions& o) {
   Flag(app, "--served-model-name", o.served_model_name, "Names that clients may use; the first is shown");
   Flag(app, "--load-format", o.load_format, "auto | dummy (made-up weights)")->check(CLI::IsMember({"auto", "dummy"}));
   Flag(app, "--seed", o.seed, "Of dummy weights");
-  Flag(app, "--compute-dtype", o.compute_dtype, "auto (as stored) | f32 (reference)")->check(CLI::IsMember({"auto", "f32"}));
+  Flag(app, "--compute-dtype", o.compute_dtype, "auto (as stored) | f32 (reference)")
+      ->check(CLI::IsMember({"auto", "f32"}));
   Flag(app, "--kv-cache-dtype", o.kv_cache_dtype, "auto | f32 | f16 | bf16")
       ->check(CLI::IsMember({"auto", "f32", "f16", "bf16"}));
   Flag(app, "--block-size", o.block_size, "Tokens per KV block")->check(CLI::IsMember({16, 32, 64, 128}));
@@ -68,7 +71,8 @@ void AddServeModelFlags(CLI::App* app, ServeOptions& o) {
       ->check(CLI::Range(0, kMaxInt));
   Flag(app, "--max-num-seqs", o.max_num_seqs, "Sequences running at once")->check(CLI::Range(1, 65536));
   Flag(app, "--max-num-batched-tokens", o.max_num_batched_tokens, "Tokens per step")->check(CLI::Range(1, 1 << 20));
-  Flag(app, "--max-queued-requests", o.max_queued_requests, "Waiting requests before 429")->check(CLI::Range(1, 1 << 20));
+  Flag(app, "--max-queued-requests", o.max_queued_requests, "Waiting requests before 429")
+      ->check(CLI::Range(1, 1 << 20));
 }
 
 void AddServeFlags(CLI::App* app, ServeOptions& o) {
@@ -144,8 +148,7 @@ absl::Status ApplyYaml(CLI::App* app, const std::string& path) {
       const std::string key = entry.first.as<std::string>();
       CLI::Option* option = app->get_option_no_throw("--" + key);
       if (option == nullptr || key == "config" || key == "help") {
-        return absl::InvalidArgumentError(
-            absl::StrCat(path, ": unknown key ", key, ".", Suggestion(app, "--" + key)));
+        return absl::InvalidArgumentError(absl::StrCat(path, ": unknown key ", key, ".", Suggestion(app, "--" + key)));
       }
       if (option->count() > 0) continue;
       if (entry.second.IsSequence()) {
@@ -167,6 +170,8 @@ absl::Status ApplyYaml(CLI::App* app, const std::string& path) {
 struct Parser {
   CLI::App app{"Shoal serves large language models from a cluster of devices as if it were one machine.", "shoal"};
   CommandLine line;
+  // Of its own: verbs that are not chosen read the environment too.
+  ServeOptions coordinator;
   std::string config;
   std::map<const CLI::App*, Verb> verbs;
 
@@ -192,17 +197,18 @@ struct Parser {
     Flag(chat, "--model", line.client.model, "Served name; empty: the first one");
     Flag(chat, "--system", line.client.system, "System message");
     Flag(chat, "--temperature", line.client.temperature, "Below 0: the server's default");
-    Flag(chat, "--max-tokens", line.client.max_tokens, "Per answer; 0: the server's default")->check(CLI::Range(0, kMaxInt));
+    Flag(chat, "--max-tokens", line.client.max_tokens, "Per answer; 0: the server's default")
+        ->check(CLI::Range(0, kMaxInt));
     CLI::App* status = Add(Verb::kStatus, "status", "Show agents and ranks of a running server");
     AddClientFlags(status, line.client);
     Switch(status, "--json", line.client.json, "As JSON");
     Add(Verb::kVersion, "version", "Print the version and build id");
-    CLI::App* coordinator = Add(Verb::kCoordinator, "coordinator", "")->group("");
-    AddServeFlags(coordinator, line.serve);
-    coordinator->add_option("--ready-fd", line.ready_fd);
+    CLI::App* internal = Add(Verb::kCoordinator, "coordinator", "")->group("");
+    AddServeFlags(internal, coordinator);
+    internal->add_option("--ready-fd", line.ready_fd);
     CLI::App* rank = Add(Verb::kRank, "rank", "")->group("");
     rank->add_option("--reader", line.reader)->required();
-    for (CLI::App* sub : {serve, worker, coordinator}) {
+    for (CLI::App* sub : {serve, worker, internal}) {
       sub->add_option("--config", config, "YAML file with the same names")->envname("SHOAL_CONFIG");
     }
   }
@@ -256,6 +262,7 @@ absl::StatusOr<CommandLine> ParseCommandLine(int argc, const char* const* argv) 
   }
   if (!parser.config.empty()) SHOAL_RETURN_IF_ERROR(ApplyYaml(chosen[0], parser.config));
   parser.line.verb = parser.verbs.at(sub);
+  if (parser.line.verb == Verb::kCoordinator) parser.line.serve = parser.coordinator;
   SHOAL_RETURN_IF_ERROR(RequireModel(parser.line));
   return parser.line;
 }

@@ -1,5 +1,5 @@
-// The command line of every verb as plain structs: parsed once, passed down. Command line > environment (SHOAL_*) > YAML
-// file (--config) > default. Flags carry vLLM's long names wherever the meaning is the same.
+// The command line of every verb as plain structs: parsed once, passed down. Command line > environment (SHOAL_*) >
+// YAML file (--config) > default. Flags carry vLLM's long names wherever the meaning is the same.
 #pragma once
 
 #include <string>
@@ -19,14 +19,14 @@ struct ServeOptions {
   int nnodes = 1;
   std::string workers = "local";  // "local" | "external"
   std::string master_addr = "127.0.0.1";
-  int master_port = 0;            // 0: a free one
+  int master_port = 0;  // 0: a free one
   bool insecure = false;
   std::string device = "auto";
   std::string load_format = "auto";
-  unsigned long long seed = 0;    // of dummy weights
+  unsigned long long seed = 0;  // of dummy weights
   std::string compute_dtype = "auto", kv_cache_dtype = "auto";
   std::string transport = "auto";
-  int threads = 0;                // per rank; 0: cores / ranks
+  int threads = 0;  // per rank; 0: cores / ranks
   int block_size = 16;
   int kv_cache_blocks = 0;
   long long kv_cache_memory_bytes = 0;
@@ -57,23 +57,23 @@ struct InspectOptions {
 struct ClientOptions {
   std::string url = "http://127.0.0.1:8000";
   std::string api_key;
-  bool json = false;                      // status
-  std::string model, system;              // chat
-  double temperature = -1;                // chat; < 0: the server's default
-  int max_tokens = 0;                     // chat; 0: the server's default
+  bool json = false;          // status
+  std::string model, system;  // chat
+  double temperature = -1;    // chat; < 0: the server's default
+  int max_tokens = 0;         // chat; 0: the server's default
 };
 
 enum class Verb { kServe, kWorker, kInspect, kChat, kStatus, kVersion, kCoordinator, kRank, kHelp };
 
 struct CommandLine {
   Verb verb = Verb::kHelp;
-  ServeOptions serve;      // kServe, kCoordinator
-  int ready_fd = -1;       // kCoordinator: where its control address goes
+  ServeOptions serve;  // kServe, kCoordinator
+  int ready_fd = -1;   // kCoordinator: where its control address goes
   WorkerOptions worker;
   InspectOptions inspect;
   ClientOptions client;
-  int reader = -1;         // kRank
-  std::string help;        // kHelp: what to print
+  int reader = -1;   // kRank
+  std::string help;  // kHelp: what to print
 };
 
 // InvalidArgument: what is wrong and the nearest flag that exists.

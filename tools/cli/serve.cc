@@ -19,9 +19,9 @@ namespace shoal::cli {
 namespace {
 
 constexpr char kSelf[] = "/proc/self/exe";
-constexpr int kConfigFd = 3, kReadyFd = 4;          // in the coordinator
-constexpr DurationNs kAgentGrace = 10 * kSecond;    // for the agent to end its ranks
-constexpr DurationNs kDrainMargin = 5 * kSecond;    // past the shutdown time-out before the coordinator is killed
+constexpr int kConfigFd = 3, kReadyFd = 4;        // in the coordinator
+constexpr DurationNs kAgentGrace = 10 * kSecond;  // for the agent to end its ranks
+constexpr DurationNs kDrainMargin = 5 * kSecond;  // past the shutdown time-out before the coordinator is killed
 
 // A memory file with the options; not the command line, which anybody on the host can read.
 absl::StatusOr<int> ConfigFile(const ServeOptions& options) {
@@ -62,8 +62,13 @@ std::string ReadAddress(int fd, const std::atomic<bool>& stop) {
 
 absl::StatusOr<ChildProcess> StartAgent(const ServeOptions& o, const std::string& address) {
   const size_t colon = address.rfind(':');
-  std::vector<std::string> argv = {kSelf, "worker", "--die-with-parent", "--master-addr", address.substr(0, colon),
-                                   "--master-port", address.substr(colon + 1)};
+  std::vector<std::string> argv = {kSelf,
+                                   "worker",
+                                   "--die-with-parent",
+                                   "--master-addr",
+                                   address.substr(0, colon),
+                                   "--master-port",
+                                   address.substr(colon + 1)};
   // Of tp * pp ranks, this host runs its share; the agents of other hosts bring the rest.
   const int ranks = o.tensor_parallel_size * o.pipeline_parallel_size;
   argv.insert(argv.end(), {"--slots", absl::StrCat((ranks + o.nnodes - 1) / o.nnodes)});

@@ -6,10 +6,12 @@
 
 namespace shoal::cli {
 
-// The exit code of the program. SIGINT and SIGTERM: the coordinator drains, then the agent ends; a second one kills both.
+// The exit code of the program. SIGINT and SIGTERM: the coordinator drains, then the agent ends; a second one kills
+// both.
 int RunServe(const ServeOptions& options);
 
-// `shoal coordinator`, started by the launcher: serves, shows progress on stdout, writes its control address to ready_fd.
+// `shoal coordinator`, started by the launcher: serves, shows progress on stdout, writes its control address to
+// ready_fd.
 int RunCoordinatorVerb(const ServeOptions& options, int ready_fd);
 
 int RunWorker(const WorkerOptions& options);

@@ -1,3 +1,4 @@
+// Tested by tests/e2e/serve_test.py
 #include <boost/json.hpp>
 #include <cstdio>
 
@@ -28,7 +29,8 @@ void Print(const json::object& cluster) {
   std::printf("running %s  waiting %s  KV blocks free %s of %s\n\n", Text(cluster, "running").c_str(),
               Text(cluster, "waiting").c_str(), Text(cluster, "kv_blocks_free").c_str(),
               Text(cluster, "kv_blocks").c_str());
-  std::vector<std::vector<std::string>> rows = {{"rank", "tp", "pp", "host", "pid", "state", "step", "memory", "doing"}};
+  std::vector<std::vector<std::string>> rows = {
+      {"rank", "tp", "pp", "host", "pid", "state", "step", "memory", "doing"}};
   const json::value* ranks = cluster.if_contains("ranks");
   if (ranks != nullptr && ranks->is_array()) {
     for (const json::value& value : ranks->get_array()) {
@@ -46,8 +48,8 @@ void Print(const json::object& cluster) {
 int RunStatus(const ClientOptions& options) {
   const auto reply = Http(options.url, "GET", "/v1/cluster", "", options.api_key, nullptr);
   if (!reply.ok() || reply->status != 200) {
-    const std::string why = reply.ok() ? absl::StrCat("HTTP ", reply->status, ": ", reply->body)
-                                       : std::string(reply.status().message());
+    const std::string why =
+        reply.ok() ? absl::StrCat("HTTP ", reply->status, ": ", reply->body) : std::string(reply.status().message());
     std::fprintf(stderr, "shoal: %s\n", why.c_str());
     return 1;
   }
