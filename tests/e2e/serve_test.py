@@ -59,6 +59,7 @@ def test_plans_are_ahead_of_execution(square):
 def test_status_shows_the_cluster(square):
     code, output = harness.run("status", "--url", square.url)
     assert code == 0 and output.count("\n") >= 7, output
+    assert "ready  epoch" in output and "running 0  waiting 0" in output, output
     code, output = harness.run("status", "--url", square.url, "--json")
     assert code == 0 and '"ranks"' in output
 
@@ -125,9 +126,9 @@ def test_each_rank_reads_only_its_bytes():
     code, output = harness.run("inspect", harness.GGUF, "--tensor-parallel-size", 2, "--pipeline-parallel-size", 2, "--json")
     assert code == 0, output
     plan = json.loads(output)
-    shared = sum((t["ranks"] - 1) * t["bytes"] for t in plan["shared"].values())
+    shared = sum(t["extra_bytes"] for t in plan["shared"].values())
     with harness.serve(harness.GGUF, "--tensor-parallel-size", 2, "--pipeline-parallel-size", 2) as server:
-        read = server.cluster()["load"]["bytes_read"]
+        read = server.cluster()["load_bytes_read"]
     size = pathlib.Path(harness.GGUF).stat().st_size
     assert 0.9 * size < read <= 1.02 * (size + shared)
 

@@ -26,7 +26,12 @@ absl::StatusOr<ChildProcess> ChildProcess::Start(const std::vector<std::string>&
     posix_spawn_file_actions_adddup2(&actions, here, there);
     highest = std::max(highest, there);
   }
-  posix_spawn_file_actions_addclosefrom_np(&actions, highest + 1);  // what our own parent left open
+  // What our own parent left open stays here. (Closing one that is not open is no error to glibc.)
+  for (int fd = 3; fd < highest; ++fd) {
+    const bool wanted = std::any_of(fds.begin(), fds.end(), [fd](const auto& pair) { return pair.second == fd; });
+    if (!wanted) posix_spawn_file_actions_addclose(&actions, fd);
+  }
+  posix_spawn_file_actions_addclosefrom_np(&actions, highest + 1);
   posix_spawnattr_t attributes;
   posix_spawnattr_init(&attributes);
   posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
