@@ -221,8 +221,13 @@ std::vector<int> Children() {
     char state = 0;
     std::FILE* stat = std::fopen(absl::StrCat("/proc/", pid, "/stat").c_str(), "r");
     if (stat == nullptr) continue;
-    if (std::fscanf(stat, "%*d (%*[^)]) %c %d", &state, &parent) == 2 && parent == ::getpid()) children.push_back(pid);
+    const bool read = std::fscanf(stat, "%*d (%*[^)]) %c %d", &state, &parent) == 2;
     std::fclose(stat);
+    if (!read || parent != ::getpid()) continue;
+    // One that is dead but not reaped has no arguments any more.
+    const std::string arguments = ReadFile(absl::StrCat("/proc/", pid, "/cmdline"));
+    const bool rank = arguments.find(std::string("\0rank\0", 6)) != std::string::npos;
+    if (rank || state == 'Z') children.push_back(pid);
   }
   ::closedir(proc);
   return children;

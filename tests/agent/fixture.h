@@ -116,7 +116,8 @@ class TinyGroup {
   plan::SequenceId ended_ = 0;  // to be ended by the next plan; 0: none
 };
 
-// The processes whose parent is this one.
+// The ranks whose parent is this process, dead ones that nobody has reaped included. (A sanitizer has children of its
+// own.)
 std::vector<int> Children();
 
 }  // namespace shoal::testing
