@@ -142,10 +142,10 @@ class LocalTensor final : public TensorChannel {
       return absl::InternalError(absl::StrCat("gather: ", part.size(), " values for ", rows, " rows"));
     }
     const auto take = [&](const std::vector<std::span<const float>>& parts) {
-      float* column = dst;
+      int64_t column = 0;
       for (int r = 0; r < size(); column += widths[r++]) {
         for (int row = 0; row < rows; ++row) {
-          std::copy_n(parts[r].data() + static_cast<size_t>(row) * widths[r], widths[r], column + row * stride);
+          std::copy_n(parts[r].data() + static_cast<size_t>(row) * widths[r], widths[r], dst + row * stride + column);
         }
       }
     };

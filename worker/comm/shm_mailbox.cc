@@ -1,6 +1,6 @@
 // Sampled tokens: one writer, the tensor ranks of stage 0 read. Message s lies in slot s % slots; it may be written
 // once every reader has taken s - slots.
-#include <cstring>
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -29,7 +29,7 @@ class ShmMailbox final : public TokenMailbox {
     }
     MailSlot* slot = Slot(s);
     *slot = {step, static_cast<uint32_t>(tokens.size()), 0};
-    std::memcpy(slot + 1, tokens.data(), tokens.size_bytes());
+    std::copy(tokens.begin(), tokens.end(), TokensOf(slot));
     rank_->stats.token_bytes += static_cast<int64_t>(sizeof(MailSlot) + tokens.size_bytes());
     Publish(*posted_, s);
     posts_ = s;
@@ -39,13 +39,13 @@ class ShmMailbox final : public TokenMailbox {
   absl::Status Take(uint64_t step, std::span<int32_t> tokens) override {
     const uint32_t s = takes_ + 1;
     SHOAL_RETURN_IF_ERROR(rank_->waiter.Wait(*posted_, s, "sampled tokens", writer_));
-    const MailSlot* slot = Slot(s);
+    MailSlot* slot = Slot(s);
     if (slot->step != step || slot->count != tokens.size()) {
       return absl::InternalError(absl::StrCat("ranks have diverged: the mailbox holds ", slot->count,
                                               " tokens of step ", slot->step, ", ", tokens.size(), " of step ", step,
                                               " were expected"));
     }
-    std::memcpy(tokens.data(), slot + 1, tokens.size_bytes());
+    std::copy_n(TokensOf(slot), tokens.size(), tokens.begin());
     Publish(taken_[rank_->tensor_index], s);
     takes_ = s;
     return absl::OkStatus();
@@ -57,6 +57,8 @@ class ShmMailbox final : public TokenMailbox {
     const size_t index = s % static_cast<uint32_t>(rank_->shape.mailbox_slots);
     return reinterpret_cast<MailSlot*>(rank_->memory + rank_->layout.mail_slots + index * rank_->layout.mail_stride);
   }
+
+  static int32_t* TokensOf(MailSlot* slot) { return reinterpret_cast<int32_t*>(slot + 1); }
 
   const std::shared_ptr<ShmRank> rank_;
   Signal* const posted_;
