@@ -6,7 +6,8 @@
   decode_1   one stream, 128 tokens after a prompt of 8; Shoal through HTTP, llama.cpp through llama-bench (no HTTP)
   streams_16 16 streams at once, 128 random prompt tokens and 64 answer tokens each; llama-server -np 16
   memory     proportional set size of each server process (shared memory counted once) after the load
-One rank with two threads unless told otherwise. Wants an idle machine: the load before each run is recorded.
+One rank with two threads unless told otherwise. Refuses a busy machine (--busy: does not), and records before each run how
+busy others kept it: a neighbour on one core distorts both sides, and not alike.
 """
 import argparse
 import asyncio
@@ -27,8 +28,21 @@ from client import load
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 READY_TIMEOUT_S = 120
+MAX_BUSY = 0.05
 DECODE = {"streams": 1, "prompt_tokens": 8, "max_tokens": 128}
 STREAMS = {"streams": 16, "prompt_tokens": 128, "max_tokens": 64}
+
+
+def busy_share(seconds=1.0):
+    """How much of the machine's processor time others use, 0 to 1, over a short while."""
+    def times():
+        with open("/proc/stat", encoding="utf-8") as f:
+            values = [int(v) for v in f.readline().split()[1:]]
+        return sum(values), values[3] + values[4]  # all, idle and waiting for I/O
+    total, idle = times()
+    time.sleep(seconds)
+    later_total, later_idle = times()
+    return 1 - (later_idle - idle) / max(1, later_total - total)
 
 
 def free_port():
@@ -127,9 +141,9 @@ def measure(start, args, shape, seed):
     with start(args, shape["streams"]) as server:
         model = server.model()
         asyncio.run(load("127.0.0.1", server.port, model, 1, 8, 8, seed))
-        begun_load = os.getloadavg()[0]
+        busy = busy_share()
         result = asyncio.run(load("127.0.0.1", server.port, model, seed=seed, **shape))
-        return {**result, "load_before": begun_load, "memory": server.memory(), "command": server.command}
+        return {**result, "busy_before": round(busy, 3), "memory": server.memory(), "command": server.command}
 
 
 def llama_bench(args):
@@ -162,7 +176,11 @@ def main():
     parser.add_argument("--out", default=str(ROOT / "tools" / "bench" / "results" / "peers.json"))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--busy", action="store_true", help="measure although others use the machine")
     args = parser.parse_args()
+    share = busy_share(3.0)
+    if share > MAX_BUSY and not args.busy:
+        sys.exit(f"compare: others use {share:.0%} of this machine; figures would mean nothing (--busy measures all the same)")
     decode, streams = {"shoal": [], "llama.cpp": []}, {"shoal": [], "llama.cpp": []}
     for repeat in range(args.repeats):
         decode["shoal"].append(measure(shoal_server, args, DECODE, repeat))
