@@ -13,8 +13,8 @@ std::string HumanBytes(int64_t bytes) {
   double value = static_cast<double>(bytes);
   size_t unit = 0;
   while (value >= 1024 && unit + 1 < kUnits.size()) value /= 1024, ++unit;
-  return unit == 0 ? absl::StrCat(bytes, " B")
-                   : absl::StrFormat(value < 10 ? "%.2f %s" : "%.0f %s", value, kUnits[unit]);
+  if (unit == 0) return absl::StrCat(bytes, " B");
+  return value < 10 ? absl::StrFormat("%.2f %s", value, kUnits[unit]) : absl::StrFormat("%.0f %s", value, kUnits[unit]);
 }
 
 std::string FormatTable(const std::vector<std::vector<std::string>>& rows) {
