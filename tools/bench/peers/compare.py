@@ -195,7 +195,9 @@ def main():
         "streams_16": {"shape": STREAMS, "median": medians(streams, "tokens_per_s"), "runs": streams},
     }
     with open(args.out, "w", encoding="utf-8") as f:
-        json.dump(result, f, indent=1)
+        # Paths of this machine say nothing to a reader.
+        text = json.dumps(result, indent=1)
+        f.write(text.replace(str(ROOT) + "/", "").replace(str(args.llama) + "/", ""))
         f.write("\n")
     for name in ("decode_1", "streams_16"):
         median = result[name]["median"]
