@@ -113,6 +113,7 @@ absl::Status Coordinator::Start() {
   agents.listen = options_.control;
   agents.incarnation = core.incarnation;
   agents.build_id = core.build_id;
+  agents.insecure = options_.insecure;
   SHOAL_ASSIGN_OR_RETURN(agents_,
                          rpc::Agents::Start(agents, [this](core::Event event) { core_->Post(std::move(event)); }));
   core_->Start([this](const core::Effect& effect) {

@@ -17,6 +17,7 @@ struct CoordinatorOptions {
   std::string host = "127.0.0.1";
   int port = 8000;
   std::string control = "127.0.0.1:0";  // where agents register
+  bool insecure = false;                // a control address off loopback is wanted, without TLS
   std::vector<std::string> api_keys;    // empty: no key is asked for
   int http_threads = 1;
   core::CoreOptions core;  // model, revision, incarnation are filled in here

@@ -122,6 +122,11 @@ def test_two_external_agents_in_any_order(model, workers_first):
                 process.kill_all()
 
 
+def test_agents_may_come_over_any_address_when_told_so():
+    with harness.serve(harness.GGUF, "--master-addr", "0.0.0.0", "--insecure") as server:
+        assert len(server.cluster()["ranks"]) == 1
+
+
 def test_each_rank_reads_only_its_bytes():
     import json
     code, output = harness.run("inspect", harness.GGUF, "--tensor-parallel-size", 2, "--pipeline-parallel-size", 2, "--json")

@@ -67,6 +67,7 @@ server::CoordinatorOptions ToCoordinatorOptions(const ServeOptions& o) {
   out.host = o.host;
   out.port = o.port;
   out.control = absl::StrCat(o.master_addr, ":", o.master_port);
+  out.insecure = o.insecure;
   out.api_keys = o.api_key;
   out.shutdown_timeout = static_cast<DurationNs>(o.shutdown_timeout * kSecond);
   core::CoreOptions& core = out.core;
