@@ -13,6 +13,8 @@ namespace shoal::proto {
 class StepPlan;
 class StepResult;
 class AgentInfo;
+class EngineOptions;
+class MirrorLimits;
 class Heartbeat;
 class JoinGroupRequest;
 class JoinGroupReply;
@@ -30,6 +32,10 @@ std::string EncodeResult(const StepResult& result);
 absl::StatusOr<StepResult> DecodeResult(std::string_view bytes);
 
 // Messages of cluster.proto and worker.proto.
+void ToProto(const EngineOptions& in, proto::EngineOptions* out);
+EngineOptions FromProto(const proto::EngineOptions& in);
+void ToProto(const MirrorLimits& in, proto::MirrorLimits* out);
+absl::StatusOr<MirrorLimits> FromProto(const proto::MirrorLimits& in);
 void ToProto(const AgentInfo& in, proto::AgentInfo* out);
 absl::StatusOr<AgentInfo> FromProto(const proto::AgentInfo& in);
 void ToProto(const Heartbeat& in, proto::Heartbeat* out);

@@ -10,39 +10,6 @@ namespace {
 
 constexpr int kMaxSlots = 1024;  // of one agent; more is a mistake, not a machine
 
-void Put(const MirrorLimits& in, proto::MirrorLimits* out) {
-  out->set_blocks(in.blocks);
-  out->set_block_size(in.block_size);
-  out->set_max_sequences(in.max_sequences);
-  out->set_max_tokens(in.max_tokens);
-  out->set_max_model_len(in.max_model_len);
-  out->set_vocab(in.vocab);
-}
-
-absl::StatusOr<MirrorLimits> Get(const proto::MirrorLimits& in) {
-  const MirrorLimits out{in.blocks(),     in.block_size(),    in.max_sequences(),
-                         in.max_tokens(), in.max_model_len(), in.vocab()};
-  for (int32_t v : {out.blocks, out.block_size, out.max_sequences, out.max_tokens, out.max_model_len, out.vocab}) {
-    if (v < 0) return absl::InvalidArgumentError("a limit is negative");
-  }
-  return out;
-}
-
-void Put(const EngineOptions& in, proto::EngineOptions* out) {
-  out->set_device(in.device);
-  out->set_compute_dtype(in.compute_dtype);
-  out->set_kv_dtype(in.kv_dtype);
-  out->set_load_format(in.load_format);
-  out->set_dummy_seed(in.dummy_seed);
-  out->set_transport(in.transport);
-  out->set_block_size(in.block_size);
-}
-
-EngineOptions Get(const proto::EngineOptions& in) {
-  return {in.device(),     in.compute_dtype(), in.kv_dtype(),  in.load_format(),
-          in.dummy_seed(), in.transport(),     in.block_size()};
-}
-
 void Put(const RankStatus& in, proto::RankStatus* out) {
   out->set_rank(in.rank);
   out->set_pid(in.pid);
@@ -79,6 +46,39 @@ absl::StatusOr<RankStatus> Get(const proto::RankStatus& in) {
 }
 
 }  // namespace
+
+void ToProto(const MirrorLimits& in, proto::MirrorLimits* out) {
+  out->set_blocks(in.blocks);
+  out->set_block_size(in.block_size);
+  out->set_max_sequences(in.max_sequences);
+  out->set_max_tokens(in.max_tokens);
+  out->set_max_model_len(in.max_model_len);
+  out->set_vocab(in.vocab);
+}
+
+absl::StatusOr<MirrorLimits> FromProto(const proto::MirrorLimits& in) {
+  const MirrorLimits out{in.blocks(),     in.block_size(),    in.max_sequences(),
+                         in.max_tokens(), in.max_model_len(), in.vocab()};
+  for (int32_t v : {out.blocks, out.block_size, out.max_sequences, out.max_tokens, out.max_model_len, out.vocab}) {
+    if (v < 0) return absl::InvalidArgumentError("a limit is negative");
+  }
+  return out;
+}
+
+void ToProto(const EngineOptions& in, proto::EngineOptions* out) {
+  out->set_device(in.device);
+  out->set_compute_dtype(in.compute_dtype);
+  out->set_kv_dtype(in.kv_dtype);
+  out->set_load_format(in.load_format);
+  out->set_dummy_seed(in.dummy_seed);
+  out->set_transport(in.transport);
+  out->set_block_size(in.block_size);
+}
+
+EngineOptions FromProto(const proto::EngineOptions& in) {
+  return {in.device(),     in.compute_dtype(), in.kv_dtype(),  in.load_format(),
+          in.dummy_seed(), in.transport(),     in.block_size()};
+}
 
 void ToProto(const AgentInfo& in, proto::AgentInfo* out) {
   out->set_id(in.id);
@@ -145,7 +145,7 @@ void ToProto(const JoinGroup& in, proto::JoinGroupRequest* out) {
   out->set_coordinator(in.coordinator);
   out->set_model(in.model);
   out->set_revision(in.revision);
-  Put(in.engine, out->mutable_engine());
+  ToProto(in.engine, out->mutable_engine());
   out->set_tp(in.tp);
   out->set_pp(in.pp);
   out->set_shard_hash(in.shard_hash);
@@ -156,7 +156,7 @@ void ToProto(const JoinGroup& in, proto::JoinGroupRequest* out) {
     rank->set_slot(r.slot);
   }
   out->set_comm_token(in.comm_token);
-  Put(in.limits, out->mutable_limits());
+  ToProto(in.limits, out->mutable_limits());
 }
 
 absl::StatusOr<JoinGroup> FromProto(const proto::JoinGroupRequest& in) {
@@ -165,7 +165,7 @@ absl::StatusOr<JoinGroup> FromProto(const proto::JoinGroupRequest& in) {
   out.coordinator = in.coordinator();
   out.model = in.model();
   out.revision = in.revision();
-  out.engine = Get(in.engine());
+  out.engine = FromProto(in.engine());
   out.tp = in.tp();
   out.pp = in.pp();
   out.shard_hash = in.shard_hash();
@@ -175,7 +175,7 @@ absl::StatusOr<JoinGroup> FromProto(const proto::JoinGroupRequest& in) {
   }
   for (const auto& r : in.ranks()) out.ranks.push_back({r.rank(), r.agent(), r.slot()});
   out.comm_token = in.comm_token();
-  SHOAL_ASSIGN_OR_RETURN(out.limits, Get(in.limits()));
+  SHOAL_ASSIGN_OR_RETURN(out.limits, FromProto(in.limits()));
   return out;
 }
 
@@ -205,13 +205,13 @@ absl::StatusOr<JoinReply> FromProto(const proto::JoinGroupReply& in) {
 
 void ToProto(const LoadModel& in, proto::LoadModelRequest* out) {
   out->set_epoch(in.epoch);
-  Put(in.limits, out->mutable_limits());
+  ToProto(in.limits, out->mutable_limits());
 }
 
 absl::StatusOr<LoadModel> FromProto(const proto::LoadModelRequest& in) {
   LoadModel out;
   out.epoch = in.epoch();
-  SHOAL_ASSIGN_OR_RETURN(out.limits, Get(in.limits()));
+  SHOAL_ASSIGN_OR_RETURN(out.limits, FromProto(in.limits()));
   return out;
 }
 

@@ -1,6 +1,7 @@
 #include "common/plan/wire_setup.h"
 
 #include "absl/strings/str_cat.h"
+#include "common/plan/wire.h"
 #include "worker.pb.h"
 
 namespace shoal::plan {
@@ -64,25 +65,6 @@ absl::StatusOr<model::ModelConfig> Get(const proto::ModelConfig& in) {
   return out;
 }
 
-void Put(const EngineOptions& in, proto::EngineOptions* out) {
-  out->set_device(in.device);
-  out->set_compute_dtype(in.compute_dtype);
-  out->set_kv_dtype(in.kv_dtype);
-  out->set_load_format(in.load_format);
-  out->set_dummy_seed(in.dummy_seed);
-  out->set_transport(in.transport);
-  out->set_block_size(in.block_size);
-}
-
-void Put(const MirrorLimits& in, proto::MirrorLimits* out) {
-  out->set_blocks(in.blocks);
-  out->set_block_size(in.block_size);
-  out->set_max_sequences(in.max_sequences);
-  out->set_max_tokens(in.max_tokens);
-  out->set_max_model_len(in.max_model_len);
-  out->set_vocab(in.vocab);
-}
-
 }  // namespace
 
 std::string EncodeSetup(const RankSetup& setup) {
@@ -93,8 +75,8 @@ std::string EncodeSetup(const RankSetup& setup) {
   out.set_epoch(setup.epoch);
   out.set_coordinator(setup.coordinator);
   Put(setup.model, out.mutable_model());
-  Put(setup.engine, out.mutable_engine());
-  Put(setup.limits, out.mutable_limits());
+  ToProto(setup.engine, out.mutable_engine());
+  ToProto(setup.limits, out.mutable_limits());
   out.set_threads(setup.threads);
   return out.SerializeAsString();
 }
@@ -121,10 +103,10 @@ absl::StatusOr<RankSetup> DecodeSetup(std::string_view bytes) {
   auto model = Get(in.model());
   if (!model.ok()) return model.status();
   out.model = *std::move(model);
-  const auto& e = in.engine();
-  out.engine = {e.device(),     e.compute_dtype(), e.kv_dtype(),  e.load_format(),
-                e.dummy_seed(), e.transport(),     e.block_size()};
-  out.limits = {l.blocks(), l.block_size(), l.max_sequences(), l.max_tokens(), l.max_model_len(), l.vocab()};
+  out.engine = FromProto(in.engine());
+  auto limits = FromProto(l);
+  if (!limits.ok()) return limits.status();
+  out.limits = *limits;
   out.threads = in.threads();
   return out;
 }

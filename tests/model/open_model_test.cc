@@ -198,7 +198,7 @@ TEST(OpenTokenizer, ContradictingVocabulariesAreRefused) {
 TEST(OpenModel, SmolLm2) {
   const char* root = std::getenv("SHOAL_SOURCE_DIR");
   const std::string path = std::string(root == nullptr ? "." : root) + "/models/SmolLM2-135M-Instruct-Q4_1.gguf";
-  if (!fs::exists(path)) GTEST_SKIP() << path << " is missing: make model";
+  if (!fs::exists(path)) FAIL() << path << " is missing: run `make model`";
   const auto files = OpenModel(path);
   ASSERT_TRUE(files.ok()) << files.status();
   const ModelConfig& c = files->config;

@@ -103,7 +103,7 @@ TEST(Inspect, ErrorsPrintNothing) {
 
 TEST(Inspect, DefaultModel) {
   const std::string path = weights::DefaultModelPath();
-  if (path.empty()) GTEST_SKIP() << "the default model is missing: make model";
+  if (path.empty()) FAIL() << "the default model is missing: run `make model`";
   const json::object o = InspectJson(path, 3, 2);
   EXPECT_EQ(o.at("config").at("layers"), 30);
   EXPECT_EQ(o.at("tensor_types").at("q4_1").at("tensors"), 210);

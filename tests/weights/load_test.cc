@@ -223,7 +223,7 @@ int64_t ReplicatedBytes(const model::ModelFiles& files, const plan::ShardPlan& p
 
 TEST(Load, RealModelReadsOnlyItsBytes) {
   const std::string path = DefaultModelPath();
-  if (path.empty()) GTEST_SKIP() << "the default model is missing: make model";
+  if (path.empty()) FAIL() << "the default model is missing: run `make model`";
   for (int tp = 1; tp <= 4; ++tp) {
     for (int pp = 1; pp <= 3; ++pp) {
       const auto files = model::OpenModel(path);
