@@ -56,7 +56,7 @@ struct ModelFiles {
   std::shared_ptr<const Checkpoint> checkpoint;
   std::string chat_template;  // empty: the model has none
   std::string bos_spelling, eos_spelling;
-  bool add_bos = false;  // the tokenizer puts bos before plain prompts
+  bool add_bos = false;  // the tokenizer puts bos before plain prompts, where it has one
   std::string revision;  // hash of headers: two agents with the same revision read the same model
 };
 

@@ -75,12 +75,10 @@ std::string Spelling(const GgufFile& file, const char* key) {
   return (*tokens)[static_cast<size_t>(*id)];
 }
 
-// Files from before the key existed: llama.cpp puts bos before plain prompts for SentencePiece vocabularies and Llama
-// 3's.
-bool GgufAddsBos(const GgufFile& file) {
-  if (file.Has("tokenizer.ggml.add_bos_token")) return file.GetBool("tokenizer.ggml.add_bos_token").value_or(false);
-  const std::string_view pre = file.GetString("tokenizer.ggml.pre").value_or("");
-  return file.GetString("tokenizer.ggml.model").value_or("") == "llama" || pre == "llama-bpe" || pre == "llama3";
+// Absent in files from before the key existed: the tokenizer then knows by its pre-tokenizer.
+std::optional<bool> GgufAddsBos(const GgufFile& file) {
+  const absl::StatusOr<bool> adds = file.GetBool("tokenizer.ggml.add_bos_token");
+  return adds.ok() ? std::optional<bool>(*adds) : std::nullopt;
 }
 
 absl::StatusOr<ModelFiles> OpenGguf(ModelFiles files) {
@@ -95,7 +93,7 @@ absl::StatusOr<ModelFiles> OpenGguf(ModelFiles files) {
   files.chat_template = std::string(file->GetString("tokenizer.chat_template").value_or(""));
   files.bos_spelling = Spelling(*file, "tokenizer.ggml.bos_token_id");
   files.eos_spelling = Spelling(*file, "tokenizer.ggml.eos_token_id");
-  files.add_bos = GgufAddsBos(*file);
+  files.add_bos = GgufAddsBos(*file).value_or(true);
   SHOAL_RETURN_IF_ERROR(CheckTensors(files.config, *file));
   SHOAL_RETURN_IF_ERROR(SetRevision("", &files));
   return files;
@@ -140,7 +138,7 @@ absl::StatusOr<std::shared_ptr<const text::Tokenizer>> GgufTokenizer(const Model
     const int64_t value = file->GetInt(key).value_or(-1);
     return value >= 0 && value < static_cast<int64_t>(vocab.tokens.size()) ? static_cast<int32_t>(value) : -1;
   };
-  vocab.add_bos = files.add_bos;
+  vocab.add_bos = GgufAddsBos(*file);
   vocab.bos = id("tokenizer.ggml.bos_token_id");
   vocab.eos = id("tokenizer.ggml.eos_token_id");
   vocab.unk = id("tokenizer.ggml.unknown_token_id");

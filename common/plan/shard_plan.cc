@@ -192,15 +192,15 @@ TensorSlice SliceOf(const ModelConfig& c, const RankShard& shard, const model::T
 }
 
 double BalanceBound(const ModelConfig& c, const ShardPlan& plan) {
-  int64_t sum = 0, largest = 0;
+  const auto work = [&](int64_t layers, Range heads, int64_t ffn, int64_t vocab) {
+    return layers * (AttentionWork(c, heads) + 3 * int64_t{c.hidden} * ffn) + vocab * c.hidden;
+  };
+  int64_t largest = 0;
   for (const RankShard& r : plan.ranks) {
-    const int64_t layer = AttentionWork(c, r.heads) + 3 * static_cast<int64_t>(c.hidden) * r.ffn.size();
-    const int64_t head = r.has_head ? static_cast<int64_t>(r.vocab.size()) * c.hidden : 0;
-    const int64_t work = r.layers.size() * layer + head;
-    sum += work;
-    largest = std::max(largest, work);
+    largest = std::max(largest, work(r.layers.size(), r.heads, r.ffn.size(), r.has_head ? r.vocab.size() : 0));
   }
-  return static_cast<double>(sum) / (static_cast<double>(largest) * static_cast<double>(plan.ranks.size()));
+  const int64_t whole = work(c.layers, {0, c.heads}, c.ffn, c.vocab);
+  return static_cast<double>(whole) / (static_cast<double>(largest) * static_cast<double>(plan.ranks.size()));
 }
 
 }  // namespace shoal::plan

@@ -56,8 +56,9 @@ struct TensorSlice {
 };
 TensorSlice SliceOf(const model::ModelConfig& config, const RankShard& shard, const model::TensorSpec& spec);
 
-// The bound that uneven work sets: (work of all ranks / ranks) / (work of the largest rank), in (0, 1]; work is matmul
-// weights read per token, per stage and tensor index.
+// The bound that uneven work sets against one rank with the whole model: (work of the model / ranks) / (work of the
+// largest rank), in (0, 1]; work is matmul weights read per token. KV heads that several ranks hold count once above
+// and for each of them below.
 double BalanceBound(const model::ModelConfig& config, const ShardPlan& plan);
 
 }  // namespace shoal::plan

@@ -20,6 +20,7 @@ struct ServedModel {
   int64_t created = 0;             // seconds since 1970
   std::string root;                // path or org/name as given
   int32_t max_model_len = 0;
+  int32_t vocab = 0;  // token ids below it have an embedding; the tokenizer may know more or fewer
   std::vector<int32_t> eos_tokens;
   int32_t bos_token = -1;
   bool add_bos = false;

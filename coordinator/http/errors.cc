@@ -61,6 +61,19 @@ std::string ErrorBody(const ApiError& error) {
   return body;
 }
 
+Response ErrorResponse(const ApiError& error) {
+  const ErrorInfo& info = Info(error.kind);
+  Response response;
+  response.status = info.status;
+  response.body = ErrorBody(error);
+  if (info.default_retry_after_s > 0) {
+    const int seconds = error.retry_after_s > 0 ? error.retry_after_s : info.default_retry_after_s;
+    response.headers.emplace_back("Retry-After", std::to_string(seconds));
+  }
+  if (error.kind == ErrorKind::kInvalidApiKey) response.headers.emplace_back("WWW-Authenticate", "Bearer");
+  return response;
+}
+
 ApiError FromStatus(const absl::Status& status, int retry_after_s) {
   ApiError error;
   error.message = std::string(status.message());

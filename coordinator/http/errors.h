@@ -6,6 +6,7 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "coordinator/http/message.h"
 
 namespace shoal::http {
 
@@ -47,6 +48,9 @@ const ErrorInfo& Info(ErrorKind kind);
 
 // The JSON body, one line.
 std::string ErrorBody(const ApiError& error);
+
+// The whole answer: status, body, Retry-After and WWW-Authenticate where the kind has them.
+Response ErrorResponse(const ApiError& error);
 
 // The terminal error of a request, as the core words it.
 ApiError FromStatus(const absl::Status& status, int retry_after_s);

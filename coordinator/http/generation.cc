@@ -18,18 +18,7 @@ ApiError LoadingError() {
 
 }  // namespace
 
-void RespondError(const ApiError& error, Responder* responder) {
-  const ErrorInfo& info = Info(error.kind);
-  Response response;
-  response.status = info.status;
-  response.body = ErrorBody(error);
-  if (info.default_retry_after_s > 0) {
-    const int seconds = error.retry_after_s > 0 ? error.retry_after_s : info.default_retry_after_s;
-    response.headers.emplace_back("Retry-After", std::to_string(seconds));
-  }
-  if (error.kind == ErrorKind::kInvalidApiKey) response.headers.emplace_back("WWW-Authenticate", "Bearer");
-  responder->Respond(std::move(response));
-}
+void RespondError(const ApiError& error, Responder* responder) { responder->Respond(ErrorResponse(error)); }
 
 void Generation::Start(const GenerationContext& context, bool chat, Request request,
                        std::shared_ptr<Responder> responder) {

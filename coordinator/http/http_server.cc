@@ -127,6 +127,7 @@ void HttpServerImpl::Run(const Handler& handler, const std::function<void(const 
   for (auto& thread : threads_) {
     Worker& worker = thread->worker;
     worker.limits = options_.limits;
+    worker.connections = std::max<size_t>(1, options_.limits.connections / threads_.size());
     worker.handler = handler;
     worker.on_exchange = on_exchange != nullptr ? on_exchange : [](const Exchange&) {};
     worker.executor = thread->mailbox;
@@ -162,12 +163,8 @@ asio::awaitable<void> HttpServerImpl::AcceptLoop() {
 
 void HttpServerImpl::Adopt(tcp::socket socket) {
   IoThread* thread = threads_[next_].get();
-  const size_t limit = std::max<size_t>(1, options_.limits.connections / threads_.size());
   auto shared = std::make_shared<tcp::socket>(std::move(socket));
-  asio::post(*thread->io, [thread, shared, limit] {
-    if (thread->worker.sessions.size() >= limit) return;  // closes the socket: the client sees a refused connection
-    StartSession(std::move(*shared), &thread->worker);
-  });
+  asio::post(*thread->io, [thread, shared] { StartSession(std::move(*shared), &thread->worker); });
 }
 
 HttpServerImpl::~HttpServerImpl() {

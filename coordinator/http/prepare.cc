@@ -51,13 +51,6 @@ std::optional<ApiError> EncodeText(const GenerationSpec& spec, const ServedModel
     *ids = std::move(*encoded);
     return std::nullopt;
   }
-  for (size_t i = 0; i < spec.prompt_ids.size(); ++i) {
-    if (spec.prompt_ids[i] >= model.tokenizer->vocab_size()) {
-      return MakeError(ErrorKind::kInvalidValue, absl::StrCat("prompt[", i, "]"),
-                       absl::StrCat("token id ", spec.prompt_ids[i], " is outside of the vocabulary of ",
-                                    model.tokenizer->vocab_size()));
-    }
-  }
   *ids = spec.prompt_ids;
   return std::nullopt;
 }
@@ -76,8 +69,14 @@ ApiError ContextError(const GenerationSpec& spec, int64_t limit, int64_t prompt,
 
 std::optional<ApiError> EncodePrompt(const GenerationSpec& spec, const ServedModel& model, std::vector<int32_t>* ids) {
   if (auto error = spec.chat ? EncodeChat(spec, model, ids) : EncodeText(spec, model, ids)) return error;
-  if (ids->empty()) {
-    return MakeError(ErrorKind::kInvalidValue, spec.chat ? "messages" : "prompt", "the prompt has no tokens");
+  const char* param = spec.chat ? "messages" : "prompt";
+  if (ids->empty()) return MakeError(ErrorKind::kInvalidValue, param, "the prompt has no tokens");
+  // Also for ids from the tokenizer: some models have tokens in it that they have no embedding for.
+  const auto outside = std::find_if(ids->begin(), ids->end(), [&](int32_t id) { return id < 0 || id >= model.vocab; });
+  if (outside != ids->end()) {
+    return MakeError(ErrorKind::kInvalidValue,
+                     spec.prompt_ids.empty() ? param : absl::StrCat("prompt[", outside - ids->begin(), "]"),
+                     absl::StrCat("token id ", *outside, " is outside of the vocabulary of ", model.vocab));
   }
   return std::nullopt;
 }

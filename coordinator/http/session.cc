@@ -51,6 +51,8 @@ class Session : public std::enable_shared_from_this<Session> {
     asio::co_spawn(*worker_->io, ReadLoop(shared_from_this()), asio::detached);
   }
 
+  // In place of Start, when there are too many.
+  void TurnAway();
   void Close();
 
  private:
@@ -313,14 +315,21 @@ void Session::Dispatch() {
   worker_->handler(std::move(request), exchange_);
 }
 
+void Session::TurnAway() {
+  error_code ignored;
+  socket_.non_blocking(true, ignored);
+  arrived_ = RealClock().Now();
+  Refuse(ErrorKind::kUnavailable,
+         "this server has all the connections that it takes; close idle ones, or try again shortly");
+  asio::co_spawn(*worker_->io, ReadLoop(shared_from_this()), asio::detached);
+}
+
 // Answers something that never became a request, and closes.
 void Session::Refuse(ErrorKind kind, std::string message) {
   ApiError error;
   error.kind = kind;
   error.message = std::move(message);
-  Response response;
-  response.status = Info(kind).status;
-  response.body = ErrorBody(error);
+  const Response response = ErrorResponse(error);
   const std::string id = UsableRequestId({}, worker_->limits.request_id_bytes);
   parser_.reset();
   in_.clear();
@@ -457,7 +466,15 @@ Session::~Session() {
 }
 
 void StartSession(asio::ip::tcp::socket socket, Worker* worker) {
-  std::make_shared<Session>(std::move(socket), worker)->Start();
+  constexpr size_t kTurnedAway = 64;  // at a time, each for linger_timeout; past them there is no answer either
+  const size_t open = worker->sessions.size();
+  if (open >= worker->connections + kTurnedAway) return;
+  const auto session = std::make_shared<Session>(std::move(socket), worker);
+  if (open < worker->connections) {
+    session->Start();
+  } else {
+    session->TurnAway();
+  }
 }
 
 void CloseSessions(Worker* worker) {

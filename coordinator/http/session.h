@@ -20,6 +20,7 @@ class Session;
 // What the connections of one I/O thread share. Outlives `io` and all its sessions.
 struct Worker {
   Limits limits;
+  size_t connections = 0;  // of limits.connections, this thread's share
   Handler handler;
   std::function<void(const Exchange&)> on_exchange;
   std::shared_ptr<Executor> executor;
@@ -29,7 +30,8 @@ struct Worker {
   std::atomic<int>* open_exchanges = nullptr;  // requests read and not yet answered to the last byte
 };
 
-// Starts to read requests. The connection keeps itself alive until the peer or a limit ends it.
+// Starts to read requests. The connection keeps itself alive until the peer or a limit ends it. When the worker has all
+// it takes, a 503 is the answer.
 void StartSession(boost::asio::ip::tcp::socket socket, Worker* worker);
 
 // Closes every connection of the worker, wherever it stands.

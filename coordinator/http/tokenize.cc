@@ -11,13 +11,6 @@ namespace {
 
 namespace json = boost::json;
 
-Response ErrorResponse(const ApiError& error) {
-  Response response;
-  response.status = Info(error.kind).status;
-  response.body = ErrorBody(error);
-  return response;
-}
-
 // Model, and either messages or a prompt.
 std::optional<ApiError> ParseSource(std::string_view body, const Limits& limits, GenerationSpec* spec,
                                     bool* return_token_strs) {

@@ -52,6 +52,7 @@ absl::StatusOr<http::ServedModel> DescribeModel(const CoordinatorOptions& option
   if (served.names.empty()) served.names.push_back(files.name);
   served.created = time(nullptr);
   served.root = options.model;
+  served.vocab = files.config.vocab;
   served.eos_tokens = files.config.eos_tokens;
   served.bos_token = files.config.bos_token;
   served.add_bos = files.add_bos;

@@ -397,6 +397,10 @@ TEST_F(HttpServerTest, TooManyConnectionsAreRefused) {
   EXPECT_EQ(first.Read().status, 200);
   EXPECT_EQ(second.Read().status, 200);
   RawClient third(port());
+  third.Send(PostRequest("/echo", "x"));
+  const RawResponse refused = third.Read();
+  EXPECT_EQ(refused.status, 503);
+  EXPECT_EQ(refused.headers.count("retry-after"), 1u);
   EXPECT_TRUE(third.AtEnd());
 }
 

@@ -202,6 +202,20 @@ TEST(Fields, FirstErrorWinsAndValuesStay) {
   EXPECT_EQ(fields.error()->param, "p.b");
 }
 
+TEST(EncodePrompt, RefusesTokensWithoutAnEmbedding) {
+  ScriptedEngine engine;
+  ServedModel model = engine.DefaultModel();
+  GenerationSpec spec;
+  spec.prompt = "az";
+  std::vector<int32_t> ids;
+  EXPECT_FALSE(EncodePrompt(spec, model, &ids).has_value());
+  model.vocab = 'z';  // bytes are their own ids
+  const auto error = EncodePrompt(spec, model, &ids);
+  ASSERT_TRUE(error.has_value());
+  EXPECT_EQ(error->param, "prompt");
+  EXPECT_NE(error->message.find("token id 122"), std::string::npos) << error->message;
+}
+
 TEST(Prepare, FillsTheRequest) {
   const ScriptedEngine engine;
   GenerationSpec spec;

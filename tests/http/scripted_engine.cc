@@ -80,6 +80,7 @@ ServedModel ScriptedEngine::DefaultModel() const {
   model.created = 1700000000;
   model.root = "/models/tiny";
   model.max_model_len = 4096;
+  model.vocab = kTinyVocab;
   model.eos_tokens = {kImEnd};
   model.tokenizer = TinyTokenizer();
   model.chat_template = TinyChatTemplate();

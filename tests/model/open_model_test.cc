@@ -180,6 +180,26 @@ TEST(OpenTokenizer, SameFromEitherFormatAndBesideDummyWeights) {
   EXPECT_EQ(OpenTokenizer(*hf).status().code(), absl::StatusCode::kNotFound);
 }
 
+// Files from before the key `add_bos_token` existed: the pre-tokenizer says whether there is a bos.
+TEST(OpenTokenizer, GgufWithoutTheKeyAddsBosAsItsPreTokenizerDoes) {
+  const TempDir dir;
+  const std::string bytes = testing::TinyGguf({}).Build().bytes;
+  const auto first = [&](const char* pre) {  // as long as "smollm"
+    std::string changed = bytes;
+    const size_t key = changed.find("tokenizer.ggml.add_bos_token");
+    changed.replace(key, 4, "xxxx");
+    changed.replace(changed.find("smollm"), 6, pre);
+    WriteFile(dir / "m.gguf", changed);
+    const auto files = OpenModel(dir / "m.gguf");
+    EXPECT_TRUE(files.ok()) << files.status();
+    const auto tokenizer = OpenTokenizer(*files);
+    EXPECT_TRUE(tokenizer.ok()) << tokenizer.status();
+    return (*tokenizer)->Encode("a", text::Tokenizer::Mode::kPlain, files->add_bos)->front();
+  };
+  EXPECT_EQ(first("llama3"), testing::kTinyImStart);
+  EXPECT_NE(first("smollm"), testing::kTinyImStart);
+}
+
 TEST(OpenTokenizer, ContradictingVocabulariesAreRefused) {
   const TempDir dir;
   testing::GgufWriter w;

@@ -204,9 +204,9 @@ TEST(ShardPlan, BalanceBoundIsWhatTheLargestRankAllows) {
   // Two stages of 19 layers' work each.
   EXPECT_DOUBLE_EQ(BalanceBound(SmolLm2(), *MakeShardPlan(SmolLm2(), 1, 2)), 1.0);
   // Ranks with 5 and 4 heads, 2 kv heads each: attention 14 and 12, feed-forward 36 and 36 (in units of 64 x 576), head
-  // 24576 rows = 384 each.
-  const double largest = 30 * (14 + 36) + 384, smaller = 30 * (12 + 36) + 384;
-  EXPECT_NEAR(BalanceBound(SmolLm2(), *MakeShardPlan(SmolLm2(), 2, 1)), (largest + smaller) / 2 / largest, 1e-12);
+  // 24576 rows = 384 each. One rank with everything: attention 24 (3 kv heads, not 4).
+  const double largest = 30 * (14 + 36) + 384, whole = 30 * (24 + 72) + 768;
+  EXPECT_NEAR(BalanceBound(SmolLm2(), *MakeShardPlan(SmolLm2(), 2, 1)), whole / 2 / largest, 1e-12);
 }
 
 TEST(ShardPlan, HashTellsPlansApart) {

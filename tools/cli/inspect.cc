@@ -12,6 +12,7 @@
 #include "common/model/checkpoint.h"
 #include "common/plan/shard_plan.h"
 #include "kernels/ops/backends.h"
+#include "tools/cli/terminal.h"
 #include "worker/weights/weights.h"
 
 namespace shoal::cli {
@@ -107,13 +108,6 @@ absl::StatusOr<Report> MakeReport(const model::ModelFiles& files, int tp, int pp
 
 // ---- text ----
 
-std::string Bytes(int64_t n) {
-  if (n < 10'000) return absl::StrCat(n, " B");
-  if (n < 1'000'000) return absl::StrFormat("%.1f kB", static_cast<double>(n) / 1e3);
-  if (n < 10'000'000'000) return absl::StrFormat("%.1f MB", static_cast<double>(n) / 1e6);
-  return absl::StrFormat("%.2f GB", static_cast<double>(n) / 1e9);
-}
-
 std::string Span(const plan::Range& r) {
   return r.size() == 0 ? "-" : r.size() == 1 ? absl::StrCat(r.begin) : absl::StrCat(r.begin, "-", r.end - 1);
 }
@@ -125,23 +119,6 @@ std::string List(const std::vector<std::pair<std::string, std::string>>& rows) {
   std::string out;
   for (const auto& [name, value] : rows) {
     absl::StrAppend(&out, "  ", name, std::string(width + 2 - name.size(), ' '), value, "\n");
-  }
-  return out;
-}
-
-// Columns as wide as their widest cell, two spaces between; numbers to the right, the first column to the left.
-std::string Table(const std::vector<std::vector<std::string>>& rows) {
-  std::vector<size_t> widths(rows.front().size(), 0);
-  for (const auto& row : rows) {
-    for (size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
-  }
-  std::string out;
-  for (const auto& row : rows) {
-    for (size_t i = 0; i < row.size(); ++i) {
-      const std::string pad(widths[i] - row[i].size(), ' ');
-      absl::StrAppend(&out, "  ", i == 0 ? row[i] + pad : pad + row[i]);
-    }
-    out += '\n';
   }
   return out;
 }
@@ -169,10 +146,11 @@ std::string TextReport(const Report& r) {
                {"revision", r.files->revision}});
   out += "\ntensors\n";
   std::vector<std::vector<std::string>> types = {{"type", "tensors", "bytes"}};
-  for (const auto& [name, count] : r.types) types.push_back({name, absl::StrCat(count.tensors), Bytes(count.bytes)});
+  for (const auto& [name, count] : r.types)
+    types.push_back({name, absl::StrCat(count.tensors), HumanBytes(count.bytes)});
   types.push_back(
-      {"file", absl::StrCat(r.files->checkpoint->tensors().size()), Bytes(r.files->checkpoint->file_bytes())});
-  out += Table(types);
+      {"file", absl::StrCat(r.files->checkpoint->tensors().size()), HumanBytes(r.files->checkpoint->file_bytes())});
+  out += FormatTable(types, 2);
   absl::StrAppend(&out, "\nranks of tp ", r.plan.tp, " x pp ", r.plan.pp, "\n");
   std::vector<std::vector<std::string>> ranks = {
       {"rank", "stage", "layers", "heads", "kv heads", "ffn", "vocabulary", "reads", "resident"}};
@@ -180,20 +158,20 @@ std::string TextReport(const Report& r) {
     const plan::RankShard& s = *p.shard;
     const bool table = s.has_embedding || s.has_head;
     ranks.push_back({absl::StrCat(s.rank), absl::StrCat(s.stage), Span(s.layers), Span(s.heads), Span(s.kv_heads),
-                     Span(s.ffn), table ? Span(s.vocab) : "-", Bytes(p.read_bytes), Bytes(p.resident_bytes)});
+                     Span(s.ffn), table ? Span(s.vocab) : "-", HumanBytes(p.read_bytes), HumanBytes(p.resident_bytes)});
   }
-  out += Table(ranks);
+  out += FormatTable(ranks, 2);
   if (!r.shared.empty()) {
     out += "\nheld by several ranks\n";
     std::vector<std::vector<std::string>> rows = {{"tensor", "count", "ranks", "stored", "read again"}};
     for (const auto& [name, s] : r.shared) {
-      rows.push_back(
-          {name, absl::StrCat(s.tensors), absl::StrCat(s.most_ranks), Bytes(s.stored_bytes), Bytes(s.extra_bytes)});
+      rows.push_back({name, absl::StrCat(s.tensors), absl::StrCat(s.most_ranks), HumanBytes(s.stored_bytes),
+                      HumanBytes(s.extra_bytes)});
     }
-    out += Table(rows);
+    out += FormatTable(rows, 2);
   }
   absl::StrAppendFormat(&out, "\nread over all ranks: %s\nbound of uneven work: %.4f (%.2f ranks of %d)\n",
-                        Bytes(r.read_bytes), r.bound, r.bound * r.plan.tp * r.plan.pp, r.plan.tp * r.plan.pp);
+                        HumanBytes(r.read_bytes), r.bound, r.bound * r.plan.tp * r.plan.pp, r.plan.tp * r.plan.pp);
   return out;
 }
 

@@ -14,8 +14,9 @@ namespace shoal::cli {
 // "1.5 GiB", "312 MiB", "17 B".
 std::string HumanBytes(int64_t bytes);
 
-// Columns as wide as their widest cell; the first is left-aligned, the others right-aligned.
-std::string FormatTable(const std::vector<std::vector<std::string>>& rows);
+// Columns as wide as their widest cell; the first is left-aligned, the others right-aligned. Each line begins with
+// `indent` spaces.
+std::string FormatTable(const std::vector<std::vector<std::string>>& rows, int indent = 0);
 
 // One line that is rewritten in place on a terminal, and printed at most every 2 s elsewhere. Bytes, rate and the time
 // that is left.

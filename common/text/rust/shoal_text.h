@@ -1,8 +1,9 @@
 /* The C face of the Rust half: tokenizers and chat templates. Used by the C++ files of common/text only.
  *
- * Handles are immutable once created and may be used from many threads at once. No entry unwinds or aborts on bad input:
- * each returns a code and, when it is not SHOAL_TEXT_OK, hands a message (UTF-8, not terminated) to the error sink once.
- * Sinks are called on the calling thread, before the entry returns; what they are given dies when they return. */
+ * Handles are immutable once created and may be used from many threads at once. No entry unwinds or aborts on bad
+ * input: each returns a code and, when it is not SHOAL_TEXT_OK, hands a message (UTF-8, not terminated) to the error
+ * sink once. Sinks are called on the calling thread, before the entry returns; what they are given dies when they
+ * return. */
 #ifndef SHOAL_TEXT_H_
 #define SHOAL_TEXT_H_
 
@@ -24,10 +25,10 @@ typedef struct {
 
 enum {
   SHOAL_TEXT_OK = 0,
-  SHOAL_TEXT_INVALID = 1,       /* the caller's data is wrong */
-  SHOAL_TEXT_EXHAUSTED = 2,     /* a template ran past its limits */
-  SHOAL_TEXT_UNSUPPORTED = 3,   /* understood, but not something this library does */
-  SHOAL_TEXT_INTERNAL = 4       /* a panic: our bug */
+  SHOAL_TEXT_INVALID = 1,     /* the caller's data is wrong */
+  SHOAL_TEXT_EXHAUSTED = 2,   /* a template ran past its limits */
+  SHOAL_TEXT_UNSUPPORTED = 3, /* understood, but not something this library does */
+  SHOAL_TEXT_INTERNAL = 4     /* a panic: our bug */
 };
 
 typedef struct {
@@ -45,8 +46,8 @@ typedef struct {
   void (*piece)(void* context, const char* data, size_t size, int32_t plain);
 } ShoalPieceSink;
 
-/* Formats the caller's current local time with a strftime format (not terminated); returns the bytes written to `out`, or
- * -1 when the format is not understood or the result does not fit. */
+/* Formats the caller's current local time with a strftime format (not terminated); returns the bytes written to `out`,
+ * or -1 when the format is not understood or the result does not fit. */
 typedef struct {
   void* context;
   ptrdiff_t (*format)(void* context, const char* format, size_t size, char* out, size_t capacity);
@@ -57,7 +58,7 @@ typedef struct {
 typedef struct {
   ShoalStr model;
   ShoalStr pre;
-  const ShoalStr* tokens; /* [token_count] */
+  const ShoalStr* tokens;     /* [token_count] */
   const int32_t* token_types; /* [token_count] */
   size_t token_count;
   const ShoalStr* merges; /* [merge_count] */
@@ -85,8 +86,9 @@ int32_t shoal_tokenizer_leading_spaces(const ShoalTokenizer* tokenizer);
 /* Which way text is split: 1 when a built-in scanner does it, 0 when the tokenizer's own regular expressions do. */
 int32_t shoal_tokenizer_uses_scanner(const ShoalTokenizer* tokenizer);
 
-int32_t shoal_template_create(ShoalStr source, ShoalStr bos_token, ShoalStr eos_token, const ShoalStr* control_spellings,
-                              size_t control_count, ShoalTemplate** out, ShoalBytesSink error);
+int32_t shoal_template_create(ShoalStr source, ShoalStr bos_token, ShoalStr eos_token,
+                              const ShoalStr* control_spellings, size_t control_count, ShoalTemplate** out,
+                              ShoalBytesSink error);
 void shoal_template_free(ShoalTemplate* chat_template);
 int32_t shoal_template_render(const ShoalTemplate* chat_template, ShoalStr context_json, ShoalTimeFormat now,
                               ShoalPieceSink pieces, ShoalBytesSink error);
