@@ -31,6 +31,8 @@ class Listener {
   ~Listener() { close(fd_); }
   bool usable() const { return usable_; }
   int fd() const { return fd_; }
+  // Takes nobody from now on; who waits for a connection gets none.
+  void Close() { shutdown(fd_, SHUT_RDWR); }
 
   std::string url;
 
@@ -46,6 +48,7 @@ class OneAnswer : public Listener {
     if (usable()) thread_ = std::thread([this, pieces = std::move(pieces)] { Answer(pieces); });
   }
   ~OneAnswer() {
+    Close();
     if (thread_.joinable()) thread_.join();
   }
 
@@ -127,7 +130,10 @@ TEST(HttpClient, AServerThatIsStuckIsNotWaitedForForEver) {
 class Stalled : public Listener {
  public:
   Stalled() : thread_([this] { Answer(); }) {}
-  ~Stalled() { thread_.join(); }
+  ~Stalled() {
+    Close();
+    thread_.join();
+  }
 
  private:
   void Answer() {
