@@ -5,6 +5,7 @@
 #include <cstring>
 #include <limits>
 #include <optional>
+#include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -127,7 +128,7 @@ class JsonConfig {
   }
   int32_t Narrow(std::string_view key, absl::StatusOr<int64_t> value) const {
     const int64_t wide = Take(std::move(value));
-    if (std::abs(wide) <= std::numeric_limits<int32_t>::max()) return static_cast<int32_t>(wide);
+    if (std::in_range<int32_t>(wide)) return static_cast<int32_t>(wide);
     problems_->push_back(absl::StrCat("\"", std::string(key), "\" is ", wide, ", far out of range"));
     return 0;
   }
@@ -234,7 +235,7 @@ class GgufConfig {
   int32_t Int(const char* key, std::optional<int32_t> otherwise = std::nullopt) const {
     if (otherwise.has_value() && !Has(key)) return *otherwise;
     const absl::StatusOr<int64_t> value = file_.GetInt(prefix_ + key);
-    if (value.ok() && std::abs(*value) <= std::numeric_limits<int32_t>::max()) return static_cast<int32_t>(*value);
+    if (value.ok() && std::in_range<int32_t>(*value)) return static_cast<int32_t>(*value);
     problems_->push_back(value.ok() ? absl::StrCat(prefix_, key, " is ", *value, ", far out of range")
                                     : std::string(value.status().message()));
     return 0;

@@ -229,6 +229,15 @@ absl::StatusOr<ModelFiles> OpenDirectory(ModelFiles files) {
   return files;
 }
 
+// What a model is called when nobody says: as the path names it, not as what the path links to (files of the Hugging
+// Face cache are links to blobs that are named by their hash).
+std::string NameOf(const std::string& path, bool is_directory) {
+  std::error_code error;
+  fs::path named = fs::absolute(path, error).lexically_normal();
+  if (!named.has_filename()) named = named.parent_path();  // "dir/"
+  return is_directory ? named.filename().string() : named.stem().string();
+}
+
 }  // namespace
 
 absl::StatusOr<ModelFiles> OpenModel(std::string_view spec) {
@@ -246,11 +255,12 @@ absl::StatusOr<ModelFiles> OpenModel(std::string_view spec) {
     SHOAL_ASSIGN_OR_RETURN(files.path, FindInHubCache(spec, &name));
     if (::stat(files.path.c_str(), &st) != 0) return absl::NotFoundError(absl::StrCat(files.path, " does not exist"));
   }
+  if (name.empty()) name = NameOf(files.path, S_ISDIR(st.st_mode));
   std::error_code error;
   const fs::path absolute = fs::canonical(files.path, error);
   if (error) return absl::NotFoundError(absl::StrCat(files.path, ": ", error.message()));
   files.path = absolute.string();
-  files.name = !name.empty() ? name : S_ISDIR(st.st_mode) ? absolute.filename().string() : absolute.stem().string();
+  files.name = name;
   const std::string path = files.path;
   absl::StatusOr<ModelFiles> opened =
       S_ISDIR(st.st_mode) ? OpenDirectory(std::move(files)) : OpenGguf(std::move(files));

@@ -49,6 +49,37 @@ TEST(CommandLine, CommandLineBeatsEnvironmentBeatsFileBeatsDefault) {
   EXPECT_EQ(line->serve.max_num_batched_tokens, 512);
 }
 
+TEST(CommandLine, TheCoordinatorReadsOnlyWhatTheLauncherWrote) {
+  const std::string file = WriteFile("model: m\nmax-num-seqs: 5\nmax-model-len: 6\n");
+  const Environment seqs("SHOAL_MAX_NUM_SEQS", "15"), threads("SHOAL_THREADS", "7"), config("SHOAL_CONFIG", "/none");
+  const auto line = Parse({"coordinator", "--config", file.c_str()});
+  ASSERT_TRUE(line.ok()) << line.status();
+  EXPECT_EQ(line->serve.max_num_seqs, 5);
+  EXPECT_EQ(line->serve.max_model_len, 6);
+  EXPECT_EQ(line->serve.threads, 0);
+}
+
+TEST(CommandLine, TheEnvironmentFillsOnlyTheVerbThatIsNamed) {
+  const Environment url("SHOAL_URL", "http://a"), key("SHOAL_API_KEY", "k"), model("SHOAL_MODEL", "e");
+  const Environment bad("SHOAL_MASTER_PORT", "many"), config("SHOAL_CONFIG", "/none.yaml");
+  const auto chat = Parse({"chat", "--url", "http://b", "--model", "serve"});
+  ASSERT_TRUE(chat.ok()) << chat.status();
+  EXPECT_EQ(chat->client.url, "http://b");
+  EXPECT_EQ(chat->client.model, "serve");
+  EXPECT_EQ(chat->client.api_key, "k");
+  EXPECT_EQ(Parse({"status"})->client.url, "http://a");
+  EXPECT_EQ(Parse({"inspect"})->inspect.model, "e");
+  EXPECT_FALSE(Parse({"worker"}).ok()) << "its own are read, and checked";
+}
+
+TEST(CommandLine, AFileThatIsNamedBeatsTheOneOfTheEnvironment) {
+  const Environment config("SHOAL_CONFIG", "/none.yaml");
+  const std::string file = WriteFile("threads: 7\n");
+  const auto line = Parse({"serve", "m", "--config", file.c_str()});
+  ASSERT_TRUE(line.ok()) << line.status();
+  EXPECT_EQ(line->serve.threads, 7);
+}
+
 TEST(CommandLine, YamlCarriesEveryOptionOfServe) {
   ServeOptions o;
   o.model = "/models/a b.gguf";

@@ -33,12 +33,16 @@ TEST(Signals, BothSetTheFlagAndAreCounted) {
 
 TEST(Signals, TheParentsDeathIsAskedFor) {
   EXPECT_EQ(InChild([] {
-              if (!DieWithParent()) return 1;
+              if (!DieWithParent(getppid())) return 1;
               int sig = 0;
               prctl(PR_GET_PDEATHSIG, &sig);
               return sig == SIGTERM ? 0 : 2;
             }),
             0);
+}
+
+TEST(Signals, AParentThatIsGoneIsNoticed) {
+  EXPECT_FALSE(DieWithParent(getpid()));  // whoever the parent is, it is not that one
 }
 
 }  // namespace

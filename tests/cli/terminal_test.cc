@@ -16,6 +16,12 @@ TEST(HumanBytes, PicksTheUnit) {
   EXPECT_EQ(HumanBytes(3ll << 40), "3.00 TiB");
 }
 
+TEST(Span, NamesTheFirstAndTheLast) {
+  EXPECT_EQ(Span({3, 6}), "3-5");
+  EXPECT_EQ(Span({5, 6}), "5");
+  EXPECT_EQ(Span({5, 5}), "-");
+}
+
 TEST(FormatTable, AlignsColumns) {
   EXPECT_EQ(FormatTable({{"rank", "bytes"}, {"0", "1"}, {"10", "12345678"}}),
             "rank     bytes\n0            1\n10    12345678\n");

@@ -83,6 +83,18 @@ class ReadmeCheck(unittest.TestCase):
         with socket.socket() as s:
             self.assertNotEqual(s.connect_ex(("127.0.0.1", port)), 0, "the server still listens")
 
+    def test_server_prints_what_is_expected(self):
+        # The words come after it is ready: printed by the first request, which is the one that asks whether it is.
+        port = free_port()
+        server = self.server(port).replace("self.wfile.write(b\"hello\")",
+                                           "self.wfile.write(b\"hello\"); print(\"up and ready\", flush=True)")
+        ready = ("--ready-url", f"http://127.0.0.1:{port}/readyz")
+        code, output = self.check(block("serve", server, "up and ready"), *ready)
+        self.assertEqual(code, 0, output)
+        code, output = self.check(block("serve", server, "down"), *ready, "--settle", "0")
+        self.assertEqual(code, 1)
+        self.assertIn("does not contain /down/", output)
+
     def test_server_that_ends_early(self):
         code, output = self.check(block("serve", "exit 3"), "--ready-url", f"http://127.0.0.1:{free_port()}/")
         self.assertEqual(code, 1)

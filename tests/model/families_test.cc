@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <limits>
 
 #include "boost/json.hpp"
 #include "tests/testing/quantise.h"
@@ -134,6 +135,16 @@ TEST(Families, ReportsEveryProblemAtOnce) {
   }
   EXPECT_NE(Refusal(With({{"num_attention_heads", 0}})), "");
   EXPECT_NE(Refusal(With({{"num_key_value_heads", 3}})).find("no multiple"), std::string::npos);
+}
+
+TEST(Families, NumbersFarOutOfRangeAreRefused) {
+  for (const int64_t wide : {std::numeric_limits<int64_t>::min(), -(int64_t{1} << 32), int64_t{1} << 32}) {
+    EXPECT_NE(Refusal(With({{"num_hidden_layers", wide}})).find("far out of range"), std::string::npos) << wide;
+    testing::GgufWriter w = testing::TinyGguf(TinyModel());
+    constexpr uint32_t kInt64 = 11;  // the type's number in the format
+    w.Raw("llama.expert_count", kInt64, std::string_view(reinterpret_cast<const char*>(&wide), sizeof wide));
+    EXPECT_NE(FromGguf(w).status().message().find("far out of range"), absl::string_view::npos) << FromGguf(w).status();
+  }
 }
 
 TEST(Families, UnknownArchitecturesAreRefusedByName) {

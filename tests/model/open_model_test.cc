@@ -52,6 +52,23 @@ TEST(OpenModel, Directory) {
   EXPECT_NE(files->chat_template.find("add_generation_prompt"), std::string::npos);
 }
 
+TEST(OpenModel, IsCalledWhatThePathSaysNotWhatItLinksTo) {
+  const TempDir dir;
+  testing::WriteTinyGguf({}, dir / "blobs-0123abcd");
+  fs::create_symlink("blobs-0123abcd", dir / "tiny-llama.gguf");
+  const auto file = OpenModel(dir / "tiny-llama.gguf");
+  ASSERT_TRUE(file.ok()) << file.status();
+  EXPECT_EQ(file->name, "tiny-llama");
+  EXPECT_EQ(fs::path(file->path).filename(), "blobs-0123abcd");
+  testing::WriteTinyDirectory({}, dir / "c0ffee");
+  fs::create_directory_symlink("c0ffee", dir / "tiny-hf");
+  for (const char* spelling : {"tiny-hf", "tiny-hf/", "tiny-hf/.", "c0ffee/../tiny-hf//"}) {
+    const auto directory = OpenModel(dir / spelling);
+    ASSERT_TRUE(directory.ok()) << directory.status();
+    EXPECT_EQ(directory->name, "tiny-hf") << spelling;
+  }
+}
+
 TEST(OpenModel, ChatTemplateByPrecedence) {
   const TempDir dir;
   testing::WriteTinyDirectory({}, dir.path());

@@ -1,9 +1,8 @@
+// Tested by: tests/e2e/chat_test.py
 #include <editline/readline.h>
 #include <signal.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
-#include <atomic>
 #include <boost/json.hpp>
 #include <clocale>
 #include <cstdio>
@@ -12,6 +11,7 @@
 #include <optional>
 
 #include "absl/strings/str_cat.h"
+#include "common/base/status_macros.h"
 #include "tools/cli/client_verbs.h"
 #include "tools/cli/http_client.h"
 #include "tools/cli/sse.h"
@@ -21,22 +21,16 @@ namespace {
 
 namespace json = boost::json;
 
-std::atomic<bool> interrupted{false};
-std::atomic<int> connection{-1};
-static_assert(std::atomic<int>::is_always_lock_free);
+// Global because a signal handler uses it.
+Interrupt interrupt;
 
-// Ends the connection that the answer comes over, also while nothing has come yet.
-void OnInterrupt(int) {
-  interrupted.store(true);
-  const int fd = connection.load();
-  if (fd >= 0) shutdown(fd, SHUT_RDWR);
-}
+void OnInterrupt(int) { interrupt.Request(); }
 
 // While an answer streams, SIGINT stops it; at the prompt it ends the program as usual.
 class InterruptStopsAnswer {
  public:
   InterruptStopsAnswer() {
-    interrupted.store(false);
+    interrupt.Reset();
     struct sigaction action {};
     action.sa_handler = OnInterrupt;
     action.sa_flags = SA_RESTART;
@@ -78,13 +72,25 @@ std::string DeltaOf(std::string_view data, std::string* error) {
   return text != nullptr && text->is_string() ? std::string(text->get_string()) : "";
 }
 
-std::string FirstModel(const ClientOptions& options) {
-  const auto reply = Http(options.url, "GET", "/v1/models", "", options.api_key, nullptr);
-  if (!reply.ok()) return "";
+// What the server says of a request that it refuses.
+absl::Status Refusal(const HttpReply& reply) {
+  std::string message;
+  DeltaOf(reply.body, &message);
+  return absl::FailedPreconditionError(
+      absl::StrCat("HTTP ", reply.status, ": ", message.empty() ? reply.body : message));
+}
+
+absl::StatusOr<std::string> FirstModel(const ClientOptions& options) {
+  SHOAL_ASSIGN_OR_RETURN(const HttpReply reply,
+                         Http({.url = options.url, .path = "/v1/models", .api_key = options.api_key}));
+  if (reply.status != 200) return Refusal(reply);
   json::error_code failed;
-  const json::value models = json::parse(reply->body, failed);
+  const json::value models = json::parse(reply.body, failed);
   const json::value* id = failed ? nullptr : models.find_pointer("/data/0/id", failed);
-  return id != nullptr && id->is_string() ? std::string(id->get_string()) : "";
+  if (id == nullptr || !id->is_string()) {
+    return absl::NotFoundError(absl::StrCat("the server at ", options.url, " names no model that it serves"));
+  }
+  return std::string(id->get_string());
 }
 
 json::object Message(const char* role, const std::string& content) { return {{"role", role}, {"content", content}}; }
@@ -102,20 +108,24 @@ bool Answer(const ClientOptions& options, const std::string& model, const json::
     std::fflush(stdout);
   });
   const InterruptStopsAnswer guard;
-  const auto reply = Http(
-      options.url, "POST", "/v1/chat/completions", json::serialize(request), options.api_key,
-      [&](std::string_view piece) {
-        events.Push(piece);
-        return !interrupted.load();
-      },
-      &connection);
-  std::fputs(interrupted.load() ? " [stopped]\n" : "\n", stdout);
-  if (interrupted.load()) return true;
+  const auto reply = Http({.url = options.url,
+                           .method = "POST",
+                           .path = "/v1/chat/completions",
+                           .body = json::serialize(request),
+                           .api_key = options.api_key,
+                           .on_data =
+                               [&](std::string_view piece) {
+                                 events.Push(piece);
+                                 return !interrupt.requested();
+                               },
+                           .interrupt = &interrupt});
+  std::fputs(interrupt.requested() ? " [stopped]\n" : "\n", stdout);
+  std::fflush(stdout);
+  if (interrupt.requested()) return true;
   if (!reply.ok()) {
     error = std::string(reply.status().message());
   } else if (reply->status != 200) {
-    DeltaOf(reply->body, &error);
-    if (error.empty()) error = absl::StrCat("HTTP ", reply->status, ": ", reply->body);
+    error = std::string(Refusal(*reply).message());
   }
   if (!error.empty()) std::fprintf(stderr, "shoal: %s\n", error.c_str());
   return error.empty();
@@ -125,14 +135,13 @@ bool Answer(const ClientOptions& options, const std::string& model, const json::
 
 int RunChat(const ClientOptions& options) {
   std::setlocale(LC_ALL, "");  // so that line editing knows UTF-8
-  const std::string model = options.model.empty() ? FirstModel(options) : options.model;
-  if (model.empty()) {
-    std::fprintf(stderr, "shoal: no server at %s, or it serves no model yet; start one with `shoal serve`\n",
-                 options.url.c_str());
+  const absl::StatusOr<std::string> model = options.model.empty() ? FirstModel(options) : options.model;
+  if (!model.ok()) {
+    std::fprintf(stderr, "shoal: %s\n", std::string(model.status().message()).c_str());
     return 1;
   }
   const bool terminal = isatty(STDIN_FILENO) == 1;
-  if (terminal) std::printf("%s at %s. Ctrl-C stops an answer, Ctrl-D ends.\n", model.c_str(), options.url.c_str());
+  if (terminal) std::printf("%s at %s. Ctrl-C stops an answer, Ctrl-D ends.\n", model->c_str(), options.url.c_str());
   json::array messages;
   if (!options.system.empty()) messages.push_back(Message("system", options.system));
   bool good = true;
@@ -140,7 +149,7 @@ int RunChat(const ClientOptions& options) {
     if (line->find_first_not_of(" \t") == std::string::npos) continue;
     messages.push_back(Message("user", *line));
     std::string answer;
-    if (Answer(options, model, messages, &answer)) {
+    if (Answer(options, *model, messages, &answer)) {
       messages.push_back(Message("assistant", answer));
     } else {
       messages.pop_back();

@@ -27,8 +27,6 @@ namespace {
 // The device that `auto` stands for in this build.
 std::string Device(const std::string& device) { return device == "auto" ? "cpu" : device; }
 
-std::string Span(const plan::Range& r) { return r.size() == 0 ? "-" : absl::StrCat(r.begin, "-", r.end - 1); }
-
 // Logs go to stderr, one line each; stdout is for what a user reads.
 void SetUpLogging(const std::string& who) {
   auto logger = spdlog::stderr_logger_mt(who);
@@ -90,13 +88,13 @@ server::CoordinatorOptions ToCoordinatorOptions(const ServeOptions& o) {
   return out;
 }
 
-bool IsLoopback(const std::string& host) {
-  return host == "localhost" || host == "::1" || host == "[::1]" || host.rfind("127.", 0) == 0;
-}
-
 int Fail(const absl::Status& status) {
   std::fprintf(stderr, "shoal: %s\n", std::string(status.message()).c_str());
   return 1;
+}
+
+absl::Status LauncherGone(int launcher) {
+  return absl::CancelledError(absl::StrCat("the launcher, process ", launcher, ", is not the parent any more"));
 }
 
 std::string CurlLine(const std::string& url, const std::string& model, bool key) {
@@ -130,16 +128,10 @@ class StartupView {
 
 }  // namespace
 
-int RunCoordinatorVerb(const ServeOptions& options, int ready_fd) {
-  if (!DieWithParent()) return 1;
+int RunCoordinatorVerb(const ServeOptions& options, int ready_fd, int launcher) {
+  if (launcher != 0 && !DieWithParent(launcher)) return Fail(LauncherGone(launcher));
   const std::atomic<bool>& stop = InstallStopFlag();
   SetUpLogging("coordinator");
-  if (!IsLoopback(options.master_addr) && !options.insecure) {
-    return Fail(absl::FailedPreconditionError(
-        absl::StrCat("--master-addr ", options.master_addr,
-                     " is off this host, and traffic between agents is not encrypted yet: add "
-                     "--insecure if the network is yours alone")));
-  }
   auto summary = Summarise(options);
   if (!summary.ok()) return Fail(summary.status());
   std::printf("%s\n", summary->table.c_str());
@@ -171,8 +163,8 @@ int RunCoordinatorVerb(const ServeOptions& options, int ready_fd) {
   return status.ok() ? 0 : Fail(status);
 }
 
-int RunWorker(const WorkerOptions& options) {
-  if (options.die_with_parent && !DieWithParent()) return 1;
+int RunWorker(const WorkerOptions& options, int launcher) {
+  if (launcher != 0 && !DieWithParent(launcher)) return Fail(LauncherGone(launcher));
   const std::atomic<bool>& stop = InstallStopFlag();
   SetUpLogging("agent");
   agent::AgentOptions agent;

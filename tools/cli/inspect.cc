@@ -108,10 +108,6 @@ absl::StatusOr<Report> MakeReport(const model::ModelFiles& files, int tp, int pp
 
 // ---- text ----
 
-std::string Span(const plan::Range& r) {
-  return r.size() == 0 ? "-" : r.size() == 1 ? absl::StrCat(r.begin) : absl::StrCat(r.begin, "-", r.end - 1);
-}
-
 // Names and values, both to the left.
 std::string List(const std::vector<std::pair<std::string, std::string>>& rows) {
   size_t width = 0;

@@ -103,7 +103,6 @@ void AddWorkerFlags(CLI::App* app, WorkerOptions& o) {
   Flag(app, "--device", o.device, "auto | cpu | null | ref");
   Flag(app, "--orphan-timeout", o.orphan_timeout, "Seconds without a coordinator before it exits")
       ->check(CLI::Range(0.0, 86400.0));
-  Switch(app, "--die-with-parent", o.die_with_parent, "End when the parent process does")->group("");
 }
 
 void AddClientFlags(CLI::App* app, ClientOptions& o) {
@@ -170,8 +169,6 @@ absl::Status ApplyYaml(CLI::App* app, const std::string& path) {
 struct Parser {
   CLI::App app{"Shoal serves large language models from a cluster of devices as if it were one machine.", "shoal"};
   CommandLine line;
-  // Of its own: verbs that are not chosen read the environment too.
-  ServeOptions coordinator;
   std::string config;
   std::map<const CLI::App*, Verb> verbs;
 
@@ -204,12 +201,26 @@ struct Parser {
     Switch(status, "--json", line.client.json, "As JSON");
     Add(Verb::kVersion, "version", "Print the version and build id");
     CLI::App* internal = Add(Verb::kCoordinator, "coordinator", "")->group("");
-    AddServeFlags(internal, coordinator);
+    AddServeFlags(internal, line.serve);
     internal->add_option("--ready-fd", line.ready_fd);
     CLI::App* rank = Add(Verb::kRank, "rank", "")->group("");
     rank->add_option("--reader", line.reader)->required();
     for (CLI::App* sub : {serve, worker, internal}) {
       sub->add_option("--config", config, "YAML file with the same names")->envname("SHOAL_CONFIG");
+    }
+    for (CLI::App* sub : {worker, internal}) sub->add_option("--launcher", line.launcher)->group("");
+  }
+
+  // CLI11 lets the environment fill the flags of all verbs, and verbs share what they fill: only the one that the
+  // command line names may read it. The coordinator may not: its file has what the launcher found there already.
+  void RestrictEnvironment(int argc, const char* const* argv) {
+    const auto is_verb = [this](const char* word) {
+      return std::any_of(verbs.begin(), verbs.end(), [word](const auto& v) { return v.first->get_name() == word; });
+    };
+    const char* const* const named = std::find_if(argv + 1, argv + argc, is_verb);
+    for (CLI::App* sub : app.get_subcommands({})) {
+      if (named != argv + argc && sub->get_name() == *named && verbs.at(sub) != Verb::kCoordinator) continue;
+      for (CLI::Option* option : sub->get_options()) option->envname("");
     }
   }
 };
@@ -240,6 +251,7 @@ absl::Status RequireModel(const CommandLine& line) {
 
 absl::StatusOr<CommandLine> ParseCommandLine(int argc, const char* const* argv) {
   Parser parser;
+  parser.RestrictEnvironment(argc, argv);
   parser.app.allow_extras();
   for (CLI::App* sub : parser.app.get_subcommands({})) sub->allow_extras();
   try {
@@ -262,7 +274,6 @@ absl::StatusOr<CommandLine> ParseCommandLine(int argc, const char* const* argv) 
   }
   if (!parser.config.empty()) SHOAL_RETURN_IF_ERROR(ApplyYaml(chosen[0], parser.config));
   parser.line.verb = parser.verbs.at(sub);
-  if (parser.line.verb == Verb::kCoordinator) parser.line.serve = parser.coordinator;
   SHOAL_RETURN_IF_ERROR(RequireModel(parser.line));
   return parser.line;
 }

@@ -1,5 +1,6 @@
 // The command line of every verb as plain structs: parsed once, passed down. Command line > environment (SHOAL_*) >
-// YAML file (--config) > default. Flags carry vLLM's long names wherever the meaning is the same.
+// YAML file (--config) > default; `coordinator` and `rank` read no environment, the launcher has done so. Flags carry
+// vLLM's long names wherever the meaning is the same.
 #pragma once
 
 #include <string>
@@ -44,7 +45,6 @@ struct WorkerOptions {
   long long memory_bytes = 0;
   std::string device = "auto";
   double orphan_timeout = 60;  // seconds
-  bool die_with_parent = false;
 };
 
 struct InspectOptions {
@@ -69,6 +69,7 @@ struct CommandLine {
   Verb verb = Verb::kHelp;
   ServeOptions serve;  // kServe, kCoordinator
   int ready_fd = -1;   // kCoordinator: where its control address goes
+  int launcher = 0;    // kCoordinator, kWorker: pid of the parent to end with; 0: none
   WorkerOptions worker;
   InspectOptions inspect;
   ClientOptions client;

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <cstdlib>
 #include <optional>
 #include <string>
 
@@ -39,7 +40,7 @@ absl::StatusOr<ChildProcess> StartCoordinator(const ServeOptions& options, int* 
   if (pipe2(ends, O_CLOEXEC) != 0) return absl::InternalError("pipe2 failed");
   // CLI values: "/proc/self/fd/3" opens the memory file anew, at its start.
   auto child = ChildProcess::Start({kSelf, "coordinator", "--config", absl::StrCat("/proc/self/fd/", kConfigFd),
-                                    "--ready-fd", absl::StrCat(kReadyFd)},
+                                    "--ready-fd", absl::StrCat(kReadyFd), "--launcher", absl::StrCat(getpid())},
                                    {{config, kConfigFd}, {ends[1], kReadyFd}});
   close(config);
   close(ends[1]);
@@ -62,13 +63,10 @@ std::string ReadAddress(int fd, const std::atomic<bool>& stop) {
 
 absl::StatusOr<ChildProcess> StartAgent(const ServeOptions& o, const std::string& address) {
   const size_t colon = address.rfind(':');
-  std::vector<std::string> argv = {kSelf,
-                                   "worker",
-                                   "--die-with-parent",
-                                   "--master-addr",
-                                   address.substr(0, colon),
-                                   "--master-port",
-                                   address.substr(colon + 1)};
+  std::vector<std::string> argv = {kSelf,           "worker",
+                                   "--launcher",    absl::StrCat(getpid()),
+                                   "--master-addr", address.substr(0, colon),
+                                   "--master-port", address.substr(colon + 1)};
   // Of tp * pp ranks, this host runs its share; the agents of other hosts bring the rest.
   const int ranks = o.tensor_parallel_size * o.pipeline_parallel_size;
   argv.insert(argv.end(), {"--slots", absl::StrCat((ranks + o.nnodes - 1) / o.nnodes)});
@@ -112,6 +110,8 @@ int EndBoth(ChildProcess& coordinator, std::optional<ChildProcess>& agent, Durat
 
 int RunServe(const ServeOptions& options) {
   const std::atomic<bool>& stop = InstallStopFlag();
+  // Read, and for this verb: a worker would not know its keys.
+  unsetenv("SHOAL_CONFIG");
   int ready_fd = -1;
   auto coordinator = StartCoordinator(options, &ready_fd);
   if (!coordinator.ok()) {

@@ -11,9 +11,9 @@ namespace shoal::cli {
 int RunServe(const ServeOptions& options);
 
 // `shoal coordinator`, started by the launcher: serves, shows progress on stdout, writes its control address to
-// ready_fd.
-int RunCoordinatorVerb(const ServeOptions& options, int ready_fd);
+// ready_fd. It and the worker end with the process `launcher`, their parent; 0: with none.
+int RunCoordinatorVerb(const ServeOptions& options, int ready_fd, int launcher);
 
-int RunWorker(const WorkerOptions& options);
+int RunWorker(const WorkerOptions& options, int launcher);
 
 }  // namespace shoal::cli

@@ -29,10 +29,9 @@ const std::atomic<bool>& InstallStopFlag() {
 
 int StopSignals() { return count.load(); }
 
-bool DieWithParent() {
-  const pid_t parent = getppid();
+bool DieWithParent(int parent) {
   prctl(PR_SET_PDEATHSIG, SIGTERM);
-  return getppid() == parent && parent != 1;
+  return getppid() == parent;
 }
 
 }  // namespace shoal::cli

@@ -10,7 +10,8 @@ const std::atomic<bool>& InstallStopFlag();
 // How many of them came; a second one means "at once".
 int StopSignals();
 
-// The process gets SIGTERM when its parent dies; false when it is dead already.
-bool DieWithParent();
+// The process gets SIGTERM when its parent dies; false when it is dead already. `parent`: its pid, from itself: who has
+// an unknown parent cannot tell one that is the first process of a container from an init that adopted it.
+bool DieWithParent(int parent);
 
 }  // namespace shoal::cli

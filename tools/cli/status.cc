@@ -46,7 +46,7 @@ void Print(const json::object& cluster) {
 }  // namespace
 
 int RunStatus(const ClientOptions& options) {
-  const auto reply = Http(options.url, "GET", "/v1/cluster", "", options.api_key, nullptr);
+  const auto reply = Http({.url = options.url, .path = "/v1/cluster", .api_key = options.api_key});
   if (!reply.ok() || reply->status != 200) {
     const std::string why =
         reply.ok() ? absl::StrCat("HTTP ", reply->status, ": ", reply->body) : std::string(reply.status().message());

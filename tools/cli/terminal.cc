@@ -17,6 +17,10 @@ std::string HumanBytes(int64_t bytes) {
   return value < 10 ? absl::StrFormat("%.2f %s", value, kUnits[unit]) : absl::StrFormat("%.0f %s", value, kUnits[unit]);
 }
 
+std::string Span(const plan::Range& r) {
+  return r.size() == 0 ? "-" : r.size() == 1 ? absl::StrCat(r.begin) : absl::StrCat(r.begin, "-", r.end - 1);
+}
+
 std::string FormatTable(const std::vector<std::vector<std::string>>& rows, int indent) {
   std::vector<size_t> widths;
   for (const auto& row : rows) {

@@ -8,11 +8,15 @@
 #include <vector>
 
 #include "common/base/clock.h"
+#include "common/plan/shard_plan.h"
 
 namespace shoal::cli {
 
 // "1.5 GiB", "312 MiB", "17 B".
 std::string HumanBytes(int64_t bytes);
+
+// "3-5", "5", and "-" for none: the last one is in it.
+std::string Span(const plan::Range& r);
 
 // Columns as wide as their widest cell; the first is left-aligned, the others right-aligned. Each line begins with
 // `indent` spaces.
