@@ -1,4 +1,4 @@
-// Sleeping on a word of memory that other processes may share (Linux futex), and the pause between two looks at it.
+// Sleeping on a word of memory (Linux futex), and the pause between two looks at it.
 #pragma once
 
 #include <atomic>
@@ -8,8 +8,14 @@
 
 namespace shoal {
 
+// Who may sleep on the word: any process that maps it, or the threads of this one, which is cheaper.
+enum class FutexScope { kShared, kPrivate };
+
 // Sleeps while *word == expected, until woken or `timeout` has passed (< 0: none). May return without cause.
-void FutexWait(std::atomic<uint32_t>* word, uint32_t expected, DurationNs timeout);
+void FutexWait(std::atomic<uint32_t>* word, uint32_t expected, DurationNs timeout,
+               FutexScope scope = FutexScope::kShared);
+// Wakes at most `count` sleepers of the same scope.
+void FutexWake(std::atomic<uint32_t>* word, int count, FutexScope scope);
 void FutexWakeAll(std::atomic<uint32_t>* word);
 
 // Tells the core that this is a spin loop.

@@ -40,17 +40,19 @@ absl::StatusOr<std::string> ReadOptional(const std::string& path, int64_t limit)
   return text;
 }
 
-// Headers alone do not tell two fine-tunings of one model apart: a few values from the middle of some tensors do.
+// Headers alone do not tell two fine-tunings of one model apart: a few values of every tensor do. Every tensor, since a
+// fine-tuning may have touched only one kind of them; at places that differ from one to the next.
 absl::StatusOr<uint64_t> SampleDigest(const Checkpoint& checkpoint) {
-  constexpr size_t kTensors = 48, kBytes = 64;
-  const std::span<const TensorEntry> all = checkpoint.tensors();
-  const size_t stride = std::max<size_t>(1, all.size() / kTensors);
-  uint64_t digest = kFnvBasis;
-  for (size_t i = 0; i < all.size(); i += stride) {
+  constexpr int64_t kBytes = 32;                // a model has hundreds of tensors, and each is a read
+  constexpr uint64_t kPlaces = 0x73616d706c65;  // stream of RandomBits
+  uint64_t digest = kFnvBasis, index = 0;
+  for (const TensorEntry& tensor : checkpoint.tensors()) {
     char bytes[kBytes];
-    const auto count = std::min<int64_t>(kBytes, all[i].bytes);
+    const int64_t count = std::min(kBytes, tensor.bytes);
+    const auto places = static_cast<uint64_t>(tensor.bytes - count + 1);
+    const auto place = static_cast<int64_t>(RandomBits(0, kPlaces, index++) % places);
     const auto dst = std::as_writable_bytes(std::span(bytes, static_cast<size_t>(count)));
-    SHOAL_RETURN_IF_ERROR(checkpoint.Read(all[i], (all[i].bytes - count) / 2, dst));
+    SHOAL_RETURN_IF_ERROR(checkpoint.Read(tensor, place, dst));
     digest = Fnv1a({bytes, static_cast<size_t>(count)}, digest);
   }
   return digest;

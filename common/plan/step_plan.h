@@ -84,7 +84,7 @@ struct StepPlan {
 };
 
 // What happened to one row that wanted a sample, in plan order.
-enum class RowError : uint8_t { kNone, kNotFinite };  // kNotFinite: NaN or Inf in its logits
+enum class RowError : uint8_t { kNone, kNotFinite };  // kNotFinite: NaN, +Inf or nothing finite in its logits
 struct RowResult {
   SequenceId id = 0;
   std::vector<int32_t> tokens;  // 0..k

@@ -1,5 +1,6 @@
 // Structs <-> protocol buffers: the only code that knows both. Decoding checks everything (sizes, enum values, finite
-// floats), since bytes come from other processes; what a plan means is checked by plan_check.h.
+// floats), since bytes come from other processes; what a plan means is checked by plan_check.h. Encoding replaces what
+// is not UTF-8 in free text by U+FFFD: protobuf would refuse the whole message on the other side.
 #pragma once
 
 #include <string>

@@ -2,6 +2,7 @@
 #include "absl/strings/str_cat.h"
 #include "cluster.pb.h"
 #include "common/base/status_macros.h"
+#include "common/base/utf8.h"
 #include "common/plan/wire.h"
 #include "worker.pb.h"
 
@@ -16,13 +17,13 @@ void Put(const RankStatus& in, proto::RankStatus* out) {
   out->set_state(static_cast<int>(in.state));
   out->set_step(in.step);
   out->set_progress(in.progress);
-  out->set_operation(in.operation);
+  out->set_operation(ValidUtf8(in.operation));
   out->set_resident_bytes(in.resident_bytes);
   out->set_decode_steps(in.decode_steps);
   out->set_decode_steps_planned(in.decode_steps_planned);
   for (const auto& [transport, bytes] : in.comm_bytes) {
     auto* comm = out->add_comm_bytes();
-    comm->set_transport(transport);
+    comm->set_transport(ValidUtf8(transport));
     comm->set_bytes(bytes);
   }
 }
@@ -66,12 +67,12 @@ absl::StatusOr<MirrorLimits> FromProto(const proto::MirrorLimits& in) {
 }
 
 void ToProto(const EngineOptions& in, proto::EngineOptions* out) {
-  out->set_device(in.device);
-  out->set_compute_dtype(in.compute_dtype);
-  out->set_kv_dtype(in.kv_dtype);
-  out->set_load_format(in.load_format);
+  out->set_device(ValidUtf8(in.device));
+  out->set_compute_dtype(ValidUtf8(in.compute_dtype));
+  out->set_kv_dtype(ValidUtf8(in.kv_dtype));
+  out->set_load_format(ValidUtf8(in.load_format));
   out->set_dummy_seed(in.dummy_seed);
-  out->set_transport(in.transport);
+  out->set_transport(ValidUtf8(in.transport));
   out->set_block_size(in.block_size);
 }
 
@@ -84,13 +85,13 @@ void ToProto(const AgentInfo& in, proto::AgentInfo* out) {
   out->set_id(in.id);
   out->set_incarnation(in.incarnation);
   out->set_address(in.address);
-  out->set_hostname(in.hostname);
+  out->set_hostname(ValidUtf8(in.hostname));
   out->set_boot_id(in.boot_id);
   out->set_build_id(in.build_id);
   out->set_pid(in.pid);
   for (const auto& s : in.slots) {
     auto* slot = out->add_slots();
-    slot->set_kind(s.kind);
+    slot->set_kind(ValidUtf8(s.kind));
     slot->set_threads(s.threads);
     slot->set_memory_bytes(s.memory_bytes);
   }
@@ -232,7 +233,7 @@ void ToProto(const RankExit& in, proto::RankExit* out) {
   out->set_rank(in.rank);
   out->set_pid(in.pid);
   out->set_epoch(in.epoch);
-  out->set_cause(in.cause);
+  out->set_cause(ValidUtf8(in.cause));
 }
 
 absl::StatusOr<RankExit> FromProto(const proto::RankExit& in) {

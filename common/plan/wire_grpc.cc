@@ -1,5 +1,6 @@
 #include "common/plan/wire_grpc.h"
 
+#include <arpa/inet.h>
 #include <grpc/support/log.h>
 #include <grpcpp/channel.h>
 #include <grpcpp/create_channel.h>
@@ -7,8 +8,12 @@
 #include <grpcpp/security/credentials.h>
 #include <grpcpp/security/server_credentials.h>
 #include <grpcpp/server_builder.h>
+#include <netinet/in.h>
 
+#include <algorithm>
 #include <cstdlib>
+
+#include "common/base/utf8.h"
 
 namespace shoal::plan {
 namespace {
@@ -61,8 +66,8 @@ void ConfigureServer(const std::string& address, grpc::ServerBuilder& builder, i
 
 grpc::Status ToGrpc(const absl::Status& status) {
   if (status.ok()) return grpc::Status::OK;
-  std::string message(status.message().substr(0, kMaxStatusBytes));
-  if (message.size() < status.message().size()) message += " ...";
+  std::string message = ValidUtf8({status.message().data(), std::min(status.message().size(), kMaxStatusBytes)});
+  if (kMaxStatusBytes < status.message().size()) message += " ...";
   return grpc::Status(static_cast<grpc::StatusCode>(status.code()), message);
 }
 
@@ -80,7 +85,11 @@ std::string HostOf(const std::string& address) {
 
 bool IsLoopback(const std::string& address) {
   const std::string host = HostOf(address);
-  return host == "localhost" || host == "::1" || host.starts_with("127.");
+  if (host == "localhost") return true;
+  in_addr v4 = {};
+  in6_addr v6 = {};
+  if (::inet_pton(AF_INET, host.c_str(), &v4) == 1) return ntohl(v4.s_addr) >> 24 == IN_LOOPBACKNET;
+  return ::inet_pton(AF_INET6, host.c_str(), &v6) == 1 && IN6_IS_ADDR_LOOPBACK(&v6);
 }
 
 }  // namespace shoal::plan

@@ -3,6 +3,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/base/status_macros.h"
+#include "common/base/utf8.h"
 #include "common/plan/wire.h"
 #include "plan.pb.h"
 
@@ -175,7 +176,7 @@ std::string EncodeResult(const StepResult& result) {
   out.set_started_ns(result.times.started);
   out.set_ended_ns(result.times.ended);
   out.set_waited_ns(result.times.waited);
-  out.set_error(result.error);
+  out.set_error(ValidUtf8(result.error));
   return Serialise(out);
 }
 

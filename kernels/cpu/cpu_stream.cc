@@ -1,54 +1,31 @@
 #include "kernels/cpu/cpu_stream.h"
 
-#include <limits.h>
-#include <linux/futex.h>
-#include <sys/syscall.h>
-#include <time.h>
-#include <unistd.h>
-
-#include <algorithm>
+#include <climits>
 
 #include "common/base/check.h"
+#include "common/base/clock.h"
+#include "common/base/futex.h"
 
 namespace shoal::ops::cpu {
 namespace {
 
 // Long enough to bridge the serial ops between two parallel ones of a decode step; short against a scheduler's slice.
-constexpr int64_t kSpinNs = 20'000;
+constexpr DurationNs kSpin = 20 * kMicrosecond;
 constexpr int kPausesPerClockRead = 32;
-
-int64_t NowNs() {
-  timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return static_cast<int64_t>(t.tv_sec) * 1'000'000'000 + t.tv_nsec;
-}
-
-void Pause() {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#endif
-}
 
 // True as soon as `done()`; false when it did not come while spinning.
 template <typename Done>
 bool Spin(Done done) {
   if (done()) return true;
-  const int64_t end = NowNs() + kSpinNs;
+  const RealClock clock;
+  const TimeNs end = clock.Now() + kSpin;
   do {
     for (int i = 0; i < kPausesPerClockRead; ++i) {
-      Pause();
+      CpuRelax();
       if (done()) return true;
     }
-  } while (NowNs() < end);
+  } while (clock.Now() < end);
   return false;
-}
-
-// Sleeps while `word` is `value`; may wake without cause.
-void FutexWait(std::atomic<int32_t>& word, int32_t value) {
-  syscall(SYS_futex, reinterpret_cast<int32_t*>(&word), FUTEX_WAIT_PRIVATE, value, nullptr, nullptr, 0);
-}
-void FutexWake(std::atomic<int32_t>& word, int count) {
-  syscall(SYS_futex, reinterpret_cast<int32_t*>(&word), FUTEX_WAKE_PRIVATE, count, nullptr, nullptr, 0);
 }
 
 }  // namespace
@@ -76,7 +53,7 @@ void CpuStream::ParallelFor(int tasks, Task fn, void* context) {
   fn_ = fn;
   context_ = context;
   tasks_ = tasks;
-  pending_.store(tasks, std::memory_order_relaxed);
+  pending_.store(static_cast<uint32_t>(tasks), std::memory_order_relaxed);
   unclaimed_.store(tasks);  // publishes all of the above; sequentially consistent against sleepers_ in Work()
   if (sleepers_.load() > 0) WakeWorkers(tasks - 1);
   while (RunOne()) {
@@ -92,20 +69,22 @@ bool CpuStream::RunOne() {
   fn_(context_, tasks_ - left);
   Advance();
   // Sequentially consistent against owner_sleeps_ in AwaitPending(): either it sees zero or this sees it asleep.
-  if (pending_.fetch_sub(1) == 1 && owner_sleeps_.load()) FutexWake(pending_, 1);
+  if (pending_.fetch_sub(1) == 1 && owner_sleeps_.load()) FutexWake(&pending_, 1, FutexScope::kPrivate);
   return true;
 }
 
 void CpuStream::AwaitPending() {
   if (Spin([this] { return pending_.load(std::memory_order_acquire) == 0; })) return;
   owner_sleeps_.store(true);
-  for (int32_t left = pending_.load(); left != 0; left = pending_.load()) FutexWait(pending_, left);
+  for (uint32_t left = pending_.load(); left != 0; left = pending_.load()) {
+    FutexWait(&pending_, left, -1, FutexScope::kPrivate);
+  }
   owner_sleeps_.store(false, std::memory_order_relaxed);
 }
 
 void CpuStream::WakeWorkers(int count) {
   wake_.fetch_add(1);
-  FutexWake(wake_, count);
+  FutexWake(&wake_, count, FutexScope::kPrivate);
 }
 
 void CpuStream::Work() {
@@ -114,9 +93,9 @@ void CpuStream::Work() {
   };
   while (!stop_.load(std::memory_order_relaxed)) {
     if (RunOne() || Spin(called)) continue;
-    const int32_t seen = wake_.load();
+    const uint32_t seen = wake_.load();
     sleepers_.fetch_add(1);
-    if (unclaimed_.load() <= 0 && !stop_.load()) FutexWait(wake_, seen);
+    if (unclaimed_.load() <= 0 && !stop_.load()) FutexWait(&wake_, seen, -1, FutexScope::kPrivate);
     sleepers_.fetch_sub(1);
   }
 }

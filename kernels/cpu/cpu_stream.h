@@ -35,9 +35,9 @@ class CpuStream final : public Stream {
 
   // Own synchronisation; each on its own cache line.
   alignas(64) std::atomic<int32_t> unclaimed_{0};
-  alignas(64) std::atomic<int32_t> pending_{0};  // claimed or not, but unfinished; the owner's futex
+  alignas(64) std::atomic<uint32_t> pending_{0};  // claimed or not, but unfinished; the owner's futex
   std::atomic<bool> owner_sleeps_{false};
-  alignas(64) std::atomic<int32_t> wake_{0};  // the workers' futex
+  alignas(64) std::atomic<uint32_t> wake_{0};  // the workers' futex
   std::atomic<int32_t> sleepers_{0};
   std::atomic<bool> stop_{false};
 

@@ -107,8 +107,8 @@ class Ranking {
 
 int32_t SampleOne(const KernelSet& set, const float* logits, int vocab, const SampleRow& p) {
   const int32_t best = ArgMax(logits, vocab);
-  if (best < 0 || logits[best] == -INFINITY) return -1;
-  if (p.temperature <= 0 || logits[best] == INFINITY) return best;
+  if (best < 0 || std::isinf(logits[best])) return -1;
+  if (p.temperature <= 0) return best;
 
   Ranking ranking(set, logits, vocab, logits[best], p.temperature);
   size_t kept = static_cast<size_t>(vocab);

@@ -14,7 +14,8 @@
 //              whole model, the rest of the head 0: the output projection sums them over heads and ranks (<= 256 heads)
 //   glu        0, so the feed-forward part adds nothing
 //   sample     a hash of logits[r, 0], and of `uniform` when the temperature is not 0, mod vocab
-// Weights are never read: a packed matrix is 64 bytes. Thread-safe: no state.
+// Weights are never read: a packed matrix has no bytes, and what it was made of need not be read. Thread-safe: no
+// state.
 #pragma once
 
 #include "kernels/ops/op_table.h"

@@ -4,10 +4,8 @@
 namespace shoal::ops::null {
 namespace {
 
-constexpr size_t kPackedBytes = 64;
-
 bool Supports(DType) { return true; }
-size_t PackedBytes(DType, int64_t, int64_t) { return kPackedBytes; }
+size_t PackedBytes(DType, int64_t, int64_t) { return 0; }
 void PackRows(DType, const void*, int64_t, int64_t, int64_t, int64_t, void*) {}
 int64_t NoWorkspace(int, int, int, int, int) { return 0; }
 

@@ -4,7 +4,7 @@
 //   renormalise keep the smallest prefix, by falling p, whose sum reaches top_p (1: all)          drop p < min_p *
 //   max(p) renormalise; the token is the first, by falling p (ties: lower id first), where the running sum exceeds
 //   `uniform`.
-// Sums in double. A row with a NaN, or without any finite logit, gives token -1.
+// Sums in double. A row with a NaN or +Inf, or without any finite logit, gives token -1; -Inf forbids a token.
 #pragma once
 
 #include "absl/status/status.h"

@@ -17,8 +17,8 @@ int32_t SampleOne(const float* logits, int vocab, const SampleRow& p) {
     if (std::isnan(logits[i])) return -1;
     if (best < 0 || logits[i] > logits[best]) best = i;
   }
-  if (best < 0 || logits[best] == -INFINITY) return -1;
-  if (p.temperature <= 0 || logits[best] == INFINITY) return best;
+  if (best < 0 || std::isinf(logits[best])) return -1;
+  if (p.temperature <= 0) return best;
 
   const double max = logits[best], temperature = p.temperature;
   std::vector<double> w(static_cast<size_t>(vocab));

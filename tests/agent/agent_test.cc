@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "coordinator/rpc/agents.h"
 #include "tests/agent/fixture.h"
+#include "worker/device/memory.h"
 
 namespace shoal {
 namespace {
@@ -66,7 +67,7 @@ TEST_F(AgentTest, LoadsAndAnswersTheSameInEveryLayout) {
   EXPECT_EQ(12u, alone.size());
   ASSERT_EQ(1u, group.replies().size());
   EXPECT_EQ(4u, group.replies()[0].ranks.size());
-  EXPECT_EQ("build-of-the-test/tp2xpp2/ref/f32/kv-f32/b16", group.replies()[0].numerics_id);
+  EXPECT_EQ("build-of-the-test/tp2xpp2/ref/f32/files-f32/kv-f32/b16", group.replies()[0].numerics_id);
 
   // Heartbeats show the ranks at the step they have finished, and what their transport carried.
   const auto beat = log_.Take<core::HeartbeatReceived>([](const auto& e) {
@@ -221,6 +222,8 @@ TEST_F(AgentTest, BadJoinsAreRefusedWithTheReason) {
   EXPECT_TRUE(holds(s, "q8_0")) << s;
   s = answer([](auto& j) { j.engine.load_format = "magic"; });
   EXPECT_TRUE(holds(s, "magic")) << s;
+  s = answer([](auto& j) { j.limits.vocab = 1 << 30; });
+  EXPECT_TRUE(holds(s, "vocab is 1073741824")) << s;
   s = answer([](auto& j) { j.engine.transport = "carrier"; });
   EXPECT_TRUE(holds(s, "carrier")) << s;
   group.Form(epoch, 1, 1, members);
@@ -239,7 +242,87 @@ TEST_F(AgentTest, RankThatCannotStartFailsTheLoadWithItsCause) {
   const auto failed = log_.Take<core::LoadFailed>();
   ASSERT_TRUE(failed.has_value());
   EXPECT_EQ(1u, failed->epoch);
+  EXPECT_EQ(absl::StatusCode::kAborted, failed->status.code()) << "which may pass";
   EXPECT_EQ(0u, failed->status.message().find("rank 0 exited with 2: ")) << failed->status;
+
+  // The group has memory and processes of the attempt: it can only be ended.
+  agents_->Carry(core::SendLoad{members[0].id, {1, group.limits()}});
+  const auto again = log_.Take<core::LoadFailed>();
+  ASSERT_TRUE(again.has_value());
+  EXPECT_EQ(absl::StatusCode::kFailedPrecondition, again->status.code()) << again->status;
+}
+
+TEST_F(AgentTest, LimitsOtherThanTheJoinsAreRefused) {
+  const auto agent = StartAgent(1);
+  const std::vector<plan::AgentInfo> members = {Registered()};
+  TinyGroup group(&log_, agents_.get(), "null");
+  uint64_t epoch = 0;
+  const auto answer = [&](const std::function<void(plan::MirrorLimits&)>& spoil) {
+    ++epoch;
+    group.Join(epoch, 1, 1, members);
+    EXPECT_TRUE(log_.Take<core::JoinAnswered>().has_value());
+    plan::MirrorLimits limits = group.limits();
+    spoil(limits);
+    agents_->Carry(core::SendLoad{members[0].id, {epoch, limits}});
+    const auto failed = log_.Take<core::LoadFailed>([&](const auto& e) { return e.epoch == epoch; });
+    return failed.has_value() ? failed->status.code() : absl::StatusCode::kOk;
+  };
+  constexpr auto kInvalid = absl::StatusCode::kInvalidArgument;
+  EXPECT_EQ(kInvalid, answer([](auto& l) { l.blocks = 1 << 25; }));
+  EXPECT_EQ(kInvalid, answer([](auto& l) { l.blocks = 0; }));
+  EXPECT_EQ(kInvalid, answer([](auto& l) { ++l.vocab; }));
+  EXPECT_EQ(kInvalid, answer([](auto& l) { --l.vocab; }));
+  EXPECT_EQ(kInvalid, answer([](auto& l) { l.block_size = 32; }));
+  EXPECT_EQ(kInvalid, answer([](auto& l) { ++l.max_tokens; }));
+  EXPECT_EQ(kInvalid, answer([](auto& l) { ++l.max_sequences; }));
+  EXPECT_EQ(kInvalid, answer([](auto& l) { ++l.max_model_len; }));
+  ++epoch;
+  group.Join(epoch, 1, 1, members);
+  ASSERT_TRUE(log_.Take<core::JoinAnswered>().has_value());
+  plan::MirrorLimits shorter = group.limits();
+  shorter.max_model_len /= 2;
+  agents_->Carry(core::SendLoad{members[0].id, {epoch, shorter}});
+  EXPECT_TRUE(log_.Take<core::LoadAdvanced>([&](const auto& e) { return e.progress.done; }).has_value());
+  EXPECT_EQ(0, log_.Count<core::AgentLost>());
+}
+
+// Rank 0 was another agent's, which made the segment and was killed before this one had opened it.
+TEST_F(AgentTest, ChannelsOfAKilledAgentAreRemoved) {
+  const auto agent = StartAgent(1);
+  const plan::AgentInfo info = Registered();
+  plan::AgentInfo killed = info;
+  killed.id = "killed";
+  TinyGroup group(&log_, agents_.get(), "null");
+  plan::JoinGroup join = group.MakeJoin(1, 2, 1, {killed, info});
+  const std::string name = absl::StrCat("shoal-", join.comm_token);
+  ASSERT_TRUE(device::SharedMemory::CreateNamed(name, 4096).ok());
+  agents_->Carry(core::SendJoin{info.id, join});
+  const auto joined = log_.Take<core::JoinAnswered>();
+  ASSERT_TRUE(joined.has_value() && joined->reply.ok());
+  EXPECT_TRUE(device::SharedMemory::OpenNamed(name).ok());
+  agents_->Carry(core::SendAbort{info.id, 2, "an agent was lost"});
+  group.Form(2, 1, 1, {info});  // carried out after the abort
+  EXPECT_EQ(absl::StatusCode::kNotFound, device::SharedMemory::OpenNamed(name).status().code());
+}
+
+TEST_F(AgentTest, RankThatDoesNotTakeItsPlansEndsTheStepStream) {
+  const auto agent = StartAgent(1);
+  const std::vector<plan::AgentInfo> members = {Registered()};
+  TinyGroup group(&log_, agents_.get(), "null");
+  group.Form(1, 1, 1, members);
+  EXPECT_EQ(1u, group.Generate(kPrompt, 1).size());
+  const std::vector<int> ranks = Children();
+  ASSERT_EQ(1u, ranks.size());
+  ASSERT_EQ(0, ::kill(ranks[0], SIGSTOP));
+  ASSERT_TRUE(log_.Take<core::RankExited>().has_value());  // it has stopped
+  // More than its ring can hold; nobody looks into them.
+  const std::string plan(4 << 20, 'x');
+  for (uint64_t step = 2; step <= 6; ++step) {
+    agents_->Carry(core::SendPlan{{members[0].id}, {1, 7, step}, plan});
+  }
+  const auto lost = log_.Take<core::AgentLost>();
+  ASSERT_TRUE(lost.has_value());
+  EXPECT_NE(std::string::npos, lost->reason.find("no room")) << lost->reason;
 }
 
 TEST_F(AgentTest, MissingRankBinaryFailsTheLoad) {

@@ -35,8 +35,9 @@ class SupervisorTest : public ::testing::Test {
   }
 
   std::unique_ptr<RankProcess> Start(const SpawnSpec& spec) {
-    auto process = RankProcess::Start(spec, [this](const std::string& cause, bool gone) {
+    auto process = RankProcess::Start(spec, [this](pid_t pid, const std::string& cause, bool gone) {
       MutexLock lock(mutex_);
+      pids_.push_back(pid);
       causes_.push_back(absl::StrCat(cause, gone ? "" : " (alive)"));
       changed_.NotifyAll();
     });
@@ -63,6 +64,7 @@ class SupervisorTest : public ::testing::Test {
   Mutex mutex_;
   CondVar changed_;
   std::vector<std::string> causes_ SHOAL_GUARDED_BY(mutex_);
+  std::vector<pid_t> pids_ SHOAL_GUARDED_BY(mutex_);
 };
 
 TEST_F(SupervisorTest, ExitCodeAndLastLineAreReported) {
@@ -70,6 +72,8 @@ TEST_F(SupervisorTest, ExitCodeAndLastLineAreReported) {
   EXPECT_EQ("exited with 7: last", Cause(0));
   EXPECT_TRUE(process->gone());
   EXPECT_TRUE(process->WaitGone(60 * kSecond));
+  MutexLock lock(mutex_);
+  EXPECT_EQ(std::vector<pid_t>{process->pid()}, pids_);
   EXPECT_TRUE(Children().empty());
 }
 
@@ -127,7 +131,7 @@ TEST_F(SupervisorTest, StderrGoesToTheLog) {
 TEST_F(SupervisorTest, MissingBinaryIsAStatus) {
   SpawnSpec spec = Script("exit 0");
   spec.binary = "/no/such/binary";
-  const auto process = RankProcess::Start(spec, [](const std::string&, bool) {});
+  const auto process = RankProcess::Start(spec, [](pid_t, const std::string&, bool) {});
   EXPECT_EQ(absl::StatusCode::kNotFound, process.status().code()) << process.status();
   EXPECT_TRUE(Children().empty());
 }

@@ -90,5 +90,16 @@ TEST(Futex, WaitReturnsWhenTheWordDiffersOrTimePasses) {
   EXPECT_EQ(word.load(), 2u);
 }
 
+TEST(Futex, ThreadsOfOneProcessMeetInThePrivateScope) {
+  std::atomic<uint32_t> word{1};
+  std::thread waker([&] {
+    word.store(2);
+    FutexWake(&word, 1, FutexScope::kPrivate);
+  });
+  while (word.load() == 1) FutexWait(&word, 1, -1, FutexScope::kPrivate);
+  waker.join();
+  EXPECT_EQ(word.load(), 2u);
+}
+
 }  // namespace
 }  // namespace shoal

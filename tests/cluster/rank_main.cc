@@ -87,6 +87,7 @@ absl::Status Run(const std::string& model_path, const std::string& table, int tp
     const auto size = static_cast<uint32_t>(message.size());
     const std::string frame = std::string(reinterpret_cast<const char*>(&size), sizeof(size)) + message;
     if (write(STDOUT_FILENO, frame.data(), frame.size()) != static_cast<ssize_t>(frame.size())) std::_Exit(9);
+    return absl::OkStatus();
   };
   return rank::RunEngine(std::move(parts));
 }

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -155,39 +156,76 @@ TEST_P(Attention, ChunksAndThreadsDoNotShowAcrossSplits) {
   }
 }
 
-// Sequences of a batch do not see each other, whatever their order and lengths.
-TEST_P(Attention, BatchOfSequencesIsEachAlone) {
-  const Shape& s = kShapes[0];
-  const int lengths[] = {70, 1, 33}, rows[] = {1, 1, 12};
-  const size_t row = s.q_to_kv.size() * static_cast<size_t>(s.head_dim);
-  const Cache c(s, GetParam().dtype, 70, 6);
-  const auto q = Queries(s, 70);
+// The last `rows` of a sequence of `length` tokens. All sequences of a batch share the cache's one table.
+struct Tail {
+  int length, rows;
+};
+
+// A batch of tails gives the bits of each of them alone.
+void ExpectEachAlone(const OpTable& table, const Cache& c, const std::vector<float>& q, const std::vector<Tail>& tails,
+                     int threads) {
+  const int heads = static_cast<int>(c.shape.q_to_kv.size());
+  const size_t row = static_cast<size_t>(heads) * static_cast<size_t>(c.shape.head_dim);
   std::vector<AttentionSequence> sequences;
   std::vector<float> batch_q, alone;
-  for (int i = 0; i < 3; ++i) {
-    const int begin = lengths[i] - rows[i];
-    sequences.push_back({c.table.data(), static_cast<int>(batch_q.size() / row), rows[i], begin});
+  int tokens = 0, longest = 0;
+  for (const Tail& tail : tails) {
+    const int begin = tail.length - tail.rows;
+    sequences.push_back({c.table.data(), tokens, tail.rows, begin});
+    tokens += tail.rows;
+    longest = std::max(longest, tail.length);
     batch_q.insert(batch_q.end(), q.begin() + static_cast<std::ptrdiff_t>(row) * begin,
-                   q.begin() + static_cast<std::ptrdiff_t>(row) * lengths[i]);
-    const auto y = Attend(table(), c, q, begin, lengths[i], rows[i], 1);
+                   q.begin() + static_cast<std::ptrdiff_t>(row) * tail.length);
+    const auto y = Attend(table, c, q, begin, tail.length, tail.rows, 1);
     alone.insert(alone.end(), y.begin(), y.end());
   }
   std::vector<float> out(batch_q.size());
-  std::vector<float> workspace(static_cast<size_t>(table().attention_workspace(2, 14, 9, s.head_dim, 70)));
+  std::vector<float> workspace(
+      static_cast<size_t>(table.attention_workspace(threads, tokens, heads, c.shape.head_dim, longest)));
   AttentionArgs a{};
   a.q = batch_q.data();
   a.out = out.data();
   a.q_stride = static_cast<int64_t>(row);
   a.cache = c.layer;
   a.sequences = sequences.data();
-  a.sequence_count = 3;
-  a.q_to_kv = s.q_to_kv.data();
-  a.q_heads = 9;
+  a.sequence_count = static_cast<int>(sequences.size());
+  a.q_to_kv = c.shape.q_to_kv.data();
+  a.q_heads = heads;
   a.scale = 0.3f;
   a.workspace = workspace.data();
-  const std::unique_ptr<Stream> stream = MakeCpuStream(2);
-  ASSERT_TRUE(table().attention(*stream, a).ok());
+  const std::unique_ptr<Stream> stream = MakeCpuStream(threads);
+  ASSERT_TRUE(table.attention(*stream, a).ok());
   ExpectSameBits(alone, out);
+}
+
+// Sequences of a batch do not see each other, whatever their order and lengths: within one context split, and with some
+// beyond it, for as many rows as are split over tasks (8) and for more.
+TEST_P(Attention, BatchOfSequencesIsEachAlone) {
+  const Shape& s = kShapes[0];
+  constexpr int kLongest = 2 * kContextSplit + 42;
+  const Cache c(s, GetParam().dtype, kLongest, 6);
+  const auto q = Queries(s, kLongest);
+  ExpectEachAlone(table(), c, q, {{70, 1}, {1, 1}, {33, 12}}, 2);
+  for (const int threads : {1, 3}) {
+    ExpectEachAlone(table(), c, q, {{1100, 1}, {3, 1}, {kLongest, 1}}, threads);
+    ExpectEachAlone(table(), c, q, {{1100, 2}, {3, 2}, {kLongest, 4}}, threads);
+    ExpectEachAlone(table(), c, q, {{1100, 3}, {3, 2}, {kLongest, 4}}, threads);
+    ExpectEachAlone(table(), c, q, {{kLongest, 1}, {3, 3}, {1025, 2}, {1024, 1}}, threads);
+  }
+}
+
+// A decode row among 1 to 64: every batch begins with the same sequences, of which one is beyond a context split.
+TEST_P(Attention, RowAloneIsTheRowAmongOthers) {
+  const Shape& s = kShapes[1];
+  constexpr int kLongest = kContextSplit + 76;
+  const Cache c(s, GetParam().dtype, kLongest, 9);
+  const auto q = Queries(s, kLongest);
+  std::vector<Tail> tails;
+  for (int m = 1; m <= 64; ++m) {
+    tails.push_back({m == 2 ? kLongest : m * 37 % 200 + 1, 1});
+    SCOPED_TRACE(testing::Message() << m << " rows");
+    ExpectEachAlone(table(), c, q, tails, m % 3 + 1);
+  }
 }
 
 TEST_P(Attention, LargeScoresDoNotOverflow) {

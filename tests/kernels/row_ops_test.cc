@@ -185,6 +185,27 @@ TEST_P(RowOps, GluAgreesWithTheReferenceInPlaceToo) {
   }
 }
 
+TEST_P(RowOps, GluRowAloneIsTheRowAmongOthers) {
+  constexpr int kTokens = 64, kDim = 333;
+  const auto gate = RandomFloats(kTokens * kDim, 7, 3), up = RandomFloats(gate.size(), 8);
+  for (const Activation act : {Activation::kSilu, Activation::kGeluTanh}) {
+    std::vector<float> alone(gate.size());
+    const std::unique_ptr<Stream> one = Threads(1);
+    for (int t = 0; t < kTokens; ++t) {
+      const GluArgs a = {gate.data() + t * kDim, up.data() + t * kDim, alone.data() + t * kDim, 1, kDim, act};
+      ASSERT_TRUE(table().glu(*one, a).ok());
+    }
+    for (int tokens = 1; tokens <= kTokens; ++tokens) {
+      for (const int threads : {1, 3}) {
+        std::vector<float> among(static_cast<size_t>(tokens * kDim));
+        const std::unique_ptr<Stream> stream = Threads(threads);
+        ASSERT_TRUE(table().glu(*stream, {gate.data(), up.data(), among.data(), tokens, kDim, act}).ok());
+        ExpectSameBits(alone.data(), among.data(), among.size());
+      }
+    }
+  }
+}
+
 TEST_P(RowOps, GluSaturatesWithoutNan) {
   const std::vector<float> gate = {-1e30f, -200, -89, 89, 200, 1e12f}, up(gate.size(), 1);
   for (const Activation act : {Activation::kSilu, Activation::kGeluTanh}) {

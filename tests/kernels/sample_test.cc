@@ -26,14 +26,15 @@ class Sample : public testing::TestWithParam<const OpTable*> {
 TEST_P(Sample, GreedyTakesTheLargestAndTheLowestIdAmongEquals) {
   EXPECT_EQ(One({1, 5, 3, 5, -2}, {}), 1);
   EXPECT_EQ(One({-INFINITY, -3, -INFINITY}, {}), 1);
-  EXPECT_EQ(One({0, INFINITY, 3, INFINITY}, {}), 1);
   std::vector<float> many(49152, 1);
   many[40000] = many[40001] = 2;
   EXPECT_EQ(One(many, {}), 40000);
 }
 
-TEST_P(Sample, NanOrNothingFiniteGivesNoToken) {
+TEST_P(Sample, NanOrInfinityOrNothingFiniteGivesNoToken) {
   for (const float temperature : {0.0f, 0.7f}) {
+    EXPECT_EQ(One({0, INFINITY, 3, INFINITY}, {.temperature = temperature}), -1);
+    EXPECT_EQ(One({0, -INFINITY}, {.temperature = temperature, .uniform = 0.999f}), 0) << "-Inf forbids a token";
     EXPECT_EQ(One({1, std::nanf(""), 3}, {.temperature = temperature}), -1);
     EXPECT_EQ(One({-INFINITY, -INFINITY}, {.temperature = temperature}), -1);
     std::vector<float> many(1000, 1);
@@ -91,6 +92,29 @@ TEST_P(Sample, MatchesTheReferenceOnManyRows) {
   ASSERT_TRUE(GetParam()->sample(*three, {logits.data(), kVocab, params.data(), actual.data(), kRows, kVocab}).ok());
   EXPECT_EQ(expected, actual);
   EXPECT_GT(std::set<int32_t>(expected.begin(), expected.end()).size(), 60u) << "trivial choices";
+}
+
+TEST_P(Sample, RowAloneIsTheRowAmongOthers) {
+  constexpr int kVocab = 1009, kRows = 64;
+  const auto logits = RandomFloats(size_t{kVocab} * kRows, 78, 3);
+  std::vector<SampleRow> params;
+  std::vector<int32_t> alone(kRows);
+  const std::unique_ptr<Stream> one = MakeCpuStream(1);
+  for (uint32_t r = 0; r < kRows; ++r) {
+    params.push_back({r % 3 == 0 ? 0 : 1.7f, r % 2 == 0 ? 0 : 50, r % 5 == 0 ? 0.9f : 1, r % 7 == 0 ? 0.01f : 0,
+                      SamplingUniform(7, 0, r, 0)});
+    const float* row = logits.data() + size_t{kVocab} * r;
+    ASSERT_TRUE(GetParam()->sample(*one, {row, kVocab, &params[r], &alone[r], 1, kVocab}).ok());
+  }
+  EXPECT_GT(std::set<int32_t>(alone.begin(), alone.end()).size(), 30u) << "trivial choices";
+  for (int rows = 1; rows <= kRows; ++rows) {
+    for (const int threads : {1, 3}) {
+      std::vector<int32_t> among(static_cast<size_t>(rows));
+      const std::unique_ptr<Stream> stream = MakeCpuStream(threads);
+      ASSERT_TRUE(GetParam()->sample(*stream, {logits.data(), kVocab, params.data(), among.data(), rows, kVocab}).ok());
+      EXPECT_EQ(std::vector<int32_t>(alone.begin(), alone.begin() + rows), among) << rows << " rows";
+    }
+  }
 }
 
 // A deep choice walks far down the ranking; heavy ties cross its stretches.

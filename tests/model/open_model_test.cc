@@ -2,6 +2,8 @@
 
 #include <cstdlib>
 #include <filesystem>
+#include <set>
+#include <span>
 
 #include "boost/json.hpp"
 #include "common/model/checkpoint.h"
@@ -171,6 +173,30 @@ TEST(OpenModel, RevisionTellsModelsApart) {
   EXPECT_EQ(a->revision, copy->revision);
   EXPECT_NE(a->revision, b->revision);
   EXPECT_LT(a->checkpoint->bytes_read(), 5000);
+}
+
+// As when an adapter is merged into one kind of tensor, and nothing else changes.
+TEST(OpenModel, RevisionSeesAnyOneTensorChange) {
+  const TempDir dir;
+  TinyModel m;
+  m.layers = 20;  // more tensors than one would sample at a stride
+  testing::WriteTinyGguf(m, dir / "a.gguf");
+  const auto a = OpenModel(dir / "a.gguf");
+  ASSERT_TRUE(a.ok()) << a.status();
+  const std::string whole = testing::ReadFile(dir / "a.gguf");
+  std::set<std::string> revisions = {a->revision};
+  for (const TensorEntry& tensor : a->checkpoint->tensors()) {
+    std::string values(static_cast<size_t>(tensor.bytes), '\0'), changed = whole;
+    ASSERT_TRUE(a->checkpoint->Read(tensor, 0, std::as_writable_bytes(std::span(values))).ok());
+    const size_t at = whole.find(values);
+    ASSERT_NE(at, std::string::npos);
+    for (size_t i = at; i < at + values.size(); ++i) changed[i] = static_cast<char>(changed[i] ^ 1);
+    WriteFile(dir / "b.gguf", changed);
+    const auto b = OpenModel(dir / "b.gguf");
+    ASSERT_TRUE(b.ok()) << b.status();
+    EXPECT_TRUE(revisions.insert(b->revision).second) << tensor.name;
+  }
+  EXPECT_GT(revisions.size(), 180u);
 }
 
 TEST(OpenTokenizer, SameFromEitherFormatAndBesideDummyWeights) {

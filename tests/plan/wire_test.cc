@@ -120,6 +120,39 @@ TEST(WireControl, RoundTrips) {
   EXPECT_EQ(beat_back.ranks[0].comm_bytes[0].second, 123);
 }
 
+// Protobuf refuses a message whose text is not UTF-8: a line of a log that was cut inside a character must not end the
+// stream that carries it.
+TEST(WireControl, BytesThatAreNotTextArrive) {
+  const std::string bad = "cut \xED\x95", clean = "cut \xEF\xBF\xBD\xEF\xBF\xBD";
+  const auto carry = [](const auto& in, auto message) {
+    ToProto(in, &message);
+    decltype(message) arrived;
+    EXPECT_TRUE(arrived.ParseFromString(message.SerializeAsString()));
+    return arrived;
+  };
+  EXPECT_EQ(FromProto(carry(RankExit{1, 2, 3, bad}, proto::RankExit()))->cause, clean);
+  AgentInfo agent;
+  agent.id = "a", agent.address = "b", agent.hostname = bad, agent.slots = {{bad, 1, 1}};
+  const AgentInfo arrived = FromProto(carry(agent, proto::AgentInfo())).value();
+  EXPECT_EQ(arrived.hostname, clean);
+  EXPECT_EQ(arrived.slots[0].kind, clean);
+  Heartbeat beat{"a", 5, 6, 7, {{}}};
+  beat.ranks[0].operation = bad;
+  beat.ranks[0].comm_bytes = {{bad, 1}};
+  const Heartbeat beaten = FromProto(carry(beat, proto::Heartbeat())).value();
+  EXPECT_EQ(beaten.ranks[0].operation, clean);
+  EXPECT_EQ(beaten.ranks[0].comm_bytes[0].first, clean);
+  EngineOptions engine;
+  engine.device = engine.compute_dtype = engine.kv_dtype = engine.load_format = engine.transport = bad;
+  EXPECT_EQ(FromProto(carry(engine, proto::EngineOptions())).device, clean);
+  StepResult result;
+  result.error = bad;
+  EXPECT_EQ(DecodeResult(EncodeResult(result))->error, clean);
+  JoinGroup join;
+  join.model = bad, join.ranks = {{0, "a", 0}};
+  EXPECT_EQ(FromProto(carry(join, proto::JoinGroupRequest()))->model, bad) << "a path is not text";
+}
+
 TEST(RankState, HasADifferentNameForEach) {
   EXPECT_EQ(RankStateName(RankState::kReady), "ready");
   EXPECT_EQ(RankStateName(RankState::kDead), "dead");

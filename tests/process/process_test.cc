@@ -57,7 +57,7 @@ class ProcessTest : public ::testing::Test {
   std::string CauseOf(const agent::SpawnSpec& spec) {
     Mutex mutex;
     std::string cause;
-    auto process = agent::RankProcess::Start(spec, [&](const std::string& c, bool) {
+    auto process = agent::RankProcess::Start(spec, [&](pid_t, const std::string& c, bool) {
       MutexLock lock(mutex);
       cause = c;
     });
@@ -136,7 +136,7 @@ TEST_F(ProcessTest, EndsWithItsParentEvenWhileItWaits) {
   const pid_t middle = ::fork();
   ASSERT_GE(middle, 0);
   if (middle == 0) {
-    auto process = agent::RankProcess::Start(Spec(), [](const std::string&, bool) {});
+    auto process = agent::RankProcess::Start(Spec(), [](pid_t, const std::string&, bool) {});
     const pid_t rank = process.ok() ? (*process)->pid() : -1;
     // Once it is past its start, so that the watch on the parent is what ends it.
     while (page_->state.load() != static_cast<uint32_t>(plan::RankState::kLoading)) ::usleep(1000);

@@ -2,6 +2,12 @@
 
 #include <gtest/gtest.h>
 
+#include <limits>
+#include <vector>
+
+#include "common/plan/ring.h"
+#include "common/plan/wire.h"
+
 namespace shoal::rank {
 namespace {
 
@@ -22,6 +28,22 @@ TEST(ChannelShape, MailboxHasMoreSlotsThanPlansInFlight) {
     EXPECT_GT(slots, 2 * pp + 1);
     EXPECT_EQ(0, slots & (slots - 1));  // a power of two, as the channels ask
   }
+}
+
+TEST(ResultRing, HoldsTheAnswerToTheLargestPlan) {
+  EXPECT_EQ(1 << 20, ResultRingCapacity({.max_sequences = 64}));
+  const plan::MirrorLimits limits{.max_sequences = 100000};
+  plan::StepResult result = {.stamp = {~0ull, ~0ull, ~0ull}, .rank = 1 << 20, .rows = {}, .times = {}, .error = {}};
+  for (int32_t i = 0; i < limits.max_sequences; ++i) {
+    result.rows.push_back({~0ull, {std::numeric_limits<int32_t>::max()}, plan::RowError::kNotFinite});
+  }
+  const auto capacity = static_cast<size_t>(ResultRingCapacity(limits));
+  std::vector<std::byte> memory(plan::RingBytes(capacity));
+  auto ring = plan::RingWriter::Create(memory);
+  ASSERT_TRUE(ring.ok()) << ring.status();
+  const std::string bytes = plan::EncodeResult(result);
+  EXPECT_GT(bytes.size(), size_t{1} << 20);
+  EXPECT_TRUE(ring->Append(plan::RecordKind::kResult, result.stamp, bytes).ok());
 }
 
 TEST(ResolveNumerics, AutoFollowsTheComputeType) {

@@ -110,6 +110,31 @@ TEST(EngineTest, ADivergedMirrorEndsTheEngineAfterAnAnswerThatSaysSo) {
   EXPECT_EQ(ranks->rank(0).page->step, 0u);
 }
 
+TEST(EngineTest, AnAnswerThatNobodyTakesEndsTheEngine) {
+  auto ranks = Make(1, 1);
+  plan::PlanMirror mirror(ranks->limits());
+  Engines engines(*ranks);
+  engines.RefuseAnswers(absl::InvalidArgumentError("too large"));
+  engines.Submit(StartPlan(mirror, 1, 7, Ids(5, 1), {4}));
+  ASSERT_TRUE(engines.NextResult().ok());  // the harness has seen it all the same
+  EXPECT_EQ(absl::StatusCode::kUnavailable, engines.NextResult().status().code());
+  for (const absl::Status& s : engines.Stop()) EXPECT_EQ(s, absl::InvalidArgumentError("too large"));
+}
+
+// Sizes come from the operator's flags.
+TEST(EngineTest, ADecoderWithoutMemoryIsRefused) {
+  auto ranks = Make(1, 1);
+  const Shards& shards = ranks->shards();
+  ops::OpTable table = *shards.table;
+  table.attention_workspace = [](int, int, int, int, int) { return int64_t{1} << 56; };  // beyond any address space
+  RankSet::Rank& rank = ranks->rank(0);
+  const auto decoder =
+      graph::Decoder::Create(shards.model.config, shards.plan.ranks[0], {64, 64, 512}, &table, rank.stream.get(),
+                             &shards.weights[0], rank.kv, ranks->group().rank(0).tensor.get(), &rank.page->operation);
+  EXPECT_EQ(absl::StatusCode::kResourceExhausted, decoder.status().code()) << decoder.status();
+  EXPECT_NE(decoder.status().message().find("--max-num-batched-tokens"), std::string::npos) << decoder.status();
+}
+
 TEST(EngineTest, AnAbortEndsAWaitWithoutAnAnswer) {
   auto ranks = Make(1, 2);
   plan::PlanMirror mirror(ranks->limits());

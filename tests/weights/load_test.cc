@@ -182,6 +182,24 @@ TEST(Load, ProgressIsWhatTheReaderCounted) {
   }
 }
 
+// The null backend computes with no weight: what it keeps and reads is what the decoder itself wants.
+TEST(Load, NullKeepsAndReadsNoMatrix) {
+  const model::ModelFiles files = OpenTiny({});
+  const ops::OpTable& null = **ops::FindOpTable("null");
+  const plan::RankShard shard = plan::MakeShardPlan(files.config, 1, 1)->ranks[0];
+  const WeightLayout layout = *MakeLayout(files.config, *files.checkpoint, shard, null, false);
+  const int64_t norms = 2 * files.config.layers + 1;
+  EXPECT_EQ(layout.read_bytes, norms * files.config.hidden * static_cast<int64_t>(sizeof(float)));
+  Region region(layout.region_bytes);
+  const int64_t before = files.checkpoint->bytes_read();
+  ASSERT_TRUE(LoadShard(*files.checkpoint, layout, null, region.bytes(), 2, nullptr, nullptr).ok());
+  EXPECT_EQ(files.checkpoint->bytes_read() - before, layout.read_bytes);
+  const auto weights = Bind(region.bytes(), files.config, shard, null);
+  ASSERT_TRUE(weights.ok()) << weights.status();
+  EXPECT_EQ(weights->layers[1].down.k, files.config.ffn);
+  EXPECT_NE(weights->final_norm, nullptr);
+}
+
 TEST(Load, CancelledOrFailedLoadsLeaveNothingToBind) {
   const testing::TempDir dir;
   testing::WriteTinyGguf({}, dir / "m.gguf");
@@ -191,16 +209,16 @@ TEST(Load, CancelledOrFailedLoadsLeaveNothingToBind) {
   const WeightLayout layout = *MakeLayout(files->config, *files->checkpoint, shard, Ref(), false);
   Region region(layout.region_bytes);
   ASSERT_TRUE(LoadShard(*files->checkpoint, layout, Ref(), region.bytes(), 2, nullptr, nullptr).ok());
-  ASSERT_TRUE(Bind(region.bytes(), files->config, shard).ok());
+  ASSERT_TRUE(Bind(region.bytes(), files->config, shard, Ref()).ok());
   const std::atomic<bool> cancelled{true};
   EXPECT_EQ(LoadShard(*files->checkpoint, layout, Ref(), region.bytes(), 2, nullptr, &cancelled).code(),
             absl::StatusCode::kCancelled);
-  EXPECT_EQ(Bind(region.bytes(), files->config, shard).status().code(), absl::StatusCode::kDataLoss);
+  EXPECT_EQ(Bind(region.bytes(), files->config, shard, Ref()).status().code(), absl::StatusCode::kDataLoss);
   std::filesystem::resize_file(dir / "m.gguf", std::filesystem::file_size(dir / "m.gguf") / 2);
   const absl::Status truncated = LoadShard(*files->checkpoint, layout, Ref(), region.bytes(), 2, nullptr, nullptr);
   EXPECT_EQ(truncated.code(), absl::StatusCode::kDataLoss);
   EXPECT_NE(truncated.message().find(dir / "m.gguf"), absl::string_view::npos) << truncated;
-  EXPECT_FALSE(Bind(region.bytes(), files->config, shard).ok());
+  EXPECT_FALSE(Bind(region.bytes(), files->config, shard, Ref()).ok());
   EXPECT_FALSE(LoadShard(*files->checkpoint, layout, Ref(), region.bytes().first(64), 2, nullptr, nullptr).ok());
 }
 

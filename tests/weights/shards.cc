@@ -27,7 +27,7 @@ std::vector<LoadedRank> LoadAll(const model::ModelConfig& config, const model::C
     auto region = std::make_unique<Region>(layout->region_bytes);
     const absl::Status loaded = LoadShard(checkpoint, *layout, table, region->bytes(), threads, nullptr, nullptr);
     EXPECT_TRUE(loaded.ok()) << loaded;
-    auto weights = Bind(region->bytes(), config, shard, table.name);
+    auto weights = Bind(region->bytes(), config, shard, table);
     EXPECT_TRUE(weights.ok()) << weights.status();
     out.push_back({shard, *std::move(layout), std::move(region), *std::move(weights)});
   }

@@ -84,14 +84,20 @@ bool Nap(DurationNs time, const std::atomic<bool>& stop) {
 // One connection to the coordinator, from Register to its loss.
 absl::Status Attend(const AgentOptions& o, Control& control, int port, const std::atomic<bool>& stop,
                     bool* registered) {
-  CoordinatorSession session(o.coordinator);
+  const RealClock clock;
+  CoordinatorSession session(o.coordinator, &clock);
   plan::AgentInfo info = control.Info();
   SHOAL_ASSIGN_OR_RETURN(info.address, AdvertisedAddress(o.listen, port, o.coordinator));
-  Registered answer;
-  SHOAL_RETURN_IF_ERROR(session.Register(info, stop, &answer));
+  DurationNs interval = 0;
+  SHOAL_RETURN_IF_ERROR(session.Register(info, stop, &interval));
   *registered = true;
   return session.Beat(
-      answer.heartbeat_interval, [&control] { return control.Beat(); }, stop);
+      interval, [&control] { return control.Beat(); },
+      [&control, seen = control.changes()]() mutable {
+        const uint64_t now = control.changes();
+        return std::exchange(seen, now) != now;
+      },
+      stop);
 }
 
 // Registers again and again until there is a reason to end.
@@ -124,12 +130,12 @@ absl::Status Serve(const AgentOptions& o, Control& control, int port, const std:
 
 absl::Status RunAgent(const AgentOptions& options, const std::atomic<bool>& stop) {
   SHOAL_RETURN_IF_ERROR(CheckOptions(options));
-  // Declared first: the endpoint ends after the control, whose answers all calls wait for.
-  SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<Endpoint> endpoint, Endpoint::Listen(options.listen));
+  SHOAL_ASSIGN_OR_RETURN(std::unique_ptr<Endpoint> endpoint, Endpoint::Listen(options.listen));
   Control control(Describe(options));
   endpoint->Serve(&control);
   absl::Status ended = Serve(options, control, endpoint->port(), stop);
-  control.Stop();
+  control.Stop();    // first: all calls wait for its answers
+  endpoint.reset();  // then the calls, which point at it
   return ended;
 }
 

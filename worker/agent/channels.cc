@@ -36,6 +36,8 @@ absl::StatusOr<Channels> Channels::OpenNamed(const std::string& token, size_t by
   return c;
 }
 
+void Channels::Remove(const std::string& token) { device::SharedMemory::Unlink(NameOf(token)); }
+
 Channels::Channels(Channels&& other) noexcept
     : memory_(std::move(other.memory_)), name_(std::exchange(other.name_, {})) {}
 

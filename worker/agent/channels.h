@@ -23,6 +23,9 @@ class Channels {
   Channels& operator=(Channels&& other) noexcept;
   ~Channels() { Unlink(); }
 
+  // Removes the name of a group's segment, whoever made it. Not an error when there is none.
+  static void Remove(const std::string& token);
+
   int fd() const { return memory_.fd(); }
   size_t size() const { return memory_.size(); }
   // Removes the name. The memory stays as long as somebody has it.

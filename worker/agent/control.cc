@@ -74,13 +74,14 @@ absl::Status Control::Enter(uint64_t epoch, bool joining) {
   return absl::OkStatus();
 }
 
-// Heartbeats show the ranks until the last of them is reaped.
+// Heartbeats show the ranks, dead ones as such, until the last of them is reaped.
 void Control::EndCurrent(const absl::Status& why) {
   const std::shared_ptr<Group> group = Current();
   if (group == nullptr) return;
   group->End(why);
   MutexLock lock(mutex_);
   group_ = nullptr;
+  changes_.fetch_add(1, std::memory_order_release);
 }
 
 void Control::Join(plan::JoinGroup join, OnJoined done) {
@@ -114,8 +115,8 @@ absl::Status Control::DoLoad(const plan::LoadModel& load, const OnProgress& repo
   if (group == nullptr || group->epoch() != load.epoch) {
     return absl::AbortedError(absl::StrCat("there is no group of epoch ", load.epoch, " here"));
   }
-  if (group->loaded()) return absl::FailedPreconditionError("the group has been loaded before");
   SHOAL_ASSIGN_OR_RETURN(const plan::LoadProgress done, group->Load(load, report));
+  changes_.fetch_add(1, std::memory_order_release);
   report(done);
   return absl::OkStatus();
 }

@@ -3,6 +3,7 @@
 // short.
 #pragma once
 
+#include <atomic>
 #include <deque>
 #include <functional>
 #include <memory>
@@ -42,6 +43,9 @@ class Control {
   plan::AgentInfo Info() const SHOAL_EXCLUDES(mutex_);
   plan::Heartbeat Beat() const SHOAL_EXCLUDES(mutex_);
 
+  // Grows when the ranks have come up or are gone: the next heartbeat should not wait for its turn.
+  uint64_t changes() const { return changes_.load(std::memory_order_acquire); }
+
   // Refuses what comes later, ends the group and waits. No rank process is left.
   void Stop() SHOAL_EXCLUDES(mutex_);
 
@@ -66,6 +70,7 @@ class Control {
   uint64_t joined_epoch_ SHOAL_GUARDED_BY(mutex_) = 0;  // the last that a JoinGroup was accepted for
   std::shared_ptr<Group> group_ SHOAL_GUARDED_BY(mutex_);
   std::deque<std::function<void()>> jobs_ SHOAL_GUARDED_BY(mutex_);
+  std::atomic<uint64_t> changes_{0};
   std::thread thread_;
 };
 

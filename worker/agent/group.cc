@@ -1,6 +1,7 @@
 // Tested by: tests/agent/agent_test.cc
 #include "worker/agent/group.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -35,6 +36,17 @@ Group::Group(std::unique_ptr<Joined> joined, const GroupContext& context)
 
 Group::~Group() { End(absl::CancelledError("the group has ended")); }
 
+// The join's have been checked and have sized the channels. A cache with room for less than the model's length shortens
+// it.
+absl::Status Group::CheckLimits(const plan::MirrorLimits& limits) const {
+  SHOAL_RETURN_IF_ERROR(plan::CheckLimits(limits));
+  plan::MirrorLimits agreed = joined_->join.limits;
+  agreed.blocks = limits.blocks;
+  agreed.max_model_len = std::min(agreed.max_model_len, limits.max_model_len);
+  if (agreed == limits) return absl::OkStatus();
+  return absl::InvalidArgumentError("the limits have changed between JoinGroup and LoadModel");
+}
+
 absl::Status Group::OpenChannels(const plan::MirrorLimits& limits) {
   const plan::JoinGroup& join = joined_->join;
   const size_t bytes = comm::ShmSegmentBytes(rank::ChannelShape(joined_->files.config, limits, join.tp, join.pp));
@@ -43,8 +55,6 @@ absl::Status Group::OpenChannels(const plan::MirrorLimits& limits) {
     SHOAL_ASSIGN_OR_RETURN(channels_, Channels::Anonymous(bytes));
   } else if (!joined_->has_first_rank) {
     SHOAL_ASSIGN_OR_RETURN(channels_, Channels::OpenNamed(join.comm_token, bytes));
-  } else if (channels_.size() < bytes) {
-    return absl::FailedPreconditionError("the limits have grown between JoinGroup and LoadModel");
   }
   return absl::OkStatus();
 }
@@ -78,13 +88,11 @@ absl::StatusOr<std::vector<RankSpec>> Group::MakeSpecs(const plan::MirrorLimits&
 
 absl::StatusOr<plan::LoadProgress> Group::Load(const plan::LoadModel& load,
                                                const std::function<void(const plan::LoadProgress&)>& report) {
+  if (std::exchange(load_begun_, true)) {
+    return absl::FailedPreconditionError("the group has been loaded before, or has failed to");
+  }
   const plan::MirrorLimits& l = load.limits;
-  for (int32_t v : {l.blocks, l.block_size, l.max_sequences, l.max_tokens, l.max_model_len, l.vocab}) {
-    if (v <= 0) return absl::InvalidArgumentError("a limit of the group is not positive");
-  }
-  if (l.block_size != joined_->join.engine.block_size) {
-    return absl::InvalidArgumentError("the block size has changed between JoinGroup and LoadModel");
-  }
+  SHOAL_RETURN_IF_ERROR(CheckLimits(l));
   plan::LoadProgress progress;
   progress.agent = context_.self.id;
   SHOAL_RETURN_IF_ERROR(LoadWeights(*joined_, context_.cores, *context_.shelf, cancelled_, report, &progress));
@@ -128,8 +136,8 @@ void Group::End(const absl::Status& why) {
   Cancel();
   ranks_.End();
   outbox_.Close(why);
-  MutexLock lock(channels_mutex_);
-  channels_.Unlink();
+  // Also where this agent never opened the channels: the one that made them may have been killed.
+  if (!joined_->alone) Channels::Remove(joined_->join.comm_token);
 }
 
 }  // namespace shoal::agent

@@ -41,7 +41,8 @@ class Group {
   Outbox& outbox() { return outbox_; }
 
   // Loads what is missing, starts the ranks and waits for them. Blocks. `report` gets every state but the last, which
-  // is returned. After a failure the group can only be ended.
+  // is returned. Once: after a failure the group can only be ended, and another call is FailedPrecondition.
+  // InvalidArgument: limits other than those of the join, but for the blocks and a shorter model length.
   absl::StatusOr<plan::LoadProgress> Load(const plan::LoadModel& load,
                                           const std::function<void(const plan::LoadProgress&)>& report);
   // The ranks are up. Any thread.
@@ -60,12 +61,14 @@ class Group {
  private:
   Group(std::unique_ptr<Joined> joined, const GroupContext& context);
   absl::StatusOr<std::vector<RankSpec>> MakeSpecs(const plan::MirrorLimits& limits);
+  absl::Status CheckLimits(const plan::MirrorLimits& limits) const;
   absl::Status OpenChannels(const plan::MirrorLimits& limits);
 
   const uint64_t epoch_, coordinator_;
   const GroupContext context_;
   const std::unique_ptr<Joined> joined_;
   std::atomic<bool> cancelled_{false}, loaded_{false}, first_plan_seen_{false};
+  bool load_begun_ = false;  // of Load()'s thread
   Outbox outbox_;
   Ranks ranks_;
   Mutex channels_mutex_;

@@ -6,8 +6,11 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "common/base/status_macros.h"
+#include "common/model/tensor_table.h"
 #include "kernels/ops/backends.h"
+#include "worker/graph/decoder.h"
 #include "worker/kv/kv_cache.h"
 
 namespace shoal::agent {
@@ -35,7 +38,22 @@ absl::Status CheckEngine(const plan::JoinGroup& join) {
   if (join.engine.transport != "auto" && join.engine.transport != "shm") {
     return absl::InvalidArgumentError(absl::StrCat("transport ", join.engine.transport, ": there is shm"));
   }
-  if (join.engine.block_size < 1) return absl::InvalidArgumentError("a KV block holds at least one token");
+  return absl::OkStatus();
+}
+
+// They size memory and go to ranks, which take them as good.
+absl::Status CheckJoinLimits(const plan::JoinGroup& join, const model::ModelConfig& model) {
+  plan::MirrorLimits limits = join.limits;
+  limits.blocks = std::max(limits.blocks, 1);  // 0: still to be decided
+  SHOAL_RETURN_IF_ERROR(plan::CheckLimits(limits));
+  if (limits.block_size != join.engine.block_size) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("limits: block_size is ", limits.block_size, ", the engine's is ", join.engine.block_size));
+  }
+  if (limits.vocab != model.vocab) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("limits: vocab is ", limits.vocab, ", the model has ", model.vocab, " tokens"));
+  }
   return absl::OkStatus();
 }
 
@@ -59,16 +77,35 @@ absl::StatusOr<std::vector<plan::RankAssignment>> OwnAssignments(const plan::Joi
   return own;
 }
 
+// The types of all matrices of the model, in order of their names: the same on every agent, whichever shards it holds.
+std::string WeightTypes(const Joined& joined) {
+  std::set<std::string> types;
+  for (const model::TensorSpec& spec : model::TensorTable(joined.files.config)) {
+    const model::TensorEntry* stored = model::FindStored(*joined.checkpoint, spec);
+    if (stored != nullptr && spec.shape.size() > 1) types.insert(std::string(Info(stored->dtype).name));
+  }
+  return absl::StrJoin(types, "+");
+}
+
 void NameNumerics(const plan::AgentInfo& self, Joined& joined) {
   const plan::EngineOptions& engine = joined.join.engine;
   const std::string cut =
       absl::StrCat("tp", joined.join.tp, "xpp", joined.join.pp, "/", std::string(joined.table->name), "/",
                    joined.numerics.compute_f32 ? "f32" : "auto");
-  joined.numerics_id = absl::StrCat(self.build_id, "/", cut, "/kv-", std::string(Info(joined.numerics.kv).name), "/b",
-                                    engine.block_size);
   const std::string source =
       engine.load_format == "dummy" ? absl::StrCat("dummy", engine.dummy_seed) : std::string("files");
+  joined.numerics_id = absl::StrCat(self.build_id, "/", cut, "/", source, "-", WeightTypes(joined), "/kv-",
+                                    std::string(Info(joined.numerics.kv).name), "/b", engine.block_size);
   joined.weights_key = absl::StrCat(joined.files.revision, "/", source, "/", cut);
+}
+
+// What the slot has for weights and KV, beside the rank's working memory.
+int64_t MemoryFor(const Joined& joined, const LocalRank& local) {
+  const plan::MirrorLimits& limits = joined.join.limits;
+  const graph::DecoderOptions options{limits.max_tokens, limits.max_sequences, limits.max_model_len};
+  const int64_t working =
+      graph::DecoderBytes(joined.files.config, local.shard, joined.join.tp, options, *joined.table, local.slot.threads);
+  return std::max<int64_t>(0, local.slot.memory_bytes - working);
 }
 
 }  // namespace
@@ -81,6 +118,7 @@ absl::StatusOr<std::unique_ptr<Joined>> ResolveJoin(const plan::JoinGroup& join,
   SHOAL_ASSIGN_OR_RETURN(joined->numerics, rank::ResolveNumerics(join.engine));
   SHOAL_ASSIGN_OR_RETURN(joined->table, ops::FindOpTable(join.engine.device));
   SHOAL_RETURN_IF_ERROR(OpenCheckpoint(*joined));
+  SHOAL_RETURN_IF_ERROR(CheckJoinLimits(join, joined->files.config));
   SHOAL_ASSIGN_OR_RETURN(const plan::ShardPlan shards, plan::MakeShardPlan(joined->files.config, join.tp, join.pp));
   if (shards.Hash() != join.shard_hash) {
     return absl::FailedPreconditionError("agent and coordinator cut the model differently");
@@ -108,7 +146,7 @@ plan::JoinReply ReplyTo(const Joined& joined, const Shelf& shelf) {
                            .weight_bytes = local.layout.region_bytes,
                            .read_bytes = held ? 0 : local.layout.read_bytes,
                            .kv_bytes_per_block = kv::BytesPerBlock(one_block),
-                           .memory_bytes = local.slot.memory_bytes});
+                           .memory_bytes = MemoryFor(joined, local)});
   }
   return reply;
 }

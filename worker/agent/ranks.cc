@@ -11,13 +11,13 @@
 #include "common/base/status_macros.h"
 #include "worker/agent/host.h"
 #include "worker/graph/operation.h"
+#include "worker/rank/shape.h"
 
 namespace shoal::agent {
 namespace {
 
 // The largest plan (half of the ring) starts sequences of some 2 million tokens together.
 constexpr size_t kPlanRingBytes = 16 << 20;
-constexpr size_t kResultRingBytes = 1 << 20;
 // Attaching takes milliseconds; this covers a machine that is starting dozens of ranks on few cores.
 constexpr DurationNs kReadyTimeout = 60 * kSecond;
 // An aborted rank returns from its waits at once; one that does not is inside a long operation, or stopped.
@@ -31,9 +31,11 @@ Ranks::Ranks(std::string binary, std::string log_directory, uint64_t epoch, Outb
 Ranks::~Ranks() { End(); }
 
 absl::Status Ranks::MakeRing() {
-  SHOAL_ASSIGN_OR_RETURN(ring_memory_, device::SharedMemory::Create("shoal-plans", plan::RingBytes(kPlanRingBytes)));
-  SHOAL_ASSIGN_OR_RETURN(plan::RingWriter ring, plan::RingWriter::Create({ring_memory_.data(), ring_memory_.size()}));
+  SHOAL_ASSIGN_OR_RETURN(device::SharedMemory memory,
+                         device::SharedMemory::Create("shoal-plans", plan::RingBytes(kPlanRingBytes)));
+  SHOAL_ASSIGN_OR_RETURN(plan::RingWriter ring, plan::RingWriter::Create({memory.data(), memory.size()}));
   MutexLock lock(ring_mutex_);
+  ring_memory_ = std::move(memory);
   ring_ = std::make_unique<plan::RingWriter>(ring);
   return absl::OkStatus();
 }
@@ -47,13 +49,16 @@ absl::Status Ranks::Start(std::vector<RankSpec> specs, const std::atomic<bool>& 
 absl::Status Ranks::StartOne(const RankSpec& spec) {
   auto slot = std::make_unique<Slot>();
   slot->rank = spec.setup.rank;
+  const auto result_bytes = static_cast<size_t>(rank::ResultRingCapacity(spec.setup.limits));
   SHOAL_ASSIGN_OR_RETURN(slot->control, device::SharedMemory::Create(absl::StrCat("shoal-control-r", slot->rank),
                                                                      sizeof(rank::ControlPage)));
   SHOAL_ASSIGN_OR_RETURN(slot->results, device::SharedMemory::Create(absl::StrCat("shoal-results-r", slot->rank),
-                                                                     plan::RingBytes(kResultRingBytes)));
+                                                                     plan::RingBytes(result_bytes)));
   slot->page = new (slot->control.data()) rank::ControlPage;
+  int ring_fd = -1;
   {
     MutexLock lock(ring_mutex_);
+    ring_fd = ring_memory_.fd();
     SHOAL_ASSIGN_OR_RETURN(slot->reader, ring_->AttachReader());
     const plan::Stamp stamp{spec.setup.epoch, spec.setup.coordinator, 0};
     SHOAL_RETURN_IF_ERROR(ring_->Append(plan::RecordKind::kSetup, stamp, plan::EncodeSetup(spec.setup)));
@@ -61,12 +66,11 @@ absl::Status Ranks::StartOne(const RankSpec& spec) {
   SpawnSpec spawn;
   spawn.binary = binary_;
   spawn.reader = slot->reader;
-  spawn.fds = {slot->control.fd(), ring_memory_.fd(), slot->results.fd(),
-               spec.weights_fd,    spec.kv_fd,        spec.channels_fd};
+  spawn.fds = {slot->control.fd(), ring_fd, slot->results.fd(), spec.weights_fd, spec.kv_fd, spec.channels_fd};
   if (!log_directory_.empty()) spawn.log_path = absl::StrCat(log_directory_, "/rank-", slot->rank, ".log");
   Slot* const raw = slot.get();
-  absl::StatusOr<std::unique_ptr<RankProcess>> process =
-      RankProcess::Start(spawn, [this, raw](const std::string& cause, bool gone) { OnExit(raw, cause, gone); });
+  absl::StatusOr<std::unique_ptr<RankProcess>> process = RankProcess::Start(
+      spawn, [this, raw](pid_t pid, const std::string& cause, bool gone) { OnExit(raw, pid, cause, gone); });
   if (!process.ok()) return process.status();
   slot->process = *std::move(process);
   slot->pid.store(slot->process->pid());
@@ -86,9 +90,9 @@ absl::Status Ranks::WaitReady(const std::atomic<bool>& cancelled) {
   for (Slot* slot : slots) {
     while (slot->page->state.load(std::memory_order_acquire) != static_cast<uint32_t>(plan::RankState::kReady)) {
       if (cancelled.load()) return absl::CancelledError("the group has been ended while its ranks started");
-      if (const std::string cause = FirstCause(); !cause.empty()) return absl::InternalError(cause);
+      if (const std::string cause = FirstCause(); !cause.empty()) return absl::AbortedError(cause);
       if (clock.Now() > deadline) {
-        return absl::DeadlineExceededError(
+        return absl::AbortedError(
             absl::StrCat("rank ", slot->rank, " is not ready after ", kReadyTimeout / kSecond, " s"));
       }
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
@@ -106,7 +110,7 @@ std::string Ranks::FirstCause() {
   return first_cause_;
 }
 
-void Ranks::OnExit(Slot* slot, const std::string& cause, bool gone) {
+void Ranks::OnExit(Slot* slot, pid_t pid, const std::string& cause, bool gone) {
   if (!gone) slot->stopped.store(true, std::memory_order_release);
   if (gone) {
     slot->dead.store(true, std::memory_order_release);
@@ -114,8 +118,8 @@ void Ranks::OnExit(Slot* slot, const std::string& cause, bool gone) {
     ring_->DetachReader(slot->reader);
   }
   if (ending_.load(std::memory_order_acquire)) return;
-  Log(absl::StrCat("rank ", slot->rank, " (pid ", slot->pid.load(), ") ", cause));
-  outbox_->Push(plan::RankExit{slot->rank, slot->pid.load(), epoch_, cause});
+  Log(absl::StrCat("rank ", slot->rank, " (pid ", pid, ") ", cause));
+  outbox_->Push(plan::RankExit{slot->rank, pid, epoch_, cause});
   MutexLock lock(slots_mutex_);
   if (first_cause_.empty()) first_cause_ = absl::StrCat("rank ", slot->rank, " ", cause);
 }
@@ -164,26 +168,31 @@ void Ranks::Abort() {
     }
   }
   MutexLock lock(ring_mutex_);
-  // Wakes ranks that wait for a plan. A full ring means that they are not waiting.
+  // Wakes ranks that wait for a plan. When the ring is full, the slowest is not waiting; the others may be, and are
+  // ended by End()'s kill.
   if (ring_ != nullptr) ring_->Append(plan::RecordKind::kStop, {epoch_, 0, 0}, {}).IgnoreError();
 }
 
 void Ranks::End() {
   Abort();
-  std::vector<std::unique_ptr<Slot>> slots;
+  // They stay listed until the last process is gone: Statuses() shows them meanwhile.
+  std::vector<Slot*> slots;
   {
     MutexLock lock(slots_mutex_);
-    slots.swap(slots_);
+    for (const auto& slot : slots_) slots.push_back(slot.get());
   }
   // A stopped rank ends by no request.
-  for (const auto& slot : slots) {
+  for (const Slot* slot : slots) {
     if (slot->stopped.load(std::memory_order_acquire)) slot->process->Kill();
   }
   const RealClock clock;
   const TimeNs deadline = clock.Now() + kEndGrace;
-  for (const auto& slot : slots) slot->process->WaitGone(std::max<DurationNs>(0, deadline - clock.Now()));
-  for (const auto& slot : slots) slot->process->Kill();
-  for (const auto& slot : slots) slot->process.reset();  // reaps
+  for (const Slot* slot : slots) slot->process->WaitGone(std::max<DurationNs>(0, deadline - clock.Now()));
+  for (const Slot* slot : slots) slot->process->Kill();
+  for (Slot* slot : slots) slot->process.reset();  // reaps
+  std::vector<std::unique_ptr<Slot>> ended;        // destroyed outside the lock: their pumps end
+  MutexLock lock(slots_mutex_);
+  ended.swap(slots_);
 }
 
 }  // namespace shoal::agent

@@ -31,8 +31,8 @@ class Ranks {
   Ranks(std::string binary, std::string log_directory, uint64_t epoch, Outbox* outbox);
   ~Ranks();  // ends them
 
-  // Starts all and waits until each is ready. From the thread that outlives them, once. Not OK: a rank ended (with its
-  // cause), `cancelled` became true, or the ranks took too long; End() is still to be called.
+  // Starts all and waits until each is ready. From the thread that outlives them, once. Aborted: a rank ended (with its
+  // cause) or took too long; Cancelled: `cancelled` became true. After any failure End() is still to be called.
   absl::Status Start(std::vector<RankSpec> specs, const std::atomic<bool>& cancelled);
 
   // Hands one plan to all. Any thread. ResourceExhausted: a rank does not take its plans.
@@ -62,7 +62,7 @@ class Ranks {
   absl::Status MakeRing();
   absl::Status StartOne(const RankSpec& spec);
   absl::Status WaitReady(const std::atomic<bool>& cancelled);
-  void OnExit(Slot* slot, const std::string& cause, bool gone);
+  void OnExit(Slot* slot, pid_t pid, const std::string& cause, bool gone);
   std::string FirstCause() SHOAL_EXCLUDES(slots_mutex_);
 
   const std::string binary_, log_directory_;
@@ -71,7 +71,7 @@ class Ranks {
   std::atomic<bool> ending_{false};  // exits are expected from now on
 
   Mutex ring_mutex_;
-  device::SharedMemory ring_memory_;
+  device::SharedMemory ring_memory_ SHOAL_GUARDED_BY(ring_mutex_);
   std::unique_ptr<plan::RingWriter> ring_ SHOAL_GUARDED_BY(ring_mutex_);
 
   mutable Mutex slots_mutex_;

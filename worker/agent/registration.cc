@@ -20,7 +20,7 @@ namespace shoal::agent {
 namespace {
 
 constexpr auto kRegisterDeadline = std::chrono::seconds(5);
-constexpr auto kPoll = std::chrono::milliseconds(20);    // how late a stop may be noticed
+constexpr auto kPoll = std::chrono::milliseconds(20);    // how late a stop, or that a heartbeat is due, may be noticed
 constexpr DurationNs kLongestGap = 2500 * kMillisecond;  // below the coordinator's three-second verdict
 constexpr DurationNs kShortestInterval = 10 * kMillisecond, kLongestInterval = 10 * kSecond;
 
@@ -108,7 +108,8 @@ struct CoordinatorSession::Connection {
   std::unique_ptr<proto::Cluster::Stub> stub;
 };
 
-CoordinatorSession::CoordinatorSession(const std::string& address) : connection_(std::make_unique<Connection>()) {
+CoordinatorSession::CoordinatorSession(const std::string& address, const Clock* clock)
+    : clock_(clock), connection_(std::make_unique<Connection>()) {
   connection_->channel = plan::Connect(address);
   connection_->stub = proto::Cluster::NewStub(connection_->channel);
 }
@@ -116,7 +117,7 @@ CoordinatorSession::CoordinatorSession(const std::string& address) : connection_
 CoordinatorSession::~CoordinatorSession() = default;
 
 absl::Status CoordinatorSession::Register(const plan::AgentInfo& info, const std::atomic<bool>& stop,
-                                          Registered* registered) {
+                                          DurationNs* heartbeat_interval) {
   grpc::ClientContext context;
   context.set_deadline(std::chrono::system_clock::now() + kRegisterDeadline);
   proto::RegisterRequest request;
@@ -130,26 +131,23 @@ absl::Status CoordinatorSession::Register(const plan::AgentInfo& info, const std
     if (stop.load()) context.TryCancel();
   }
   if (stop.load()) return absl::CancelledError("told to stop");
-  registered->coordinator = reply.coordinator_incarnation();
-  registered->heartbeat_interval =
-      std::clamp<DurationNs>(reply.heartbeat_interval_ns(), kShortestInterval, kLongestInterval);
+  *heartbeat_interval = std::clamp<DurationNs>(reply.heartbeat_interval_ns(), kShortestInterval, kLongestInterval);
   return status;
 }
 
 absl::Status CoordinatorSession::Beat(DurationNs interval, const std::function<plan::Heartbeat()>& beat,
-                                      const std::atomic<bool>& stop) {
-  const RealClock clock;
+                                      const std::function<bool()>& due, const std::atomic<bool>& stop) {
   BeatStream stream(*connection_->stub);
   uint64_t sequence = 0;
-  TimeNs next = clock.Now(), last_ran = next;
+  TimeNs next = clock_->Now(), last_ran = next;
   absl::Status status;
   while (!stop.load()) {
-    const TimeNs now = clock.Now();
+    const TimeNs now = clock_->Now();
     const DurationNs gap = now - std::exchange(last_ran, now);
     if (gap > kLongestGap) {
       return absl::AbortedError(absl::StrCat("this agent stood still for ", gap / kMillisecond, " ms"));
     }
-    if (now >= next) {
+    if (due() || now >= next) {
       plan::Heartbeat message = beat();
       message.sequence = ++sequence;
       stream.Send(message);

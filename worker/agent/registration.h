@@ -13,27 +13,24 @@
 
 namespace shoal::agent {
 
-// What the coordinator answered.
-struct Registered {
-  uint64_t coordinator = 0;  // incarnation
-  DurationNs heartbeat_interval = 0;
-};
-
 class CoordinatorSession {
  public:
-  explicit CoordinatorSession(const std::string& address);
+  // `clock` outlives this.
+  CoordinatorSession(const std::string& address, const Clock* clock);
   ~CoordinatorSession();  // cancels, and waits for the ends
 
   // OK: registered. FailedPrecondition: refused for good. Cancelled: *stop became true. Else try again later.
-  absl::Status Register(const plan::AgentInfo& info, const std::atomic<bool>& stop, Registered* registered);
+  absl::Status Register(const plan::AgentInfo& info, const std::atomic<bool>& stop, DurationNs* heartbeat_interval);
 
-  // Sends what `beat` makes at once and then in every interval, until the stream ends (the status says why), *stop
-  // becomes true (Cancelled), or this thread has not run for so long that the coordinator must have given the agent up
-  // (Aborted).
-  absl::Status Beat(DurationNs interval, const std::function<plan::Heartbeat()>& beat, const std::atomic<bool>& stop);
+  // Sends what `beat` makes at once, then in every interval and soon after `due` has said true, until the stream ends
+  // (the status says why), *stop becomes true (Cancelled), or this thread has not run for so long that the coordinator
+  // must have given the agent up (Aborted).
+  absl::Status Beat(DurationNs interval, const std::function<plan::Heartbeat()>& beat, const std::function<bool()>& due,
+                    const std::atomic<bool>& stop);
 
  private:
   struct Connection;
+  const Clock* const clock_;
   std::unique_ptr<Connection> connection_;
 };
 

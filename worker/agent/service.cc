@@ -20,6 +20,12 @@ namespace {
 
 constexpr auto kServerGrace = std::chrono::milliseconds(200);
 
+// UNAVAILABLE and DEADLINE_EXCEEDED are left to the connection (worker.proto), whatever a disk answers.
+grpc::Status ToAnswer(const absl::Status& status) {
+  if (!absl::IsUnavailable(status) && !absl::IsDeadlineExceeded(status)) return plan::ToGrpc(status);
+  return plan::ToGrpc(absl::AbortedError(status.message()));
+}
+
 // Messages that leave one at a time, in order; then a status. Base of both streams: `Reactor` is gRPC's.
 template <typename Reactor, typename Message>
 class OrderedWriter : public Reactor {
@@ -35,7 +41,7 @@ class OrderedWriter : public Reactor {
     MutexLock lock(mutex_);
     if (ended_) return;
     ended_ = true;
-    status_ = plan::ToGrpc(status);
+    status_ = ToAnswer(status);
     if (queue_.empty()) this->Finish(status_);
   }
 
@@ -132,12 +138,12 @@ class Service final : public proto::Worker::CallbackService {
     absl::StatusOr<plan::JoinGroup> join = plan::FromProto(*request);
     if (join.ok() && control_ == nullptr) join = NotYet();
     if (!join.ok()) {
-      reactor->Finish(plan::ToGrpc(join.status()));
+      reactor->Finish(ToAnswer(join.status()));
       return reactor;
     }
     control_.load()->Join(*std::move(join), [reactor, reply](absl::StatusOr<plan::JoinReply> answer) {
       if (answer.ok()) plan::ToProto(*answer, reply);
-      reactor->Finish(plan::ToGrpc(answer.status()));
+      reactor->Finish(ToAnswer(answer.status()));
     });
     return reactor;
   }
@@ -178,16 +184,16 @@ class Service final : public proto::Worker::CallbackService {
                                   proto::AbortReply*) override {
     grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
     if (control_ == nullptr) {
-      reactor->Finish(plan::ToGrpc(NotYet()));
+      reactor->Finish(ToAnswer(NotYet()));
       return reactor;
     }
     control_.load()->Abort(request->epoch(), request->reason(),
-                           [reactor](const absl::Status& status) { reactor->Finish(plan::ToGrpc(status)); });
+                           [reactor](const absl::Status& status) { reactor->Finish(ToAnswer(status)); });
     return reactor;
   }
 
  private:
-  static absl::Status NotYet() { return absl::UnavailableError("the agent is starting"); }
+  static absl::Status NotYet() { return absl::AbortedError("the agent is starting"); }
 
   std::atomic<Control*> control_{nullptr};
 };

@@ -13,7 +13,7 @@ namespace shoal::agent {
 // Thread-safe.
 class Endpoint {
  public:
-  // Binds at once (port 0 picks one) and refuses calls with Unavailable until Serve() names who answers them.
+  // Binds at once (port 0 picks one) and refuses calls with Aborted until Serve() names who answers them.
   // Unavailable: the address cannot be had.
   static absl::StatusOr<std::unique_ptr<Endpoint>> Listen(const std::string& address);
   virtual ~Endpoint() = default;  // ends all calls; `control` must have been stopped, so that none waits for it

@@ -213,7 +213,7 @@ void RankProcess::Watch() {
       const std::string last = LastLine();
       if (!last.empty()) cause = absl::StrCat(cause, ": ", last);
     }
-    on_exit_(cause, gone);
+    on_exit_(pid_, cause, gone);
     if (!gone) continue;
     MutexLock lock(mutex_);
     reaped_ = true;

@@ -28,8 +28,9 @@ struct SpawnSpec {
 
 class RankProcess {
  public:
-  // `cause` as in plan::RankExit. `gone`: it has been reaped; else it was stopped by a signal and may still go on.
-  using OnExit = std::function<void(const std::string& cause, bool gone)>;
+  // `pid`: its own, since Start() may not have returned yet. `cause` as in plan::RankExit. `gone`: it has been reaped;
+  // else it was stopped by a signal and may still go on.
+  using OnExit = std::function<void(pid_t pid, const std::string& cause, bool gone)>;
 
   // Must be called from a thread that outlives the process: the kernel sends a rank its parent-death signal when the
   // thread that started it ends. `on_exit` is called from a thread of its own.

@@ -73,24 +73,32 @@ absl::StatusOr<std::vector<int32_t>> VocabWidths(const DecoderParts& p) {
   return widths;
 }
 
-ScratchShape ShapeOf(const DecoderParts& p) {
-  const int64_t q_dim = int64_t{p.shard.heads.size()} * p.config.head_dim;
-  const int64_t kv_dim = int64_t{p.shard.kv_heads.size()} * p.config.head_dim;
-  const bool gathers = p.shard.has_head && p.tensor->size() > 1 && p.tensor->index() == 0;
-  return {
-      .tokens = p.options.max_tokens,
-      .samples = p.shard.has_head ? p.options.max_samples : 0,
-      .hidden = p.config.hidden,
-      .q_dim = q_dim,
-      .kv_dim = kv_dim,
-      .ffn = p.shard.ffn.size(),
-      .local_vocab = p.shard.vocab.size(),
-      .vocab = gathers ? p.config.vocab : 0,
-      .attention_workspace = p.table->attention_workspace(
-          p.stream->threads(), p.options.max_tokens, p.shard.heads.size(), p.config.head_dim, p.options.max_context)};
+ScratchShape ShapeOf(const model::ModelConfig& config, const plan::RankShard& shard, int tp,
+                     const DecoderOptions& options, const ops::OpTable& table, int threads) {
+  const bool gathers = shard.has_head && tp > 1 && shard.tp_index == 0;
+  return {.tokens = options.max_tokens,
+          .samples = shard.has_head ? options.max_samples : 0,
+          .hidden = config.hidden,
+          .q_dim = int64_t{shard.heads.size()} * config.head_dim,
+          .kv_dim = int64_t{shard.kv_heads.size()} * config.head_dim,
+          .ffn = shard.ffn.size(),
+          .local_vocab = shard.vocab.size(),
+          .vocab = gathers ? config.vocab : 0,
+          .attention_workspace = table.attention_workspace(threads, options.max_tokens, shard.heads.size(),
+                                                           config.head_dim, options.max_context)};
+}
+
+int64_t Bytes(const DecoderParts& p) {
+  return DecoderBytes(p.config, p.shard, p.tensor->size(), p.options, *p.table, p.stream->threads());
 }
 
 }  // namespace
+
+int64_t DecoderBytes(const model::ModelConfig& config, const plan::RankShard& shard, int tp,
+                     const DecoderOptions& options, const ops::OpTable& table, int threads) {
+  const int64_t rope = int64_t{config.rope.dim} * options.max_tokens * static_cast<int64_t>(sizeof(float));
+  return ScratchBytes(ShapeOf(config, shard, tp, options, table, threads)) + rope;
+}
 
 absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Create(const model::ModelConfig& config, const plan::RankShard& shard,
                                                          const DecoderOptions& options, const ops::OpTable* table,
@@ -114,11 +122,18 @@ absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Create(const model::ModelConfi
   SHOAL_RETURN_IF_ERROR(CheckLayers(parts));
   SHOAL_RETURN_IF_ERROR(CheckEnds(parts));
   SHOAL_ASSIGN_OR_RETURN(parts.vocab_widths, VocabWidths(parts));
-  return std::make_unique<DecoderImpl>(std::move(parts));
+  const int64_t bytes = Bytes(parts);
+  auto decoder = std::make_unique<DecoderImpl>(std::move(parts));
+  if (decoder->complete()) return decoder;
+  return absl::ResourceExhaustedError(absl::StrCat("no memory for batches of ", options.max_tokens, " tokens and ",
+                                                   options.max_samples, " samples, which take ", bytes >> 20,
+                                                   " MiB: lower --max-num-batched-tokens or --max-num-seqs"));
 }
 
 DecoderImpl::DecoderImpl(DecoderParts parts)
-    : p_(std::move(parts)), s_(ShapeOf(p_)), rope_(p_.config.rope, p_.options.max_tokens) {
+    : p_(std::move(parts)),
+      s_(ShapeOf(p_.config, p_.shard, p_.tensor->size(), p_.options, *p_.table, p_.stream->threads())),
+      rope_(p_.config.rope, p_.options.max_tokens) {
   for (int32_t head = p_.shard.heads.begin; head < p_.shard.heads.end; ++head) {
     q_to_kv_.push_back(model::KvHeadOf(p_.config, head) - p_.shard.kv_heads.begin);
   }

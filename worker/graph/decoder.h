@@ -43,10 +43,15 @@ struct DecoderOptions {
   int max_context = 0;  // tokens of one sequence
 };
 
+// Working memory of one rank's decoder, of `tp` tensor ranks, on a stream of `threads`.
+int64_t DecoderBytes(const model::ModelConfig& config, const plan::RankShard& shard, int tp,
+                     const DecoderOptions& options, const ops::OpTable& table, int threads);
+
 class Decoder {
  public:
   // `operation` is told what runs (graph::Operation), for progress reports. All pointers outlive the decoder.
-  // InvalidArgument: a weight type or a size that the backend or this shard does not have.
+  // InvalidArgument: a weight type or a size that the backend or this shard does not have. ResourceExhausted: no memory
+  // for batches of this size.
   static absl::StatusOr<std::unique_ptr<Decoder>> Create(const model::ModelConfig& config, const plan::RankShard& shard,
                                                          const DecoderOptions& options, const ops::OpTable* table,
                                                          ops::Stream* stream, const weights::ModelWeights* weights,

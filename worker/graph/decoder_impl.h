@@ -28,6 +28,8 @@ struct DecoderParts {
 class DecoderImpl final : public Decoder {
  public:
   explicit DecoderImpl(DecoderParts parts);
+  // False: there was no memory.
+  bool complete() const { return s_.complete() && rope_.complete(); }
 
   std::span<float> residual(int tokens) override;
   absl::Status Embed(std::span<const int32_t> ids) override;

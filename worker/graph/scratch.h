@@ -9,7 +9,8 @@
 
 namespace shoal::graph {
 
-// `count` values of T. Pages are touched when first used, so a rarely used size costs address space only.
+// `count` values of T; null when there is no memory. Pages are touched when first used, so a rarely used size costs
+// address space only.
 template <typename T>
 class AlignedArray {
  public:
@@ -33,8 +34,13 @@ struct ScratchShape {
   int64_t attention_workspace;         // floats
 };
 
+// Of all arrays of a Scratch together.
+int64_t ScratchBytes(const ScratchShape& shape);
+
 struct Scratch {
   explicit Scratch(const ScratchShape& shape);
+  // False: an array could not be had, and nothing may be used.
+  bool complete() const;
 
   AlignedArray<float> x;             // [tokens, hidden] residual stream
   AlignedArray<float> h;             // [tokens, hidden] normed

@@ -81,8 +81,8 @@ absl::Status Engine::Step(const plan::StepPlan& plan, TimeNs arrived) {
     result.rows.clear();
     result.error = status.ToString();
   }
-  p_.on_result(std::move(result));
-  return status;
+  const absl::Status answered = p_.on_result(std::move(result));
+  return status.ok() ? answered : status;
 }
 
 absl::Status Engine::Execute(const plan::StepPlan& plan, std::vector<plan::RowResult>* rows) {

@@ -39,7 +39,8 @@ struct EngineParts {
   comm::RankComm* comm = nullptr;
   int mailbox_slots = 8;  // GroupShape's
   PlanSource* plans = nullptr;
-  std::function<void(plan::StepResult)> on_result;  // called on the engine's thread after each plan
+  // Called on the engine's thread after each plan. Not OK: nobody will see the answer, and the engine ends.
+  std::function<absl::Status(plan::StepResult)> on_result;
   ControlPage* page = nullptr;
   const Clock* clock = nullptr;
 };

@@ -120,10 +120,12 @@ void SetState(ControlPage* page, plan::RankState state) {
 }
 
 // Hands results to the agent. Waits while the ring is full: the agent is slow, or it will abort or kill this rank.
-void SendResult(plan::RingWriter& ring, const ControlPage& page, const plan::StepResult& result) {
+absl::Status SendResult(plan::RingWriter& ring, const ControlPage& page, const plan::StepResult& result) {
   const std::string bytes = plan::EncodeResult(result);
-  while (absl::IsResourceExhausted(ring.Append(plan::RecordKind::kResult, result.stamp, bytes))) {
-    if (page.abort.load(std::memory_order_acquire) != 0) return;
+  while (true) {
+    absl::Status appended = ring.Append(plan::RecordKind::kResult, result.stamp, bytes);
+    if (!absl::IsResourceExhausted(appended)) return appended;
+    if (page.abort.load(std::memory_order_acquire) != 0) return absl::AbortedError("the group was aborted");
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
 }
@@ -135,7 +137,7 @@ absl::Status Run(Inherited& in, const plan::RankSetup& setup, plan::RingReader& 
   SHOAL_ASSIGN_OR_RETURN(const Numerics numerics, ResolveNumerics(setup.engine));
   SHOAL_ASSIGN_OR_RETURN(
       const weights::ModelWeights weights,
-      weights::Bind(std::span<const std::byte>(in.weights.data(), in.weights.size()), setup.model, shard));
+      weights::Bind(std::span<const std::byte>(in.weights.data(), in.weights.size()), setup.model, shard, *table));
 
   const kv::KvShape kv_shape =
       kv::MakeKvShape(shard, setup.model, numerics.kv, setup.limits.block_size, setup.limits.blocks);
@@ -175,7 +177,7 @@ absl::Status Run(Inherited& in, const plan::RankSetup& setup, plan::RingReader& 
   parts.comm = &comm;
   parts.mailbox_slots = channels.mailbox_slots;
   parts.plans = &source;
-  parts.on_result = [&](const plan::StepResult& result) { SendResult(results, *in.page, result); };
+  parts.on_result = [&](const plan::StepResult& result) { return SendResult(results, *in.page, result); };
   parts.page = in.page;
   parts.clock = &clock;
   SetState(in.page, plan::RankState::kReady);

@@ -6,8 +6,8 @@
 
 namespace shoal::rank {
 
-// Descriptors are inherited at these numbers (worker/agent/spawn passes them); the setup record in the plan ring says
-// the rest. An absent one is closed.
+// Descriptors are inherited at these numbers, all of them (worker/agent/supervisor passes them); the setup record in
+// the plan ring says the rest.
 inline constexpr int kControlFd = 3;   // ControlPage, read-write
 inline constexpr int kPlanRingFd = 4;  // ring of plans, shared by all ranks of the agent
 inline constexpr int kResultRingFd = 5;

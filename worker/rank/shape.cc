@@ -1,6 +1,8 @@
 // Tested by: tests/process/shape_test.cc
 #include "worker/rank/shape.h"
 
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
 
 namespace shoal::rank {
@@ -24,6 +26,13 @@ comm::GroupShape ChannelShape(const model::ModelConfig& model, const plan::Mirro
   shape.max_samples = limits.max_sequences;
   shape.mailbox_slots = MailboxSlots(pp);
   return shape;
+}
+
+int64_t ResultRingCapacity(const plan::MirrorLimits& limits) {
+  // An encoded row has an id of at most 10 bytes, a token of 5, an error of 1, and 8 of tags and lengths; a record may
+  // take half of the ring.
+  constexpr int64_t kLeast = 1 << 20, kRowBytes = 32, kPlans = 4;
+  return std::max(kLeast, kPlans * kRowBytes * limits.max_sequences);
 }
 
 absl::StatusOr<Numerics> ResolveNumerics(const plan::EngineOptions& engine) {

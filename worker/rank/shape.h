@@ -12,6 +12,10 @@ namespace shoal::rank {
 // Channels that hold the largest plan: activations [max_tokens, hidden] f32, one token for each running sequence.
 comm::GroupShape ChannelShape(const model::ModelConfig& model, const plan::MirrorLimits& limits, int tp, int pp);
 
+// Capacity of a rank's result ring: room for the answers of several of the largest plans, one token for each running
+// sequence.
+int64_t ResultRingCapacity(const plan::MirrorLimits& limits);
+
 // The numeric choices behind "auto". InvalidArgument names the option, its value and what there is.
 struct Numerics {
   bool compute_f32 = false;

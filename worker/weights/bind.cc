@@ -12,7 +12,7 @@ namespace {
 using model::Role;
 
 // Bytes that a rank of another build, or a bug, may have left: everything is checked before a pointer is made of it.
-absl::StatusOr<std::vector<RegionEntry>> ReadDirectory(std::span<const std::byte> region, std::string_view packed_by) {
+absl::StatusOr<std::vector<RegionEntry>> ReadDirectory(std::span<const std::byte> region, std::string_view table) {
   RegionHeader header;
   if (region.size() < sizeof(header)) return absl::DataLossError("the region is too small for weights");
   std::memcpy(&header, region.data(), sizeof(header));
@@ -24,9 +24,9 @@ absl::StatusOr<std::vector<RegionEntry>> ReadDirectory(std::span<const std::byte
     return absl::DataLossError("the region is smaller than its directory says");
   }
   header.packed_by[sizeof(header.packed_by) - 1] = '\0';
-  if (!packed_by.empty() && packed_by.substr(0, sizeof(header.packed_by) - 1) != header.packed_by) {
+  if (table.substr(0, sizeof(header.packed_by) - 1) != header.packed_by) {
     return absl::DataLossError(
-        absl::StrCat("the weights were packed by ", header.packed_by, ", not by ", std::string(packed_by)));
+        absl::StrCat("the weights were packed by ", header.packed_by, ", not by ", std::string(table)));
   }
   std::vector<RegionEntry> entries(header.entries);
   std::memcpy(entries.data(), region.data() + sizeof(header), entries.size() * sizeof(RegionEntry));
@@ -76,19 +76,24 @@ Target TargetOf(ModelWeights& out, const plan::RankShard& shard, const model::Te
   return {};
 }
 
-bool Matches(const RegionEntry& e, const plan::TensorSlice& slice) {
-  return slice.rows == plan::Range{e.row_begin, e.row_end} &&
-         slice.columns == plan::Range{e.column_begin, e.column_end};
+// The piece that this rank needs, in as many bytes as the table makes of it.
+bool Matches(const RegionEntry& e, const plan::TensorSlice& slice, bool vector, const ops::OpTable& table) {
+  if (slice.rows != plan::Range{e.row_begin, e.row_end}) return false;
+  if (slice.columns != plan::Range{e.column_begin, e.column_end}) return false;
+  const auto type = static_cast<DType>(e.dtype);
+  if (vector) return type == DType::kF32 && e.bytes == static_cast<int64_t>(RowBytes(type, slice.columns.size()));
+  return table.supports(type) && slice.columns.size() % Info(type).block == 0 &&
+         e.bytes == static_cast<int64_t>(table.packed_bytes(type, slice.rows.size(), slice.columns.size()));
 }
 
 }  // namespace
 
 absl::StatusOr<ModelWeights> Bind(std::span<const std::byte> region, const model::ModelConfig& config,
-                                  const plan::RankShard& shard, std::string_view packed_by) {
+                                  const plan::RankShard& shard, const ops::OpTable& table) {
   if (reinterpret_cast<uintptr_t>(region.data()) % kTensorAlignment != 0) {
     return absl::InvalidArgumentError("the region is not aligned to 64 bytes");
   }
-  SHOAL_ASSIGN_OR_RETURN(const std::vector<RegionEntry> entries, ReadDirectory(region, packed_by));
+  SHOAL_ASSIGN_OR_RETURN(const std::vector<RegionEntry> entries, ReadDirectory(region, table.name));
   absl::flat_hash_map<std::pair<int, int>, const RegionEntry*> by_role;
   for (const RegionEntry& e : entries) by_role[{e.role, e.layer}] = &e;
   ModelWeights out;
@@ -98,8 +103,7 @@ absl::StatusOr<ModelWeights> Bind(std::span<const std::byte> region, const model
     const plan::TensorSlice slice = plan::SliceOf(config, shard, spec);
     if (slice.empty()) continue;
     const auto it = by_role.find({static_cast<int>(spec.role), spec.layer});
-    const auto vector_bytes = static_cast<int64_t>(spec.shape.back() * sizeof(float));
-    if (it == by_role.end() || !Matches(*it->second, slice) || (IsVector(spec) && it->second->bytes != vector_bytes)) {
+    if (it == by_role.end() || !Matches(*it->second, slice, IsVector(spec), table)) {
       return absl::DataLossError(absl::StrCat("the region does not hold this rank's part of ", spec.name));
     }
     ++bound;

@@ -57,8 +57,8 @@ absl::Status LoadShard(const model::Checkpoint& checkpoint, const WeightLayout& 
                        const std::atomic<bool>* cancelled);
 
 // Reads the directory of a loaded region. DataLoss when it is not one, or not for this config and shard, or not packed
-// by the op table called `packed_by` (empty: any).
+// by `table`.
 absl::StatusOr<ModelWeights> Bind(std::span<const std::byte> region, const model::ModelConfig& config,
-                                  const plan::RankShard& shard, std::string_view packed_by = {});
+                                  const plan::RankShard& shard, const ops::OpTable& table);
 
 }  // namespace shoal::weights

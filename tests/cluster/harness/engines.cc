@@ -60,6 +60,7 @@ Engines::Engines(RankSet& ranks) : ranks_(ranks), queues_(ranks.size()) {
         if (!result.error.empty()) errors_.push_back(result);
         if (r == sampler) results_.push_back(std::move(result));
         changed_.NotifyAll();
+        return refusal_;
       };
       absl::Status status = rank::RunEngine(std::move(parts));
       MutexLock lock(mutex_);
@@ -73,6 +74,11 @@ Engines::Engines(RankSet& ranks) : ranks_(ranks), queues_(ranks.size()) {
 
 Engines::~Engines() {
   if (!threads_.empty()) Stop();
+}
+
+void Engines::RefuseAnswers(const absl::Status& refusal) {
+  MutexLock lock(mutex_);
+  refusal_ = refusal;
 }
 
 void Engines::Submit(const plan::StepPlan& plan) {

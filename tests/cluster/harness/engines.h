@@ -39,6 +39,8 @@ class Engines {
 
   void Submit(const plan::StepPlan& plan);
   void SubmitTo(int rank, const plan::StepPlan& plan);
+  // From now on nobody takes the answers: this is what the engines are told.
+  void RefuseAnswers(const absl::Status& refusal);
   // The next answer of the sampling rank. Unavailable when an engine has ended first; DeadlineExceeded after a minute.
   absl::StatusOr<plan::StepResult> NextResult();
   // Lets all engines end after the plans they have, and says how each of them ended.
@@ -56,6 +58,7 @@ class Engines {
   std::deque<plan::StepResult> results_ SHOAL_GUARDED_BY(mutex_);
   std::vector<plan::StepResult> errors_ SHOAL_GUARDED_BY(mutex_);
   std::vector<absl::Status> ended_ SHOAL_GUARDED_BY(mutex_);
+  absl::Status refusal_ SHOAL_GUARDED_BY(mutex_);
   int running_ SHOAL_GUARDED_BY(mutex_) = 0;
   bool broken_ SHOAL_GUARDED_BY(mutex_) = false;
 };

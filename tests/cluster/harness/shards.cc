@@ -45,7 +45,7 @@ absl::StatusOr<std::shared_ptr<const Shards>> LoadShards(const TestModel& model,
     Memory region = MakeMemory(layout.region_bytes, 0);
     const std::span<std::byte> bytes(region.get(), layout.region_bytes);
     SHOAL_RETURN_IF_ERROR(weights::LoadShard(*model.checkpoint, layout, *shards->table, bytes, 2, nullptr, nullptr));
-    SHOAL_ASSIGN_OR_RETURN(weights::ModelWeights bound, weights::Bind(bytes, model.config, shard));
+    SHOAL_ASSIGN_OR_RETURN(weights::ModelWeights bound, weights::Bind(bytes, model.config, shard, *shards->table));
     shards->regions.push_back(std::move(region));
     shards->weights.push_back(std::move(bound));
   }
