@@ -10,7 +10,7 @@ namespace {
 
 constexpr DurationNs kPublishInterval = 50 * kMillisecond;  // what scrapes and status may lag behind
 constexpr DurationNs kStaleAfter = 5 * kSecond;             // heartbeats alone renew the state more often
-constexpr DurationNs kNoProgress = 10 * kSecond;            // work, but no step: not ready
+constexpr DurationNs kNoProgress = 10 * kSecond;            // work, and nobody gets on with it: not ready
 constexpr DurationNs kLongWait = 60 * kSecond;
 
 void Log(const core::LogLine& line) {
@@ -192,8 +192,7 @@ void CoreThread::Publish() {
   publish_at_ = 0;
   published_ = now;
   core::ClusterState state = core_.State(now);
-  const bool progressed = state.steps != steps_ || state.running + state.waiting == 0;
-  steps_ = state.steps;
+  const bool progressed = progress_.Moved(state);
   std::shared_ptr<const http::ServedModel> model = Model();
   const bool ready = state.phase == core::ClusterState::Phase::kReady;
   if (ready && (model == nullptr || model->system_fingerprint != state.numerics_id ||
