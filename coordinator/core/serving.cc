@@ -198,7 +198,7 @@ void Serving::Accept(Sequence& s, const plan::RowResult& row, TimeNs now, Effect
   s.tokens.push_back(token);
   ++r.stats.output_tokens;
   ++output_tokens_;
-  fx.client.push_back(EmitTokens{r.id, {token}});
+  fx.client.push_back(EmitTokens{r.id, {token}, r.stats.preemptions});
   if (r.stats.output_tokens == r.max_tokens) Finish(r, FinishReason::kLength, absl::OkStatus(), 0, now, fx);
 }
 

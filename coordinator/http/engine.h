@@ -34,7 +34,8 @@ struct GenerateUpdate {
   core::FinishReason reason = core::FinishReason::kStop;
   absl::Status error;  // with kError
   int32_t retry_after_s = 0;
-  core::RequestStats stats;
+  int32_t preemptions = 0;   // so far
+  core::RequestStats stats;  // with the last update
 };
 
 // All methods are thread-safe and return at once.

@@ -156,14 +156,16 @@ void CoreThread::Apply(const core::Effect& effect) {
     return it->second;
   };
   if (const auto* emit = std::get_if<core::EmitTokens>(&effect)) {
-    std::vector<int32_t>& tokens = update(emit->id).tokens;
-    tokens.insert(tokens.end(), emit->tokens.begin(), emit->tokens.end());
+    http::GenerateUpdate& more = update(emit->id);
+    more.tokens.insert(more.tokens.end(), emit->tokens.begin(), emit->tokens.end());
+    more.preemptions = emit->preemptions;
   } else if (const auto* finish = std::get_if<core::FinishRequest>(&effect)) {
     http::GenerateUpdate& last = update(finish->id);
     last.finished = true;
     last.reason = finish->reason;
     last.error = finish->error;
     last.retry_after_s = finish->retry_after_s;
+    last.preemptions = finish->stats.preemptions;
     last.stats = finish->stats;
   } else if (const auto* timer = std::get_if<core::SetTimer>(&effect)) {
     timer_ = timer->at;

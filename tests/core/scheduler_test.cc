@@ -96,7 +96,9 @@ TEST(Decide, SeveralVictimsForOneBlockNeed) {
   EXPECT_EQ(Show(Decide(v)), "rows 0:1+1 1:1+1 | preempt 3 2");
 }
 
-TEST(DecideDeathTest, ASequenceThatTheCacheCannotHoldAloneIsABug) { EXPECT_DEATH(Decide(View({At(4, 8)}, {}, 0)), "check failed"); }
+TEST(DecideDeathTest, ASequenceThatTheCacheCannotHoldAloneIsABug) {
+  EXPECT_DEATH(Decide(View({At(4, 8)}, {}, 0)), "check failed");
+}
 
 TEST(Decide, SameViewSameDecision) {
   const SchedulerView v = View({At(4, 8), At(20, 3), At(4, 9)}, {{7}, {2}}, 3);
