@@ -9,9 +9,6 @@
 namespace shoal::plan {
 namespace {
 
-// 2^24 blocks of 16 tokens are 268 million tokens: more than any cache, small enough for our own tables.
-constexpr int32_t kMaxBlocks = 1 << 24;
-
 // Finaliser of splitmix64 (Steele, Lea, Flood, "Fast Splittable Pseudorandom Number Generators", OOPSLA'14): the same
 // in every process, unlike absl's seeded hash.
 uint64_t Mix(uint64_t x) {
@@ -24,10 +21,6 @@ uint64_t Mix(uint64_t x) {
 uint64_t HashOf(SequenceId id, const MirroredSequence& s, uint64_t table_hash) {
   const uint64_t sizes = (static_cast<uint64_t>(s.length) << 32) | static_cast<uint32_t>(s.computed);
   return Mix(Mix(Mix(id) ^ sizes) ^ table_hash);
-}
-
-int32_t BlocksFor(int64_t tokens, int32_t block_size) {
-  return static_cast<int32_t>((tokens + block_size - 1) / block_size);
 }
 
 template <typename... Args>

@@ -12,6 +12,14 @@
 
 namespace shoal::plan {
 
+// 2^24 blocks of 16 tokens are 268 million tokens: more than any cache, small enough for our own tables.
+inline constexpr int32_t kMaxBlocks = 1 << 24;
+
+// KV blocks of `block_size` tokens that `tokens` tokens need.
+inline int32_t BlocksFor(int64_t tokens, int32_t block_size) {
+  return static_cast<int32_t>((tokens + block_size - 1) / block_size);
+}
+
 struct MirrorLimits {
   int32_t blocks = 0;         // KV blocks of the group
   int32_t block_size = 0;     // tokens

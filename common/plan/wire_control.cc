@@ -10,6 +10,10 @@ namespace shoal::plan {
 namespace {
 
 constexpr int kMaxSlots = 1024;  // of one agent; more is a mistake, not a machine
+// What an agent may say it has seen: the coordinator goes on from there, and must never come round to 0.
+constexpr uint64_t kMaxEpoch = uint64_t{1} << 63;
+// 1 PiB of weights on one agent: more is a mistake, and sums over all agents stay far from overflow.
+constexpr int64_t kMaxLoadBytes = int64_t{1} << 50;
 
 void Put(const RankStatus& in, proto::RankStatus* out) {
   out->set_rank(in.rank);
@@ -103,6 +107,9 @@ void ToProto(const AgentInfo& in, proto::AgentInfo* out) {
 absl::StatusOr<AgentInfo> FromProto(const proto::AgentInfo& in) {
   if (in.id().empty() || in.address().empty()) return absl::InvalidArgumentError("an agent without id or address");
   if (in.slots_size() > kMaxSlots) return absl::InvalidArgumentError(absl::StrCat("more than ", kMaxSlots, " slots"));
+  if (in.highest_epoch() >= kMaxEpoch) {
+    return absl::InvalidArgumentError(absl::StrCat("an agent that has seen epoch ", in.highest_epoch()));
+  }
   AgentInfo out;
   out.id = in.id();
   out.incarnation = in.incarnation();
@@ -226,6 +233,10 @@ void ToProto(const LoadProgress& in, proto::LoadModelProgress* out) {
 }
 
 absl::StatusOr<LoadProgress> FromProto(const proto::LoadModelProgress& in) {
+  for (const int64_t bytes : {in.bytes_done(), in.bytes_total(), in.bytes_read()}) {
+    if (bytes < 0 || bytes > kMaxLoadBytes)
+      return absl::InvalidArgumentError(absl::StrCat("a load of ", bytes, " bytes"));
+  }
   return LoadProgress{in.agent(), in.bytes_done(), in.bytes_total(), in.done(), in.reused(), in.bytes_read()};
 }
 

@@ -88,6 +88,7 @@ struct SendAbort {
 struct EmitTokens {
   RequestId id;
   std::vector<int32_t> tokens;
+  int32_t preemptions;  // of the request, so far
 };
 // The one terminal event of a request. kError: `error` is ResourceExhausted (queue full; retry_after_s says when),
 // Unavailable (no group; cluster fault), InvalidArgument, or Internal.

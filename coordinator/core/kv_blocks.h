@@ -7,11 +7,6 @@
 
 namespace shoal::core {
 
-// KV blocks of `block_size` tokens that `tokens` tokens need.
-inline int32_t BlocksFor(int64_t tokens, int32_t block_size) {
-  return static_cast<int32_t>((tokens + block_size - 1) / block_size);
-}
-
 class BlockPool {
  public:
   explicit BlockPool(int32_t blocks);

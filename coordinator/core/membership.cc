@@ -164,6 +164,17 @@ void Membership::Lose(std::string reason, bool blamed, TimeNs now, EffectList& f
   TryForm(now, fx);
 }
 
+void Membership::Refused(Agent* by, std::string reason, TimeNs now, EffectList& fx) {
+  if (groups_formed_ == 0) return Fail(std::move(reason), fx);
+  fx.Warn(reason);
+  if (by != nullptr) by->order = next_order_++;  // others that could do it go first
+  Lose(std::move(reason), /*blamed=*/false, now, fx);
+}
+
+std::string Membership::AfterFailure() const {
+  return attempts_ == 0 ? std::string() : absl::StrCat(" again after: ", loss_);
+}
+
 void Membership::Fail(std::string reason, EffectList& fx) {
   if (!group_.empty()) AbortGroup(reason, fx);
   phase_ = Phase::kFailed;
@@ -178,7 +189,8 @@ void Membership::AbortGroup(const std::string& reason, EffectList& fx) {
   for (const plan::AgentId& id : GroupAgents()) {
     if (agents_.contains(id)) fx.control.push_back(SendAbort{id, epoch_, reason});
   }
-  previous_ = std::move(group_);
+  // Not of a failed attempt: who could not do it must not keep the place of one that comes back.
+  if (phase_ == Phase::kReady) previous_ = group_;
   group_.clear();
   for (auto& [id, agent] : agents_) agent.ranks.clear();
 }

@@ -64,7 +64,12 @@ class Membership {
   void AllJoined(TimeNs now, EffectList& fx);
   // The group is gone: a new epoch, and a new attempt at once or, after failed ones, a little later.
   void Lose(std::string reason, bool blamed, TimeNs now, EffectList& fx);
+  // An agent, when one is known, cannot do what was asked of it. A first group is given up: the process ends and says
+  // why. Later there is somebody who waits for its return, and what is wrong may be put right: it is tried again.
+  void Refused(Agent* by, std::string reason, TimeNs now, EffectList& fx);
   void Fail(std::string reason, EffectList& fx);
+  // What an attempt after a failed one adds to what it is doing.
+  std::string AfterFailure() const;
   void AbortGroup(const std::string& reason, EffectList& fx);
   void CountSilence(TimeNs now, EffectList& fx);
   bool InGroup(const plan::AgentId& agent) const;
@@ -88,7 +93,7 @@ class Membership {
   plan::MirrorLimits limits_;
   std::map<plan::AgentId, Agent> agents_;
   std::vector<plan::RankAssignment> group_;     // by rank; empty: none
-  std::vector<plan::RankAssignment> previous_;  // of the last group
+  std::vector<plan::RankAssignment> previous_;  // of the last group that was ready
   uint64_t next_order_ = 1, groups_formed_ = 0;
   int32_t attempts_ = 0;  // that failed since the last group was ready
   TimeNs retry_at_ = 0;   // 0: nothing planned

@@ -20,6 +20,7 @@ constexpr DurationNs kJoinDeadline = 60 * kSecond, kLoadDeadline = 120 * kSecond
 // Stream of RandomBits for the names of a group's shared segments.
 constexpr uint64_t kTokenStream = 0x636f6d6d;  // "comm"
 
+// A rank that ended while it started, or a call that found the agent busy, is Aborted.
 bool MayPass(const absl::Status& status) {
   return absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status) || absl::IsCancelled(status) ||
          absl::IsAborted(status);
@@ -43,7 +44,8 @@ void Membership::TryForm(TimeNs now, EffectList& fx) {
   phase_ = Phase::kJoining;
   deadline_ = now + kJoinDeadline;
   const std::vector<plan::AgentId> members = GroupAgents();
-  detail_ = absl::StrCat("joining ", ranks(), " ranks on ", members.size(), members.size() == 1 ? " agent" : " agents");
+  detail_ = absl::StrCat("joining ", ranks(), " ranks on ", members.size(), members.size() == 1 ? " agent" : " agents",
+                         AfterFailure());
   fx.Info(absl::StrCat("epoch ", epoch_, ": ", detail_));
 
   plan::JoinGroup join;
@@ -73,7 +75,7 @@ void Membership::JoinAnswered(const core::JoinAnswered& answer, TimeNs now, Effe
   const std::string who = absl::StrCat("agent ", answer.agent, " on ", agent->info.hostname);
   if (!answer.reply.ok()) {
     const std::string text = absl::StrCat(who, " could not join: ", answer.reply.status().message());
-    if (!MayPass(answer.reply.status())) return Fail(text, fx);
+    if (!MayPass(answer.reply.status())) return Refused(agent, text, now, fx);
     fx.Warn(text);
     return Lose(text, /*blamed=*/false, now, fx);
   }
@@ -83,7 +85,9 @@ void Membership::JoinAnswered(const core::JoinAnswered& answer, TimeNs now, Effe
     if (a.agent == answer.agent) assigned.push_back(a.rank);
   }
   std::sort(named.begin(), named.end());
-  if (named != assigned) return Fail(absl::StrCat(who, " answered for other ranks than its own"), fx);
+  if (named != assigned) {
+    return Refused(agent, absl::StrCat(who, " answered for other ranks than its own"), now, fx);
+  }
   agent->reply = *answer.reply;
   agent->joined = true;
   if (All(&Agent::joined)) AllJoined(now, fx);
@@ -92,25 +96,27 @@ void Membership::JoinAnswered(const core::JoinAnswered& answer, TimeNs now, Effe
 void Membership::AllJoined(TimeNs now, EffectList& fx) {
   std::vector<plan::JoinReply::Rank> ranks;
   const std::vector<plan::AgentId> members = GroupAgents();
-  const Agent& first = agents_.at(members[0]);
+  Agent& first = agents_.at(members[0]);
   for (const plan::AgentId& id : members) {
-    const Agent& agent = agents_.at(id);
+    Agent& agent = agents_.at(id);
     if (agent.reply.numerics_id != first.reply.numerics_id) {
-      return Fail(
+      Agent& newcomer = agent.reply.numerics_id != numerics_id_ ? agent : first;
+      return Refused(
+          &newcomer,
           absl::StrCat("agents would compute differently: ", first.info.hostname, " (", members[0], ") has numerics ",
                        first.reply.numerics_id, ", ", agent.info.hostname, " (", id, ") has ", agent.reply.numerics_id),
-          fx);
+          now, fx);
     }
     ranks.insert(ranks.end(), agent.reply.ranks.begin(), agent.reply.ranks.end());
   }
   std::sort(ranks.begin(), ranks.end(), [](const auto& a, const auto& b) { return a.rank < b.rank; });
   absl::StatusOr<plan::MirrorLimits> limits = SizeCache(options_, ranks);
-  if (!limits.ok()) return Fail(std::string(limits.status().message()), fx);
+  if (!limits.ok()) return Refused(nullptr, std::string(limits.status().message()), now, fx);
   limits_ = *limits;
   numerics_id_ = first.reply.numerics_id;
   phase_ = Phase::kLoading;
   deadline_ = now + kLoadDeadline;
-  detail_ = "loading weights";
+  detail_ = absl::StrCat("loading weights", AfterFailure());
   fx.Info(absl::StrCat("epoch ", epoch_, ": ", limits_.blocks, " KV blocks of ", limits_.block_size,
                        " tokens, max_model_len ", limits_.max_model_len, ", numerics ", numerics_id_));
   for (const plan::AgentId& id : members) fx.control.push_back(SendLoad{id, {epoch_, limits_}});
@@ -135,7 +141,7 @@ void Membership::LoadFailed(const core::LoadFailed& failure, TimeNs now, EffectL
   if (agent == nullptr || phase_ != Phase::kLoading) return;
   const std::string text = absl::StrCat("agent ", failure.agent, " on ", agent->info.hostname,
                                         " could not load its weights: ", failure.status.message());
-  if (!MayPass(failure.status)) return Fail(text, fx);
+  if (!MayPass(failure.status)) return Refused(agent, text, now, fx);
   fx.Warn(text);
   Lose(text, /*blamed=*/false, now, fx);
 }

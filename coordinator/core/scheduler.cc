@@ -2,7 +2,8 @@
 
 #include <algorithm>
 
-#include "coordinator/core/kv_blocks.h"
+#include "common/base/check.h"
+#include "common/plan/plan_check.h"
 
 namespace shoal::core {
 namespace {
@@ -20,7 +21,7 @@ class Planner {
   Decision Run() {
     Decode();
     Prefill();
-    if (decision_.preempt.empty() && decision_.too_big.empty()) Admit();
+    if (decision_.preempt.empty()) Admit();
     return std::move(decision_);
   }
 
@@ -31,7 +32,7 @@ class Planner {
     for (int32_t i = 0; i < static_cast<int32_t>(v_.running.size()) && tokens_left_ > 0; ++i) {
       const RunningView& s = v_.running[i];
       if (out_[i] || !Ready(s) || s.computed < s.start_tokens || !s.wants_more) continue;
-      const int32_t need = BlocksFor(s.computed + 1, v_.block_size) - s.blocks;
+      const int32_t need = plan::BlocksFor(s.computed + 1, v_.block_size) - s.blocks;
       if (!MakeRoom(need, i)) continue;
       blocks_left_ -= need;
       --tokens_left_;
@@ -45,12 +46,9 @@ class Planner {
       while (out_[last_]) --last_;  // i is not out, so this ends at i or behind it
       out_[last_] = 1;
       blocks_left_ += v_.running[last_].blocks;
-      if (last_ != i) {
-        decision_.preempt.push_back(last_);
-        continue;
-      }
-      const bool alone = std::find(out_.begin(), out_.begin() + i, 0) == out_.begin() + i;
-      (alone ? decision_.too_big : decision_.preempt).push_back(i);
+      decision_.preempt.push_back(last_);
+      if (last_ != i) continue;
+      SHOAL_CHECK(std::find(out_.begin(), out_.begin() + i, 0) != out_.begin() + i);  // not alone
       return false;
     }
     return true;
@@ -79,8 +77,8 @@ class Planner {
       // Half a block for each that runs stays free: a sequence that starts only to be preempted at once is work for
       // nothing.
       const int32_t reserve = (running + admitted) / 2;
-      if (BlocksFor(w.tokens + 1, v_.block_size) + reserve > blocks_left_) break;
-      const int32_t blocks = BlocksFor(w.tokens, v_.block_size);
+      if (plan::BlocksFor(w.tokens + 1, v_.block_size) + reserve > blocks_left_) break;
+      const int32_t blocks = plan::BlocksFor(w.tokens, v_.block_size);
       const int32_t count = std::min(tokens_left_, w.tokens);
       blocks_left_ -= blocks;
       tokens_left_ -= count;

@@ -48,12 +48,11 @@ struct Decision {
     int32_t blocks;   // its table: for all of its tokens, so that a begun prefill never waits for blocks
   };
   std::vector<int32_t> preempt;  // indices into running; none of them has a row
-  std::vector<int32_t> too_big;  // running alone, and the cache is too small: ends with an error
   std::vector<Row> rows;
   std::vector<Admission> admit;
 };
 
-// Same view, same decision.
+// Same view, same decision. Each sequence alone fits the cache up to its last token: admission and sizing see to it.
 Decision Decide(const SchedulerView& view);
 
 // Whether a sequence should change to another cohort, so that all stages stay busy when one cohort has run dry.

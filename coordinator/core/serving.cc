@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
 #include "common/base/check.h"
 
@@ -14,6 +15,13 @@ constexpr int32_t kMaxLosses = 3;
 
 // When there is no group: about as long as a rank takes to come back.
 constexpr int32_t kRetryWithoutGroupS = 5;
+
+// A request is named by each of its sequences; the order of the first is kept.
+std::vector<Request*> OncePerRequest(std::vector<Request*> requests) {
+  absl::flat_hash_set<Request*> seen;
+  std::erase_if(requests, [&](Request* r) { return !seen.insert(r).second; });
+  return requests;
+}
 
 }  // namespace
 
@@ -122,7 +130,7 @@ void Serving::GroupReady(ServingGroup group, TimeNs now, EffectList& fx) {
   for (const auto& [order, s] : waiting_) {
     if (s->request->prompt_tokens + s->request->max_tokens > limits_.max_model_len) too_long.push_back(s->request);
   }
-  for (Request* r : too_long) {
+  for (Request* r : OncePerRequest(std::move(too_long))) {
     Finish(*r, FinishReason::kError,
            absl::UnavailableError(absl::StrCat("the group came back with room for ", limits_.max_model_len, " tokens")),
            0, now, fx);
@@ -131,11 +139,11 @@ void Serving::GroupReady(ServingGroup group, TimeNs now, EffectList& fx) {
 
 void Serving::GroupLost(bool blamed, const std::string& reason, TimeNs now, EffectList& fx) {
   SHOAL_CHECK(group_ != nullptr);
-  std::vector<Request*> given_up;
+  std::vector<Request*> ran;
   for (Sequence* s : running_) {
     s->blocks.clear();
     Wait(*s);
-    if (blamed && ++s->request->losses >= kMaxLosses) given_up.push_back(s->request);
+    ran.push_back(s->request);
   }
   running_.clear();
   for (const auto& [order, s] : waiting_) {
@@ -144,7 +152,9 @@ void Serving::GroupLost(bool blamed, const std::string& reason, TimeNs now, Effe
   }
   by_id_.clear();
   group_.reset();
-  for (Request* r : given_up) {
+  if (!blamed) return;
+  for (Request* r : OncePerRequest(std::move(ran))) {
+    if (++r->losses < kMaxLosses) continue;
     Finish(*r, FinishReason::kError,
            absl::InternalError(absl::StrCat("the ranks failed ", kMaxLosses, " times while it ran, last: ", reason)), 0,
            now, fx);
@@ -154,8 +164,12 @@ void Serving::GroupLost(bool blamed, const std::string& reason, TimeNs now, Effe
 bool Serving::Answered(const plan::StepResult& result, std::string* why, TimeNs now, EffectList& fx) {
   Group& group = *group_;
   const Flight::Verdict verdict = group.flight.Answer(result, limits_.vocab, &answered_rows_, why);
-  if (verdict == Flight::Verdict::kStale) Stale();
   if (verdict == Flight::Verdict::kBroken) return false;
+  if (verdict == Flight::Verdict::kStale) {
+    Stale();
+  } else {
+    ++answers_;
+  }
   if (verdict != Flight::Verdict::kTokens) return true;
   size_t next_sample = 0;
   for (const Flight::Row& row : answered_rows_) {
@@ -184,7 +198,7 @@ void Serving::Accept(Sequence& s, const plan::RowResult& row, TimeNs now, Effect
   s.tokens.push_back(token);
   ++r.stats.output_tokens;
   ++output_tokens_;
-  fx.client.push_back(EmitTokens{r.id, {token}});
+  fx.client.push_back(EmitTokens{r.id, {token}, r.stats.preemptions});
   if (r.stats.output_tokens == r.max_tokens) Finish(r, FinishReason::kLength, absl::OkStatus(), 0, now, fx);
 }
 
@@ -199,6 +213,7 @@ void Serving::Fill(ClusterState* state) const {
   state->preemptions = preemptions_;
   state->prompt_tokens = prompt_tokens_;
   state->output_tokens = output_tokens_;
+  state->answers = answers_;
   state->stale_answers = stale_answers_;
 }
 

@@ -76,7 +76,7 @@ class Serving {
   bool SendNext(TimeNs now, EffectList& fx);
   void FillView(int32_t cohort);
   void Rebalance();
-  void Carry(const Decision& decision, TimeNs now, EffectList& fx);
+  void Carry(const Decision& decision, TimeNs now);
   void StartSequence(Sequence& s, const Decision::Admission& admission, int32_t cohort, TimeNs now);
   void AddRow(Sequence& s, int32_t count);
   void Send(int32_t cohort, EffectList& fx);
@@ -101,7 +101,7 @@ class Serving {
   ServiceRate rate_;
   SchedulerView view_;  // kept for its memory
   std::vector<Flight::Row> answered_rows_;
-  uint64_t steps_ = 0, preemptions_ = 0, prompt_tokens_ = 0, output_tokens_ = 0, stale_answers_ = 0;
+  uint64_t steps_ = 0, preemptions_ = 0, prompt_tokens_ = 0, output_tokens_ = 0, answers_ = 0, stale_answers_ = 0;
 };
 
 }  // namespace shoal::core

@@ -10,11 +10,13 @@ void Serving::CheckInvariants() const {
   size_t sequences = 0;
   for (const auto& [id, r] : requests_) {
     SHOAL_CHECK(r->id == id && !r->sequences.empty());
+    int32_t output_tokens = 0;
     for (const Sequence& s : r->sequences) {
       ++sequences;
       SHOAL_CHECK(s.request == r.get());
-      SHOAL_CHECK(static_cast<int32_t>(s.tokens.size()) == r->prompt_tokens + r->stats.output_tokens);
-      SHOAL_CHECK(r->stats.output_tokens < r->max_tokens);
+      const int32_t generated = static_cast<int32_t>(s.tokens.size()) - r->prompt_tokens;
+      SHOAL_CHECK(generated >= 0 && generated < r->max_tokens);
+      output_tokens += generated;
       SHOAL_CHECK(s.running == (std::find(running_.begin(), running_.end(), &s) != running_.end()));
       SHOAL_CHECK(s.running != waiting_.contains(s.order));
       SHOAL_CHECK(s.running || s.blocks.empty());
@@ -22,6 +24,7 @@ void Serving::CheckInvariants() const {
       SHOAL_CHECK((s.id != 0) == (s.running || s.unanswered > 0));
       SHOAL_CHECK(s.id == 0 || by_id_.at(s.id) == &s);
     }
+    SHOAL_CHECK(r->stats.output_tokens == output_tokens);
   }
   SHOAL_CHECK(running_.size() + waiting_.size() == sequences);
   SHOAL_CHECK(group_ != nullptr || (running_.empty() && by_id_.empty()));

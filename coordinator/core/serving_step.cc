@@ -2,7 +2,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
 #include "common/base/check.h"
 #include "common/plan/wire.h"
 #include "coordinator/core/serving.h"
@@ -29,7 +28,7 @@ bool Serving::SendNext(TimeNs now, EffectList& fx) {
   for (int32_t k = 0; k < cohorts; ++k) {
     const int32_t cohort = (group_->next_cohort + k) % cohorts;
     FillView(cohort);
-    Carry(Decide(view_), now, fx);
+    Carry(Decide(view_), now);
     if (!group_->builder.has_rows()) continue;
     group_->next_cohort = (cohort + 1) % cohorts;
     Send(cohort, fx);
@@ -67,11 +66,10 @@ void Serving::Rebalance() {
   if (move.index >= 0) running_[move.index]->cohort = move.to;
 }
 
-void Serving::Carry(const Decision& decision, TimeNs now, EffectList& fx) {
+void Serving::Carry(const Decision& decision, TimeNs now) {
   // Indices are into running_ as the view saw it, so take the sequences before anything leaves it.
-  std::vector<Sequence*> preempted, too_big, admitted;
+  std::vector<Sequence*> preempted, admitted;
   for (int32_t i : decision.preempt) preempted.push_back(running_[i]);
-  for (int32_t i : decision.too_big) too_big.push_back(running_[i]);
   auto waiting = waiting_.begin();
   for (size_t k = 0; k < decision.admit.size(); ++k) admitted.push_back((waiting++)->second);
   std::vector<Sequence*> rows;
@@ -84,11 +82,6 @@ void Serving::Carry(const Decision& decision, TimeNs now, EffectList& fx) {
     if (s->unanswered == 0) Forget(*s);
     ++s->request->stats.preemptions;
     ++preemptions_;
-  }
-  for (Sequence* s : too_big) {
-    const absl::Status error = absl::ResourceExhaustedError(
-        absl::StrCat("the KV cache of ", group_->pool.size(), " blocks cannot hold ", s->length, " tokens"));
-    Finish(*s->request, FinishReason::kError, error, 0, now, fx);
   }
   for (size_t k = 0; k < rows.size(); ++k) {
     const Decision::Row& row = decision.rows[k];

@@ -2,11 +2,10 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <limits>
 
 #include "absl/strings/str_cat.h"
 #include "common/base/status_macros.h"
-#include "coordinator/core/kv_blocks.h"
+#include "common/plan/plan_check.h"
 
 namespace shoal::core {
 namespace {
@@ -58,10 +57,9 @@ absl::StatusOr<plan::MirrorLimits> SizeCache(const CoreOptions& options, std::sp
     }
     blocks = options.kv_blocks;
   } else {
-    const int64_t each = BlocksFor(limits.max_model_len, limits.block_size);
-    blocks = std::min(blocks, each * limits.max_sequences);
+    const int64_t each = plan::BlocksFor(limits.max_model_len, limits.block_size);
+    blocks = std::min({blocks, each * limits.max_sequences, int64_t{plan::kMaxBlocks}});
   }
-  blocks = std::min<int64_t>(blocks, std::numeric_limits<int32_t>::max());
   const int64_t tokens = blocks * limits.block_size;
   if (tokens < 2) return absl::ResourceExhaustedError(absl::StrCat("no room for a KV cache: ", where));
   if (options.max_model_len > tokens) {

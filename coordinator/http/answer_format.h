@@ -44,6 +44,8 @@ class ChunkWriter {
   std::string FinalUsage(const Usage& usage) const;
 
   static std::string_view Done() { return "data: [DONE]\n\n"; }
+  // A comment: no event to clients, a sign of life to proxies that cut streams which say nothing.
+  static std::string_view KeepAlive() { return ": keep-alive\n\n"; }
 
  private:
   void AppendTail(const Usage& usage, std::string* event) const;

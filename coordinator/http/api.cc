@@ -25,13 +25,6 @@ void RespondJson(std::string body, Responder* responder) {
   responder->Respond(std::move(response));
 }
 
-ApiError MakeError(ErrorKind kind, std::string message) {
-  ApiError error;
-  error.kind = kind;
-  error.message = std::move(message);
-  return error;
-}
-
 ApiError NoModel() { return MakeError(ErrorKind::kUnavailable, "the model is still loading; try again shortly"); }
 
 bool Matches(std::string_view pattern, std::string_view path) {
@@ -139,9 +132,8 @@ void Api::OneModel(Request request, std::shared_ptr<Responder> responder) {
   if (model == nullptr) return RespondError(NoModel(), responder.get());
   const std::string name = PercentDecode(std::string_view(request.path).substr(std::string_view("/v1/models/").size()));
   if (std::find(model->names.begin(), model->names.end(), name) == model->names.end()) {
-    ApiError error = MakeError(ErrorKind::kModelNotFound, "The model '" + name + "' does not exist");
-    error.param = "model";
-    return RespondError(error, responder.get());
+    return RespondError(MakeError(ErrorKind::kModelNotFound, "The model '" + name + "' does not exist", "model"),
+                        responder.get());
   }
   RespondJson(ModelJson(*model, name), responder.get());
 }

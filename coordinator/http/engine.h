@@ -22,7 +22,6 @@ struct ServedModel {
   int32_t max_model_len = 0;
   int32_t vocab = 0;  // token ids below it have an embedding; the tokenizer may know more or fewer
   std::vector<int32_t> eos_tokens;
-  int32_t bos_token = -1;
   bool add_bos = false;
   std::shared_ptr<const text::Tokenizer> tokenizer;
   std::shared_ptr<const text::ChatTemplate> chat_template;  // null: the model has none
@@ -35,7 +34,8 @@ struct GenerateUpdate {
   core::FinishReason reason = core::FinishReason::kStop;
   absl::Status error;  // with kError
   int32_t retry_after_s = 0;
-  core::RequestStats stats;
+  int32_t preemptions = 0;   // so far
+  core::RequestStats stats;  // with the last update
 };
 
 // All methods are thread-safe and return at once.
@@ -54,7 +54,7 @@ class Engine {
 
   virtual core::ClusterState Cluster() const = 0;
 
-  // Health is forward progress: ready = a group is up and the last step came lately, or it is idle.
+  // Health is forward progress: ready = a group is up, and it is idle or a rank got on with its work lately.
   virtual bool Ready() const = 0;
 };
 

@@ -43,6 +43,14 @@ const ErrorInfo& Info(ErrorKind kind) {
   __builtin_unreachable();
 }
 
+ApiError MakeError(ErrorKind kind, std::string message, std::string param) {
+  ApiError error;
+  error.kind = kind;
+  error.message = std::move(message);
+  error.param = std::move(param);
+  return error;
+}
+
 std::string ErrorBody(const ApiError& error) {
   const ErrorInfo& info = Info(error.kind);
   std::string body = R"({"error":{"message":)";

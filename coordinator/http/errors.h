@@ -38,6 +38,8 @@ struct ApiError {
   int retry_after_s = 0;  // 0: the kind's default, if it has one
 };
 
+ApiError MakeError(ErrorKind kind, std::string message, std::string param = {});
+
 struct ErrorInfo {
   int status;
   const char* type;

@@ -9,12 +9,7 @@
 namespace shoal::http {
 namespace {
 
-ApiError LoadingError() {
-  ApiError error;
-  error.kind = ErrorKind::kUnavailable;
-  error.message = "the model is still loading; try again shortly";
-  return error;
-}
+ApiError LoadingError() { return MakeError(ErrorKind::kUnavailable, "the model is still loading; try again shortly"); }
 
 }  // namespace
 
@@ -39,10 +34,8 @@ void Generation::Start(const GenerationContext& context, bool chat, Request requ
     });
   };
   if (!context.pool->Submit(std::move(job))) {
-    ApiError error;
-    error.kind = ErrorKind::kOverloaded;
-    error.message = "too many requests wait for tokenisation; try again shortly";
-    RespondError(error, responder.get());
+    RespondError(MakeError(ErrorKind::kOverloaded, "too many requests wait for tokenisation; try again shortly"),
+                 responder.get());
   }
 }
 
@@ -67,6 +60,11 @@ void Generation::OnPrepared(std::shared_ptr<Prepared> prepared) {
   prepared->request.arrived = arrived_;
   const Record record{context_.metrics, prepared->request.max_tokens};
   submitted_ = true;
+  if (spec_.stream) {
+    responder_->OnIdle(context_.limits->stream_keep_alive, [weak = weak_from_this()] {
+      if (const auto self = weak.lock()) self->OnIdle();
+    });
+  }
   id_ = context_.engine->Submit(
       std::move(prepared->request),
       [record, weak = weak_from_this(), executor = responder_->executor()](GenerateUpdate update) {
@@ -82,9 +80,9 @@ void Generation::OnPrepared(std::shared_ptr<Prepared> prepared) {
 void Generation::OnUpdate(const GenerateUpdate& update) {
   if (done_) return;
   Measure(update);
-  if (update.finished) preemptions_ = update.stats.preemptions;
+  preemptions_ = update.preemptions;
   std::string text;
-  bool stopped = PushTokens(update, &text);
+  const bool stopped = PushTokens(update, &text);
   if (stopped) {
     context_.engine->Cancel(id_, core::CancelCause::kStopString);
   } else if (update.finished) {
@@ -92,10 +90,7 @@ void Generation::OnUpdate(const GenerateUpdate& update) {
     if (update.reason == core::FinishReason::kCancelled) {
       return Fail(FromStatus(absl::UnavailableError("the server ended this request"), update.retry_after_s));
     }
-    const text::StopMatcher::Output rest = stops_->Push(detokenizer_->Finish());
-    text += rest.text;
-    stopped = rest.stopped;
-    if (!stopped) text += stops_->Finish();
+    text += stops_->Finish();  // a character that has begun and not ended is dropped
   }
   if (!update.tokens.empty() || update.finished) Deliver(text);
   if (done_) return;
@@ -144,7 +139,7 @@ void Generation::Finish(const AnswerEnd& end) {
   if (!spec_.stream) {
     Response response;
     response.body = AnswerBody(head_, text_, end, usage_);
-    if (preemptions_) response.headers.emplace_back("X-Shoal-Preemptions", std::to_string(*preemptions_));
+    response.headers.emplace_back("X-Shoal-Preemptions", std::to_string(preemptions_));
     return responder_->Respond(std::move(response));
   }
   responder_->Write(chunks_->End(end, usage_));
@@ -153,7 +148,8 @@ void Generation::Finish(const AnswerEnd& end) {
   responder_->End();
 }
 
-// Before the first token: a plain answer with the true status. After it: an error event, and the end without [DONE].
+// Before the stream has begun (by its first token or sign of life): a plain answer with the true status. After it: an
+// error event, and the end without [DONE].
 void Generation::Fail(const ApiError& error) {
   done_ = true;
   if (!stream_begun_) return RespondError(error, responder_.get());
@@ -168,12 +164,19 @@ void Generation::OnGone() {
   if (submitted_) context_.engine->Cancel(id_, core::CancelCause::kDisconnect);
 }
 
+// It waits in the queue, or its prompt is long. From here on the status is 200.
+void Generation::OnIdle() {
+  if (done_) return;
+  Deliver({});
+  if (!done_ && !responder_->Write(ChunkWriter::KeepAlive())) OnGone();
+}
+
 void Generation::Measure(const GenerateUpdate& update) {
   if (update.tokens.empty()) return;
   const TimeNs now = RealClock().Now();
   const int32_t tokens = static_cast<int32_t>(update.tokens.size());
   if (last_tokens_ == 0) {
-    context_.metrics->OnFirstToken(usage_.prompt_tokens, now - arrived_);
+    context_.metrics->OnFirstToken(now - arrived_);
     context_.metrics->OnTokens(tokens, 0);
   } else {
     context_.metrics->OnTokens(tokens, now - last_tokens_);

@@ -47,6 +47,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
   void OnPrepared(std::shared_ptr<Prepared> prepared);
   void OnUpdate(const GenerateUpdate& update);
   void OnGone();
+  void OnIdle();
 
   bool PushTokens(const GenerateUpdate& update, std::string* text);
   void Deliver(const std::string& text);
@@ -68,7 +69,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
   std::string text_;  // of an answer that is not streamed
   std::string stop_;  // the stop string that ended it
   core::RequestId id_ = 0;
-  std::optional<int32_t> preemptions_;  // known with the engine's last update
+  int32_t preemptions_ = 0;  // as of the engine's last update
   TimeNs last_tokens_ = 0;
   bool submitted_ = false;
   bool stream_begun_ = false;

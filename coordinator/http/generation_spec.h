@@ -23,7 +23,6 @@ struct GenerationSpec {
   bool continuous_usage = false;  // stream_options.continuous_usage_stats
 
   std::optional<int32_t> max_tokens;
-  bool max_tokens_is_completion = false;  // it was max_completion_tokens that set it
   plan::SamplingParams sampling;
   std::optional<uint64_t> seed;
   std::vector<std::string> stop;

@@ -14,13 +14,14 @@ struct Limits {
       5 * kSecond;                         // from the first byte of a request (or the accept) to the end of its headers
   DurationNs body_timeout = 10 * kSecond;  // from there to the end of the body
   DurationNs idle_timeout = 75 * kSecond;  // between requests of one connection; above the 60 s of common proxies
-  DurationNs write_timeout = 30 * kSecond;  // a peer that takes no byte for so long is gone
-  DurationNs linger_timeout = 2 * kSecond;  // after a refusal, unread input is drained so that the answer arrives
+  DurationNs write_timeout = 30 * kSecond;      // a peer that takes no byte for so long is gone
+  DurationNs stream_keep_alive = 15 * kSecond;  // a stream without an event for so long gets a comment
+  DurationNs linger_timeout = 2 * kSecond;      // after a refusal, unread input is drained so that the answer arrives
 
   // Size.
   size_t header_bytes = 16 << 10;
   size_t body_bytes = 1 << 20;
-  size_t pipelined_bytes = 64 << 10;     // read ahead of the request being answered; past it the peer waits
+  size_t pipelined_bytes = 64 << 10;     // read ahead of the request being answered; past it the connection is closed
   size_t stream_queue_bytes = 64 << 10;  // unsent bytes of one stream; past it the reader is too slow and is cut off
   int socket_send_bytes = 0;             // SO_SNDBUF; 0: the system's default
   size_t connections = 4096;

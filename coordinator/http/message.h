@@ -65,6 +65,9 @@ class Responder {
   // the answer is complete.
   virtual void OnGone(std::function<void()> on_gone) = 0;
 
+  // `on_idle` is called on the I/O thread whenever nothing has been sent for so long and the answer is not complete.
+  virtual void OnIdle(DurationNs after, std::function<void()> on_idle) = 0;
+
   virtual std::shared_ptr<Executor> executor() const = 0;
 };
 

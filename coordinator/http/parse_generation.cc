@@ -69,7 +69,6 @@ void ParseMaxTokens(Fields* fields, GenerationSpec* spec) {
   if (fields->Integer("max_tokens", 1, kInt32Max, &value)) spec->max_tokens = static_cast<int32_t>(value);
   if (spec->chat && fields->Integer("max_completion_tokens", 1, kInt32Max, &value)) {
     spec->max_tokens = static_cast<int32_t>(value);
-    spec->max_tokens_is_completion = true;
   }
 }
 

@@ -10,26 +10,18 @@
 namespace shoal::http {
 namespace {
 
-ApiError MakeError(ErrorKind kind, std::string param, std::string message) {
-  ApiError error;
-  error.kind = kind;
-  error.param = std::move(param);
-  error.message = std::move(message);
-  return error;
-}
-
 // Text errors are the client's, except for what says that this side is at fault.
 ApiError TextError(const absl::Status& status, const char* param) {
   const bool theirs =
       status.code() == absl::StatusCode::kInvalidArgument || status.code() == absl::StatusCode::kResourceExhausted;
-  return MakeError(theirs ? ErrorKind::kInvalidValue : ErrorKind::kInternal, theirs ? param : "",
-                   std::string(status.message()));
+  return MakeError(theirs ? ErrorKind::kInvalidValue : ErrorKind::kInternal, std::string(status.message()),
+                   theirs ? param : "");
 }
 
 std::optional<ApiError> EncodeChat(const GenerationSpec& spec, const ServedModel& model, std::vector<int32_t>* ids) {
   if (model.chat_template == nullptr) {
-    return MakeError(ErrorKind::kInvalidValue, "messages",
-                     "this model has no chat template; use /v1/completions with a prompt");
+    return MakeError(ErrorKind::kInvalidValue, "this model has no chat template; use /v1/completions with a prompt",
+                     "messages");
   }
   auto pieces = model.chat_template->Render(spec.context_json);
   if (!pieces.ok()) return TextError(pieces.status(), "messages");
@@ -58,11 +50,12 @@ std::optional<ApiError> EncodeText(const GenerationSpec& spec, const ServedModel
 // OpenAI's wording: clients look for "maximum context length".
 ApiError ContextError(const GenerationSpec& spec, int64_t limit, int64_t prompt, int64_t completion) {
   const char* what = spec.chat ? "messages" : "prompt";
-  return MakeError(ErrorKind::kContextLength, what,
+  return MakeError(ErrorKind::kContextLength,
                    absl::StrCat("This model's maximum context length is ", limit, " tokens. However, you requested ",
                                 prompt + completion, " tokens (", prompt, " in the ", what, ", ", completion,
                                 " in the completion). Please reduce the length of the ", what,
-                                spec.max_tokens ? " or completion." : "."));
+                                spec.max_tokens ? " or completion." : "."),
+                   what);
 }
 
 }  // namespace
@@ -70,13 +63,13 @@ ApiError ContextError(const GenerationSpec& spec, int64_t limit, int64_t prompt,
 std::optional<ApiError> EncodePrompt(const GenerationSpec& spec, const ServedModel& model, std::vector<int32_t>* ids) {
   if (auto error = spec.chat ? EncodeChat(spec, model, ids) : EncodeText(spec, model, ids)) return error;
   const char* param = spec.chat ? "messages" : "prompt";
-  if (ids->empty()) return MakeError(ErrorKind::kInvalidValue, param, "the prompt has no tokens");
+  if (ids->empty()) return MakeError(ErrorKind::kInvalidValue, "the prompt has no tokens", param);
   // Also for ids from the tokenizer: some models have tokens in it that they have no embedding for.
   const auto outside = std::find_if(ids->begin(), ids->end(), [&](int32_t id) { return id < 0 || id >= model.vocab; });
   if (outside != ids->end()) {
     return MakeError(ErrorKind::kInvalidValue,
-                     spec.prompt_ids.empty() ? param : absl::StrCat("prompt[", outside - ids->begin(), "]"),
-                     absl::StrCat("token id ", *outside, " is outside of the vocabulary of ", model.vocab));
+                     absl::StrCat("token id ", *outside, " is outside of the vocabulary of ", model.vocab),
+                     spec.prompt_ids.empty() ? param : absl::StrCat("prompt[", outside - ids->begin(), "]"));
   }
   return std::nullopt;
 }
@@ -104,9 +97,10 @@ std::optional<ApiError> Prepare(const GenerationSpec& spec, const ServedModel& m
 
 std::optional<ApiError> CheckModelName(const ServedModel& model, const std::string& name) {
   if (name.empty() || std::find(model.names.begin(), model.names.end(), name) != model.names.end()) return std::nullopt;
-  return MakeError(ErrorKind::kModelNotFound, "model",
+  return MakeError(ErrorKind::kModelNotFound,
                    absl::StrCat("The model '", name, "' does not exist; this server has '",
-                                model.names.empty() ? std::string() : model.names.front(), "'"));
+                                model.names.empty() ? std::string() : model.names.front(), "'"),
+                   "model");
 }
 
 }  // namespace shoal::http

@@ -1,6 +1,7 @@
 // Tested by: tests/http/http_server_test.cc
 #include "coordinator/http/session.h"
 
+#include <algorithm>
 #include <atomic>
 #include <boost/asio/as_tuple.hpp>
 #include <boost/asio/awaitable.hpp>
@@ -35,7 +36,7 @@ class SessionResponder;
 class Session : public std::enable_shared_from_this<Session> {
  public:
   Session(asio::ip::tcp::socket socket, Worker* worker)
-      : socket_(std::move(socket)), deadline_(*worker->io), resume_(*worker->io), worker_(worker) {
+      : socket_(std::move(socket)), deadline_(*worker->io), idle_(*worker->io), worker_(worker) {
     worker_->sessions.insert(this);
   }
   ~Session();
@@ -78,16 +79,16 @@ class Session : public std::enable_shared_from_this<Session> {
   void Flush();
   void WaitWritable();
   void Written();
-  void AnswerComplete(bool keep_alive);
   void Enter(Phase phase, DurationNs timeout);
   void ArmDeadline(DurationNs timeout);
   void DeadlinePassed();
   void Linger();
   void ReportExchange(int status);
+  void ArmIdle();
 
   asio::ip::tcp::socket socket_;
   asio::steady_timer deadline_;
-  asio::steady_timer resume_;  // wakes the reader when the read-ahead buffer has room again
+  asio::steady_timer idle_;  // of an answer that wants to know when it has written nothing for a while
   Worker* const worker_;
 
   Phase phase_ = Phase::kIdle;
@@ -98,6 +99,7 @@ class Session : public std::enable_shared_from_this<Session> {
 
   std::string out_;  // written from out_sent_ on
   size_t out_sent_ = 0;
+  TimeNs sent_at_ = 0;  // the last Send
   bool waiting_writable_ = false;
   bool answer_complete_ = false;
   bool keep_alive_ = true;
@@ -126,6 +128,7 @@ class SessionResponder final : public Responder {
   void End() override;
   void Break() override;
   void OnGone(std::function<void()> on_gone) override { on_gone_ = std::move(on_gone); }
+  void OnIdle(DurationNs after, std::function<void()> on_idle) override;
   std::shared_ptr<Executor> executor() const override { return executor_; }
 
  private:
@@ -143,6 +146,8 @@ class SessionResponder final : public Responder {
   int status_ = 0;  // 0: nothing sent yet
   bool chunked_ = false;
   std::function<void()> on_gone_;
+  DurationNs idle_after_ = 0;
+  std::function<void()> on_idle_;
 };
 
 void SessionResponder::Respond(Response response) {
@@ -194,19 +199,23 @@ void SessionResponder::Break() {
   if (session != nullptr) session->Close();
 }
 
+void SessionResponder::OnIdle(DurationNs after, std::function<void()> on_idle) {
+  std::shared_ptr<Session> session = session_.lock();
+  if (session == nullptr) return;
+  idle_after_ = after;
+  on_idle_ = std::move(on_idle);
+  session->sent_at_ = RealClock().Now();
+  session->ArmIdle();
+}
+
 void SessionResponder::Detach() {
   session_.reset();
   on_gone_ = nullptr;
+  on_idle_ = nullptr;
 }
 
 asio::awaitable<void> Session::ReadLoop(std::shared_ptr<Session> self) {
   while (self->phase_ != Phase::kClosed) {
-    // Full: the peer waits. In the other phases the parser bounds what is kept.
-    if (self->phase_ == Phase::kAnswer && self->in_.size() >= self->worker_->limits.pipelined_bytes) {
-      self->resume_.expires_at(std::chrono::steady_clock::time_point::max());
-      co_await self->resume_.async_wait(kTuple);
-      continue;
-    }
     auto [wait_error] = co_await self->socket_.async_wait(asio::ip::tcp::socket::wait_read, kTuple);
     if (wait_error || self->phase_ == Phase::kClosed) break;
     if (!self->ReadSome()) break;
@@ -214,16 +223,19 @@ asio::awaitable<void> Session::ReadLoop(std::shared_ptr<Session> self) {
   self->Close();
 }
 
-// False at the end of the input: a client that closes its sending side counts as gone.
+// False at the end of the input: a client that closes its sending side counts as gone. So does one that sends more
+// behind an unanswered request than is kept: to stop reading would hide its end from us.
 bool Session::ReadSome() {
   auto& buffer = worker_->read_buffer;
   error_code ec;
   const size_t bytes = socket_.read_some(asio::buffer(buffer), ec);
   if (ec == asio::error::would_block) return true;
   if (ec) return false;
-  if (phase_ == Phase::kLinger) return true;  // drained, not read
+  const bool refused = phase_ == Phase::kAnswer && exchange_ == nullptr;
+  if (phase_ == Phase::kLinger || refused) return true;  // drained, not read
   in_.append(buffer.data(), bytes);
-  if (phase_ != Phase::kAnswer) Pump();
+  if (phase_ == Phase::kAnswer) return in_.size() <= worker_->limits.pipelined_bytes;
+  Pump();
   return true;
 }
 
@@ -326,10 +338,7 @@ void Session::TurnAway() {
 
 // Answers something that never became a request, and closes.
 void Session::Refuse(ErrorKind kind, std::string message) {
-  ApiError error;
-  error.kind = kind;
-  error.message = std::move(message);
-  const Response response = ErrorResponse(error);
+  const Response response = ErrorResponse(MakeError(kind, std::move(message)));
   const std::string id = UsableRequestId({}, worker_->limits.request_id_bytes);
   parser_.reset();
   in_.clear();
@@ -355,6 +364,7 @@ void Session::RefuseParseError(error_code ec) {
 void Session::Send(std::string_view bytes) {
   if (phase_ == Phase::kClosed || phase_ == Phase::kLinger) return;
   out_.append(bytes);
+  if (exchange_ != nullptr && exchange_->on_idle_ != nullptr) sent_at_ = RealClock().Now();
   if (!waiting_writable_) Flush();
 }
 
@@ -394,11 +404,11 @@ void Session::Written() {
     ReportExchange(exchange_->status_);
     exchange_->Detach();
     exchange_.reset();
+    idle_.cancel();
   }
   answer_complete_ = false;
   if (!keep_alive_) return Linger();
   Enter(Phase::kIdle, worker_->limits.idle_timeout);
-  resume_.cancel();
   if (!in_.empty()) {
     // Not from here: a client that pipelines must not deepen the stack with each of its requests.
     asio::post(*worker_->io, [self = shared_from_this()] { self->Pump(); });
@@ -429,6 +439,22 @@ void Session::ArmDeadline(DurationNs timeout) {
   });
 }
 
+// The timer is not moved by each event that is sent: when it fires it looks how much time is left.
+void Session::ArmIdle() {
+  const DurationNs left = sent_at_ + exchange_->idle_after_ - RealClock().Now();
+  idle_.expires_after(std::chrono::nanoseconds(std::max<DurationNs>(left, 0)));
+  idle_.async_wait([weak = weak_from_this(), exchange = std::weak_ptr<SessionResponder>(exchange_)](error_code ec) {
+    std::shared_ptr<Session> self = weak.lock();
+    if (ec || self == nullptr || self->exchange_ == nullptr || self->exchange_ != exchange.lock()) return;
+    if (RealClock().Now() - self->sent_at_ >= self->exchange_->idle_after_) {
+      self->sent_at_ = RealClock().Now();
+      const std::function<void()> on_idle = self->exchange_->on_idle_;  // may end the exchange
+      on_idle();
+    }
+    if (self->exchange_ != nullptr && self->exchange_->on_idle_ != nullptr) self->ArmIdle();
+  });
+}
+
 void Session::DeadlinePassed() {
   const bool partial = parser_.has_value() || !in_.empty();
   if ((phase_ == Phase::kHeader || phase_ == Phase::kBody) && partial) {
@@ -442,13 +468,12 @@ void Session::Linger() {
   error_code ignored;
   socket_.shutdown(asio::ip::tcp::socket::shutdown_send, ignored);
   Enter(Phase::kLinger, worker_->limits.linger_timeout);
-  resume_.cancel();
 }
 
 void Session::Close() {
   if (phase_ == Phase::kClosed) return;
   Enter(Phase::kClosed, 0);
-  resume_.cancel();
+  idle_.cancel();
   error_code ignored;
   socket_.close(ignored);
   if (exchange_ == nullptr) return;

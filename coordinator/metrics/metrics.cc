@@ -161,13 +161,18 @@ class Metrics::Impl {
   int32_t cache_blocks_ SHOAL_GUARDED_BY(mutex_) = -1;
 };
 
+// The core counts; a scrape that sees an older state than the one before changes nothing.
+void CountTo(double total, Counter* counter) {
+  if (total > counter->Value()) counter->Increment(total - counter->Value());
+}
+
 void Metrics::Impl::SetState(const core::ClusterState& state) {
   running_.Set(state.running);
   waiting_.Set(state.waiting);
   const int32_t used = state.kv_blocks - state.kv_blocks_free;
   kv_usage_.Set(state.kv_blocks > 0 ? static_cast<double>(used) / state.kv_blocks : 0);
-  const double preempted = static_cast<double>(state.preemptions) - preemptions_.Value();
-  if (preempted > 0) preemptions_.Increment(preempted);
+  CountTo(static_cast<double>(state.preemptions), &preemptions_);
+  CountTo(static_cast<double>(state.prompt_tokens), &prompt_tokens_);
   epoch_.Set(static_cast<double>(state.epoch));
   load_total_.Set(static_cast<double>(state.load_bytes_total));
   load_done_.Set(static_cast<double>(state.load_bytes_done));
@@ -220,10 +225,7 @@ void Metrics::Impl::SetProcess() {
 Metrics::Metrics(const std::string& model_name) : impl_(std::make_unique<Impl>(model_name)) {}
 Metrics::~Metrics() = default;
 
-void Metrics::OnFirstToken(int32_t prompt_tokens, DurationNs since_arrival) {
-  impl_->prompt_tokens_.Increment(prompt_tokens);
-  impl_->first_token_.Observe(Seconds(since_arrival));
-}
+void Metrics::OnFirstToken(DurationNs since_arrival) { impl_->first_token_.Observe(Seconds(since_arrival)); }
 
 void Metrics::OnTokens(int32_t tokens, DurationNs gap) {
   impl_->generation_tokens_.Increment(tokens);
@@ -235,6 +237,8 @@ void Metrics::OnRequestEnd(const RequestEnd& end) {
   if (end.reason == core::FinishReason::kError || end.reason == core::FinishReason::kCancelled) return;
   const core::RequestStats& stats = end.stats;
   Impl& m = *impl_;
+  if (stats.output_tokens == 0 && stats.first_token != 0)
+    m.first_token_.Observe(Seconds(stats.first_token - stats.arrived));
   m.e2e_.Observe(Seconds(stats.finished - stats.arrived));
   m.queue_.Observe(Seconds(stats.first_scheduled - stats.arrived));
   m.prefill_.Observe(Seconds(stats.first_token - stats.first_scheduled));

@@ -25,8 +25,9 @@ class Metrics {
   explicit Metrics(const std::string& model_name);
   ~Metrics();
 
-  // The first tokens of a request left, so long after its first byte came in.
-  void OnFirstToken(int32_t prompt_tokens, DurationNs since_arrival);
+  // The first tokens of a request left, so long after its first byte came in. An answer without a token (its first was
+  // a stop token) is timed at its end, by its stats.
+  void OnFirstToken(DurationNs since_arrival);
   // `tokens` more were generated; `gap` since the ones before them, 0 for the first.
   void OnTokens(int32_t tokens, DurationNs gap);
   void OnRequestEnd(const RequestEnd& end);

@@ -1,6 +1,7 @@
 // One registration of one agent: the gate through which all its events pass, the connection to its endpoint, and the
-// calls that run on it. Thread-safe. No gRPC operation is ever started by a reaction while the lock is held by it, and
-// gRPC never runs reactions inside the caller's stack, so starting operations under the lock cannot deadlock.
+// calls that run on it. Thread-safe. Operations are started with a lock held, by callers and by reactions alike (a
+// write that ends starts the next one); that cannot deadlock, since gRPC never runs a reaction inside the stack of
+// whoever starts, cancels or finishes an operation.
 #pragma once
 
 #include <functional>

@@ -97,6 +97,7 @@ absl::Status ClusterService::Admit(const proto::RegisterRequest& request) {
   }
   const auto link = std::make_shared<AgentLink>(info, options_.incarnation, &post_, &pending_);
   std::shared_ptr<AgentLink> former;
+  MutexLock registering(registering_);
   {
     MutexLock lock(mutex_);
     if (closed_) return absl::UnavailableError("the coordinator is ending");

@@ -29,11 +29,14 @@ class ClusterService final : public proto::Cluster::CallbackService {
                                                         proto::HeartbeatsReply* reply) override;
 
  private:
-  absl::Status Admit(const proto::RegisterRequest& request);
+  absl::Status Admit(const proto::RegisterRequest& request) SHOAL_EXCLUDES(registering_, mutex_);
 
   const AgentsOptions options_;
   const AgentLink::Post post_;
   Pending pending_;
+  // Held from the moment a registration takes its place until it has been announced: the loss of the one before it and
+  // its own arrival leave as one, whoever else registers under the same id. Before mutex_.
+  Mutex registering_;
   Mutex mutex_;
   bool closed_ SHOAL_GUARDED_BY(mutex_) = false;
   absl::flat_hash_map<plan::AgentId, std::shared_ptr<AgentLink>> links_ SHOAL_GUARDED_BY(mutex_);

@@ -20,7 +20,8 @@ namespace {
 constexpr auto kJoinDeadline = std::chrono::seconds(120);
 constexpr auto kAbortDeadline = std::chrono::seconds(30);
 
-// Codes that an agent never answers with: the connection or the deadline failed.
+// The connection or the deadline failed. An agent never answers with these two codes: what went wrong on its side and
+// may go well the next time (a rank that ended while it started, an epoch that is over) is ABORTED, and is an answer.
 bool Unreached(const grpc::Status& status) {
   return status.error_code() == grpc::StatusCode::UNAVAILABLE ||
          status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED;

@@ -10,7 +10,7 @@ namespace {
 
 constexpr DurationNs kPublishInterval = 50 * kMillisecond;  // what scrapes and status may lag behind
 constexpr DurationNs kStaleAfter = 5 * kSecond;             // heartbeats alone renew the state more often
-constexpr DurationNs kNoProgress = 10 * kSecond;            // work, but no step: not ready
+constexpr DurationNs kNoProgress = 10 * kSecond;            // work, and nobody gets on with it: not ready
 constexpr DurationNs kLongWait = 60 * kSecond;
 
 void Log(const core::LogLine& line) {
@@ -156,14 +156,16 @@ void CoreThread::Apply(const core::Effect& effect) {
     return it->second;
   };
   if (const auto* emit = std::get_if<core::EmitTokens>(&effect)) {
-    std::vector<int32_t>& tokens = update(emit->id).tokens;
-    tokens.insert(tokens.end(), emit->tokens.begin(), emit->tokens.end());
+    http::GenerateUpdate& more = update(emit->id);
+    more.tokens.insert(more.tokens.end(), emit->tokens.begin(), emit->tokens.end());
+    more.preemptions = emit->preemptions;
   } else if (const auto* finish = std::get_if<core::FinishRequest>(&effect)) {
     http::GenerateUpdate& last = update(finish->id);
     last.finished = true;
     last.reason = finish->reason;
     last.error = finish->error;
     last.retry_after_s = finish->retry_after_s;
+    last.preemptions = finish->stats.preemptions;
     last.stats = finish->stats;
   } else if (const auto* timer = std::get_if<core::SetTimer>(&effect)) {
     timer_ = timer->at;
@@ -192,8 +194,7 @@ void CoreThread::Publish() {
   publish_at_ = 0;
   published_ = now;
   core::ClusterState state = core_.State(now);
-  const bool progressed = state.steps != steps_ || state.running + state.waiting == 0;
-  steps_ = state.steps;
+  const bool progressed = progress_.Moved(state);
   std::shared_ptr<const http::ServedModel> model = Model();
   const bool ready = state.phase == core::ClusterState::Phase::kReady;
   if (ready && (model == nullptr || model->system_fingerprint != state.numerics_id ||

@@ -12,6 +12,7 @@
 #include "common/base/mutex.h"
 #include "coordinator/core/core.h"
 #include "coordinator/http/engine.h"
+#include "coordinator/server/progress.h"
 
 namespace shoal::server {
 
@@ -49,7 +50,7 @@ class CoreThread final : public http::Engine {
   struct Snapshot {
     core::ClusterState state;
     TimeNs at = 0;
-    TimeNs progressed = 0;  // when a step was last seen to end, or nothing was there to do
+    TimeNs progressed = 0;  // when the group was last seen to get on, or nothing was there to do
   };
 
   void Run();
@@ -74,7 +75,7 @@ class CoreThread final : public http::Engine {
   TimeNs timer_ = 0;       // 0: none
   TimeNs publish_at_ = 0;  // 0: nothing new to show
   TimeNs published_ = 0;
-  uint64_t steps_ = 0;
+  ProgressWatch progress_;
 
   Mutex queue_mutex_;
   CondVar queue_changed_;

@@ -54,7 +54,6 @@ absl::StatusOr<http::ServedModel> DescribeModel(const CoordinatorOptions& option
   served.root = options.model;
   served.vocab = files.config.vocab;
   served.eos_tokens = files.config.eos_tokens;
-  served.bos_token = files.config.bos_token;
   served.add_bos = files.add_bos;
   SHOAL_ASSIGN_OR_RETURN(served.tokenizer, model::OpenTokenizer(files));
   if (!files.chat_template.empty()) {

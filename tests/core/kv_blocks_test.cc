@@ -8,13 +8,6 @@
 namespace shoal::core {
 namespace {
 
-TEST(BlockPool, RoundsUp) {
-  EXPECT_EQ(BlocksFor(0, 4), 0);
-  EXPECT_EQ(BlocksFor(1, 4), 1);
-  EXPECT_EQ(BlocksFor(4, 4), 1);
-  EXPECT_EQ(BlocksFor(5, 4), 2);
-}
-
 TEST(BlockPool, AllOrNothing) {
   BlockPool pool(4);
   std::vector<int32_t> a, b;

@@ -97,6 +97,18 @@ TEST(SizeCache, NoMoreThanCouldBeUsed) {
   EXPECT_EQ(SizeCache(o, kRanks)->blocks, 33);
 }
 
+TEST(SizeCache, MoreMemoryThanBlocksCanBeCounted) {
+  CoreOptions o = Options();
+  o.model.max_position = 1'000'000'000;
+  const std::vector<plan::JoinReply::Rank> huge = {{0, 0, 0, 1, int64_t{1} << 62}};
+  const auto limits = SizeCache(o, huge);
+  ASSERT_TRUE(limits.ok()) << limits.status();
+  EXPECT_EQ(limits->blocks, plan::kMaxBlocks);
+  EXPECT_EQ(limits->max_model_len, plan::kMaxBlocks * 10);
+  o.kv_blocks = plan::kMaxBlocks + 1;
+  EXPECT_FALSE(SizeCache(o, huge).ok());
+}
+
 TEST(SizeCache, WhatWasAskedForAndDoesNotFitFails) {
   const auto message = [](const CoreOptions& o, std::vector<plan::JoinReply::Rank> ranks = kRanks) {
     const auto limits = SizeCache(o, ranks);

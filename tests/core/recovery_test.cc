@@ -152,6 +152,19 @@ TEST(Forming, GivesUpAfterSomeFirstAttempts) {
   EXPECT_TRUE(Contains(cluster.state().detail, "connection refused")) << cluster.state().detail;
 }
 
+TEST(Forming, ARankKilledWhileItLoadsIsTriedAgain) {
+  VirtualCluster cluster(Options(1, 2, 2), {}, 1);
+  cluster.AddAgent({.id = "a"});
+  cluster.AddAgent({.id = "b"});
+  for (int attempt = 1; attempt <= 5; ++attempt) {
+    ASSERT_TRUE(cluster.RunUntil([&] { return cluster.state().load_bytes_done > 0; }));
+    cluster.KillRank(1, "killed by signal 9");
+    ASSERT_TRUE(cluster.RunUntil([&] { return cluster.state().phase != Phase::kLoading; }));
+    EXPECT_EQ(cluster.state().phase == Phase::kFailed, attempt == 5);
+  }
+  EXPECT_TRUE(Contains(cluster.state().detail, "rank 1 killed by signal 9")) << cluster.state().detail;
+}
+
 TEST(Forming, AnAgentThatNeverAnswersDoesNotHangIt) {
   CoreOptions o = Options(1, 1, 1);
   VirtualCluster cluster(o, {}, 1);
@@ -400,7 +413,83 @@ TEST(Recovery, SmallerCacheAfterwardsEndsWhatNoLongerFits) {
   EXPECT_EQ(other.cluster.answer(2).finish.error.code(), absl::StatusCode::kUnavailable);
 }
 
-// Kills, freezes and comebacks at random: every answer as alone, once.
+// A join or a load that goes wrong after a group was ready ends nothing: it is tried again while requests wait.
+TEST(Recovery, ARefusalAfterAReadyGroupIsTriedAgain) {
+  for (bool join : {true, false}) {
+    for (const absl::Status& why : {absl::NotFoundError("the file has moved"), absl::AbortedError("a rank ended"),
+                                    absl::InternalError("who knows")}) {
+      SCOPED_TRACE(absl::StrCat(join, " ", why.message()));
+      Running run;
+      join ? run.cluster.RefuseJoins("b", why) : run.cluster.RefuseLoads("b", why);
+      run.cluster.KillRank(0, "killed by signal 9");
+      run.cluster.RunUntil(run.cluster.now() + 10 * kSecond);
+      EXPECT_GT(run.cluster.joins().size(), 10u);  // many times, and not as fast as it can
+      EXPECT_LT(run.cluster.joins().size(), 30u);
+      EXPECT_NE(run.cluster.state().phase, Phase::kFailed);
+      EXPECT_TRUE(Contains(run.cluster.state().detail, std::string(why.message()))) << run.cluster.state().detail;
+      EXPECT_TRUE(run.cluster.Logged(std::string(why.message())));
+      join ? run.cluster.RefuseJoins("b", absl::OkStatus()) : run.cluster.RefuseLoads("b", absl::OkStatus());
+      run.Finish();
+      EXPECT_EQ(run.cluster.state().groups_formed, 2u);
+    }
+  }
+}
+
+TEST(Recovery, ARefusalThatStaysEndsRequestsAndNotTheServer) {
+  Running run;
+  run.cluster.RefuseJoins("b", absl::NotFoundError("the file has moved"));
+  run.cluster.KillRank(0, "killed by signal 9");
+  ASSERT_TRUE(run.cluster.RunUntilAnswered());
+  for (const GenerateRequest& r : run.requests) {
+    EXPECT_EQ(run.cluster.answer(r.id).finish.error.code(), absl::StatusCode::kUnavailable);
+    EXPECT_TRUE(Contains(std::string(run.cluster.answer(r.id).finish.error.message()), "the file has moved"));
+  }
+  run.cluster.RunUntil(run.cluster.now() + 60 * kSecond);
+  EXPECT_NE(run.cluster.state().phase, Phase::kFailed);
+  run.cluster.RefuseJoins("b", absl::OkStatus());
+  EXPECT_TRUE(run.cluster.RunUntilReady());
+}
+
+TEST(Recovery, ASpareThatCannotDoItGivesThePlaceBack) {
+  for (int kind = 0; kind < 4; ++kind) {
+    SCOPED_TRACE(kind);
+    Running run;
+    AgentSpec spare{.id = "spare", .slots = 2};
+    if (kind == 0) spare.join_error = absl::FailedPreconditionError("another file");
+    if (kind == 1) spare.load_error = absl::DataLossError("truncated");
+    if (kind == 2) spare.numerics_id = "other numerics";
+    if (kind == 3) spare.memory_bytes = 1000;
+    run.cluster.AddAgent(spare);
+    run.cluster.KillAgent("b");
+    run.cluster.RunUntil(run.cluster.now() + 5 * kSecond);
+    EXPECT_NE(run.cluster.state().phase, Phase::kFailed);
+    if (kind < 3) {
+      run.cluster.AddAgent({.id = "new", .slots = 2});
+    } else {
+      run.cluster.AddAgent({.id = "b", .slots = 2});
+    }
+    run.Finish();
+    for (const auto& rank : run.cluster.state().ranks) EXPECT_NE(rank.agent, "spare");
+  }
+}
+
+TEST(Recovery, ARankKilledWhileItsAgentLoadsIsTriedAgain) {
+  Running run;
+  run.cluster.KillRank(3, "killed by signal 9");
+  for (int i = 0; i < 6; ++i) {  // more often than a first group would be tried
+    ASSERT_TRUE(run.cluster.RunUntil([&] { return run.cluster.state().phase == Phase::kLoading; }));
+    const uint64_t epoch = run.cluster.state().epoch;
+    ASSERT_TRUE(run.cluster.RunUntil([&] { return run.cluster.state().load_bytes_done > 0; }));
+    run.cluster.KillRank(3, "killed by signal 9");
+    ASSERT_TRUE(run.cluster.RunUntil([&] { return run.cluster.state().epoch > epoch; }));
+    EXPECT_EQ(run.cluster.state().groups_formed, 1u);
+  }
+  run.Finish();
+  EXPECT_TRUE(run.cluster.Logged("could not load its weights: rank 3 killed by signal 9"));
+  EXPECT_EQ(run.cluster.state().groups_formed, 2u);
+}
+
+// Kills, freezes, refusals and comebacks at random: every answer as alone, once.
 void RandomTrouble(uint64_t seed) {
   SCOPED_TRACE(seed);
   uint64_t draws = 0;
@@ -423,7 +512,7 @@ void RandomTrouble(uint64_t seed) {
   for (int k = 0; k < 6; ++k) {
     cluster.RunUntil(cluster.now() + draw(0, 60) * kMillisecond);
     const std::string id = draw(0, 1) == 0 ? "a" : "b";
-    switch (draw(0, 3)) {
+    switch (draw(0, 5)) {
       case 0:
         cluster.KillRank(draw(0, slots - 1), "killed by signal 9");
         break;
@@ -436,6 +525,18 @@ void RandomTrouble(uint64_t seed) {
         cluster.FreezeAgent(id);
         cluster.RunUntil(cluster.now() + draw(100, 6000) * kMillisecond);
         cluster.ThawAgent(id);
+        break;
+      case 3:
+        cluster.RefuseJoins(id, absl::NotFoundError("no such model"));
+        cluster.KillRank(draw(0, slots - 1), "killed by signal 9");
+        cluster.RunUntil(cluster.now() + draw(0, 2000) * kMillisecond);
+        cluster.RefuseJoins(id, absl::OkStatus());
+        break;
+      case 4:
+        cluster.RefuseLoads(id, absl::InternalError("a rank ended"));
+        cluster.KillRank(draw(0, slots - 1), "killed by signal 9");
+        cluster.RunUntil(cluster.now() + draw(0, 2000) * kMillisecond);
+        cluster.RefuseLoads(id, absl::OkStatus());
         break;
       default:
         cluster.AddAgent({.id = id, .slots = slots, .highest_epoch = cluster.state().epoch});  // again, out of the blue

@@ -9,7 +9,7 @@
 namespace shoal::core {
 namespace {
 
-// A decision in one line: "rows 0:1+1 2:16 | admit 16/4 | preempt 3 | too big 0". rows index:count+new_blocks.
+// A decision in one line: "rows 0:1+1 2:16 | admit 16/4 | preempt 3". rows index:count+new_blocks.
 std::string Show(const Decision& d) {
   std::string text = "rows";
   for (const auto& r : d.rows) {
@@ -20,8 +20,6 @@ std::string Show(const Decision& d) {
   for (const auto& a : d.admit) absl::StrAppend(&text, " ", a.count, "/", a.blocks);
   if (!d.preempt.empty()) text += " | preempt";
   for (int32_t i : d.preempt) absl::StrAppend(&text, " ", i);
-  if (!d.too_big.empty()) text += " | too big";
-  for (int32_t i : d.too_big) absl::StrAppend(&text, " ", i);
   return text;
 }
 
@@ -82,7 +80,6 @@ TEST(Decide, Table) {
       {"even itself", View({At(4, 9), At(4, 8)}, {}, 0), "rows 0:1 | preempt 1"},
       {"nobody is left for the second", View({At(4, 8), At(4, 8), At(1, 1)}, {}, 0), "rows 0:1+1 | preempt 2 1"},
       {"nobody starts when somebody gave way", View({At(4, 8), At(40, 9)}, {{1}}, 0), "rows 0:1+1 | preempt 1"},
-      {"alone and too big", View({At(4, 8)}, {}, 0), "rows | too big 0"},
       {"a prefill gives way, too", View({At(4, 8), At(12, 4)}, {}, 0), "rows 0:1+1 | preempt 1"},
       {"only its own cohort", Cohort(View({At(4, 9, 0, 0), At(4, 9, 0, 1)}, {}, 8), 1, 2), "rows 1:1"},
       {"victims of any cohort", Cohort(View({At(4, 8, 0, 0), At(4, 9, 0, 1)}, {}, 0), 0, 2), "rows 0:1+1 | preempt 1"},
@@ -97,6 +94,10 @@ TEST(Decide, SeveralVictimsForOneBlockNeed) {
   // Three decodes at a border, nothing free, the last ones hold one block each: 0 takes the block of 3, 1 that of 2.
   SchedulerView v = View({At(4, 8), At(4, 8), At(1, 2), At(1, 2)}, {}, 0);
   EXPECT_EQ(Show(Decide(v)), "rows 0:1+1 1:1+1 | preempt 3 2");
+}
+
+TEST(DecideDeathTest, ASequenceThatTheCacheCannotHoldAloneIsABug) {
+  EXPECT_DEATH(Decide(View({At(4, 8)}, {}, 0)), "check failed");
 }
 
 TEST(Decide, SameViewSameDecision) {

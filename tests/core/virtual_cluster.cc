@@ -71,6 +71,7 @@ struct VirtualCluster::Agent {
   uint64_t epoch = 0;
   TimeNs last_said = 0;
   std::vector<int32_t> ranks;
+  uint64_t loading = 0;                     // epoch of the load in progress; 0: none
   std::vector<std::function<void()>> held;  // what it would have said or heard while frozen
 };
 
@@ -188,13 +189,12 @@ void VirtualCluster::Beat(const std::string& id, uint64_t incarnation) {
   });
 }
 
-void VirtualCluster::Say(const std::string& id, TimeNs at, const Event& event, std::function<void()> before) {
+void VirtualCluster::Say(const std::string& id, TimeNs at, const Event& event, std::function<bool()> before) {
   std::shared_ptr<Agent> agent = agents_.at(id);
   agent->last_said = std::max(agent->last_said, at + Between(times_.net_min, times_.net_max));
   const auto deliver = [this, agent, event, before] {
     if (!agent->alive) return;
-    if (before) before();
-    Post(event);
+    if (before == nullptr || before()) Post(event);
   };
   At(agent->last_said, [agent, deliver] {
     if (agent->frozen) {
@@ -218,14 +218,26 @@ void VirtualCluster::ThawAgent(const std::string& id) {
 }
 
 void VirtualCluster::KillRank(int32_t rank, const std::string& cause) {
-  SHOAL_CHECK(executor_ != nullptr);
-  executor_->dead = true;
   for (const auto& [id, agent] : agents_) {
     if (std::find(agent->ranks.begin(), agent->ranks.end(), rank) == agent->ranks.end()) continue;
+    if (executor_ == nullptr || executor_->epoch != agent->epoch) continue;  // joining
+    executor_->dead = true;
+    if (const uint64_t epoch = std::exchange(agent->loading, 0); epoch != 0) {
+      Say(id, now_, LoadFailed{id, epoch, absl::AbortedError(absl::StrCat("rank ", rank, " ", cause))});
+      continue;
+    }
     // Not behind the answers of steps that would have ended later.
     At(now_ + Between(times_.net_min, times_.net_max),
        [this, event = RankExited{id, {rank, 4711, executor_->epoch, cause}}] { Post(event); });
   }
+}
+
+void VirtualCluster::RefuseJoins(const std::string& id, const absl::Status& why) {
+  agents_.at(id)->spec.join_error = why;
+}
+
+void VirtualCluster::RefuseLoads(const std::string& id, const absl::Status& why) {
+  agents_.at(id)->spec.load_error = why;
 }
 
 void VirtualCluster::On(const SendJoin& e) {
@@ -237,6 +249,7 @@ void VirtualCluster::On(const SendJoin& e) {
   if (e.join.epoch < agent.epoch) return;  // as agents do
   agent.epoch = e.join.epoch;
   agent.ranks.clear();
+  agent.loading = 0;
   plan::JoinReply reply;
   reply.numerics_id = agent.spec.numerics_id;
   for (const plan::RankAssignment& a : e.join.ranks) {
@@ -253,8 +266,11 @@ void VirtualCluster::On(const SendLoad& e) {
   auto it = agents_.find(e.agent);
   if (it == agents_.end() || !it->second->alive) return;
   if (it->second->frozen) return it->second->held.push_back([this, e] { On(e); });
-  const AgentSpec& spec = it->second->spec;
-  if (!spec.load_error.ok()) return Say(e.agent, now_, LoadFailed{e.agent, e.load.epoch, spec.load_error});
+  Agent& agent = *it->second;
+  if (e.load.epoch < agent.epoch) return;  // as agents do
+  const absl::Status& error = agent.spec.load_error;
+  if (!error.ok()) return Say(e.agent, now_, LoadFailed{e.agent, e.load.epoch, error});
+  agent.loading = e.load.epoch;
   if (executor_ == nullptr || executor_->epoch != e.load.epoch) {
     executor_ = std::make_shared<Executor>(e.load.epoch, e.load.limits, options_.pp, now_);
     unanswered_.clear();
@@ -262,7 +278,11 @@ void VirtualCluster::On(const SendLoad& e) {
   }
   Say(e.agent, now_, LoadAdvanced{e.load.epoch, {e.agent, 500, 1000, false, false, 500}});
   Say(e.agent, now_ + Between(0, 5 * kMillisecond),
-      LoadAdvanced{e.load.epoch, {e.agent, 1000, 1000, true, false, 1000}});
+      LoadAdvanced{e.load.epoch, {e.agent, 1000, 1000, true, false, 1000}}, [&agent, epoch = e.load.epoch] {
+        if (agent.loading != epoch) return false;
+        agent.loading = 0;
+        return true;
+      });
 }
 
 void VirtualCluster::On(const SendAbort& e) {
@@ -344,8 +364,8 @@ void VirtualCluster::Execute(const plan::StepPlan& plan, uint64_t bytes_hash) {
       if (!samples) mine.rows.clear();
       if (rank == 0) mine.error = error;
       if (x.dead && error.empty()) continue;
-      std::function<void()> note;
-      if (samples) note = [this, trace, ids] { Answered(trace, ids); };
+      std::function<bool()> note;
+      if (samples) note = [this, trace, ids] { return Answered(trace, ids), true; };
       Say(id, ended[rank / options_.tp], StepAnswered{id, mine}, note);
       if (repeat_answers_) Say(id, ended[rank / options_.tp], StepAnswered{id, mine});
     }

@@ -61,7 +61,11 @@ class VirtualCluster {
   void KillAgent(const std::string& id);    // its connection breaks
   void FreezeAgent(const std::string& id);  // says and does nothing any more
   void ThawAgent(const std::string& id);
+  // As its agent reports it: while it loads, as the failure of the load; before, nobody is there to be killed.
   void KillRank(int32_t rank, const std::string& cause);
+  // What an agent answers from now on; OK: as it should.
+  void RefuseJoins(const std::string& id, const absl::Status& why);
+  void RefuseLoads(const std::string& id, const absl::Status& why);
   void FailStep(const std::string& error) { fail_step_ = error; }  // the next plan's answer from rank 0 says so
   void PoisonRequestsWith(int32_t token) { poison_ = token; }      // a prompt that begins so gives NaN
   void RepeatAnswers() { repeat_answers_ = true; }                 // every answer comes twice
@@ -131,8 +135,9 @@ class VirtualCluster {
   void Execute(const plan::StepPlan& plan, uint64_t bytes_hash);
   void Answered(size_t trace, const std::vector<plan::SequenceId>& ids);
   void Beat(const std::string& id, uint64_t incarnation);
-  // The agent says it after the network's delay, in order, unless it is dead or frozen by then.
-  void Say(const std::string& id, TimeNs at, const Event& event, std::function<void()> before = nullptr);
+  // The agent says it after the network's delay, in order, unless it is dead or frozen by then. `before` may take it
+  // back: false.
+  void Say(const std::string& id, TimeNs at, const Event& event, std::function<bool()> before = nullptr);
   DurationNs Between(DurationNs low, DurationNs high);
   void Problem(const std::string& text);
 

@@ -125,11 +125,13 @@ TEST_F(GenerationTest, AStopStringEndsTheAnswerAndTheWork) {
   engine_.Emit(request.id, Bytes("some text E"));
   engine_.Emit(request.id, Bytes("N"));
   engine_.Emit(request.id, Bytes("D and more"));
-  const auto answer = Json(client.Read().body);
+  const RawResponse response = client.Read();
+  const auto answer = Json(response.body);
   EXPECT_EQ(At(answer, "choices.0.message.content"), "\"some text \"");
   EXPECT_EQ(At(answer, "choices.0.finish_reason"), "\"stop\"");
   EXPECT_EQ(At(answer, "choices.0.stop_reason"), "\"END\"");
   EXPECT_EQ(At(answer, "usage.completion_tokens"), "13");  // up to the D
+  EXPECT_EQ(response.headers.at("x-shoal-preemptions"), "2");
   EXPECT_EQ(engine_.AwaitCancel(request.id), core::CancelCause::kStopString);
 }
 
@@ -150,6 +152,61 @@ TEST_F(GenerationTest, TheStopStringIsKeptWhenAskedFor) {
   const auto request = engine_.AwaitRequest();
   engine_.Emit(request.id, Bytes("aENDb"));
   EXPECT_EQ(At(Json(client.Read().body), "choices.0.text"), "\"aEND\"");
+}
+
+TEST_F(GenerationTest, AStreamThatWaitsGivesSignsOfLifeBeforeAndBetweenEvents) {
+  ApiOptions options;
+  options.limits.stream_keep_alive = 10 * kMillisecond;
+  Start(options);
+  for (const char* path : {kChat, kCompletions}) {
+    RawClient client(port());
+    client.Send(PostRequest(path, path == kChat ? ChatBody(R"(,"stream":true)") : CompletionBody(R"(,"stream":true)")));
+    const auto request = engine_.AwaitRequest();
+    std::string head = client.ReadUntil(": keep-alive\n\n");
+    EXPECT_NE(head.find(" 200 OK"), std::string::npos);
+    EXPECT_EQ(head.find("\"role\":\"assistant\"") != std::string::npos, path == kChat);
+    EXPECT_NE(client.ReadUntil(": keep-alive\n\n"), "");
+    engine_.Emit(request.id, Bytes("a"));
+    const std::string text = client.ReadUntil(path == kChat ? "\"content\":\"a\"" : "\"text\":\"a\"");
+    EXPECT_NE(text, "");
+    EXPECT_EQ(text.find("\"role\""), std::string::npos);  // once
+    EXPECT_NE(client.ReadUntil(": keep-alive\n\n"), "");
+    engine_.Finish(request.id, FinishReason::kStop);
+    EXPECT_NE(client.ReadUntil("data: [DONE]\n\n"), "");
+  }
+}
+
+TEST_F(GenerationTest, AfterASignOfLifeAnErrorIsAnEventAndADisconnectCancels) {
+  ApiOptions options;
+  options.limits.stream_keep_alive = 10 * kMillisecond;
+  Start(options);
+  RawClient client(port());
+  client.Send(PostRequest(kChat, ChatBody(R"(,"stream":true)")));
+  auto request = engine_.AwaitRequest();
+  EXPECT_NE(client.ReadUntil(": keep-alive\n\n"), "");
+  engine_.FailWith(request.id, absl::UnavailableError("no group"));
+  EXPECT_NE(client.ReadUntil("\"message\":\"no group\""), "");
+
+  RawClient other(port());
+  other.Send(PostRequest(kChat, ChatBody(R"(,"stream":true)")));
+  request = engine_.AwaitRequest();
+  EXPECT_NE(other.ReadUntil(": keep-alive\n\n"), "");
+  other.Close();
+  EXPECT_EQ(engine_.AwaitCancel(request.id), core::CancelCause::kDisconnect);
+}
+
+TEST_F(GenerationTest, AWholeAnswerNeverGetsASignOfLife) {
+  ApiOptions options;
+  options.limits.stream_keep_alive = kMillisecond;
+  Start(options);
+  RawClient whole(port()), stream(port());
+  whole.Send(PostRequest(kChat, ChatBody("")));
+  const auto request = engine_.AwaitRequest();
+  stream.Send(PostRequest(kChat, ChatBody(R"(,"stream":true)")));
+  engine_.AwaitRequest();
+  for (int i = 0; i < 3; ++i) EXPECT_NE(stream.ReadUntil(": keep-alive\n\n"), "");
+  engine_.FailWith(request.id, absl::UnavailableError("no group"));
+  EXPECT_EQ(whole.Read().status, 503);
 }
 
 TEST_F(GenerationTest, AnErrorBeforeTheFirstTokenIsAPlainAnswer) {

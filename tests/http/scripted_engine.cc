@@ -118,6 +118,7 @@ core::ClusterState ScriptedEngine::Cluster() const {
   state.block_size = 16;
   state.running = 2;
   state.preemptions = 7;
+  state.prompt_tokens = 2;
   core::ClusterState::Rank rank{};
   rank.rank = 1;
   rank.tp_index = 1;
@@ -188,6 +189,7 @@ void ScriptedEngine::Update(core::RequestId id, GenerateUpdate update) {
     if (stats.first_token == 0 && !update.tokens.empty()) stats.first_token = now;
     stats.output_tokens += static_cast<int32_t>(update.tokens.size());
     stats.finished = now;
+    update.preemptions = stats.preemptions;
     if (update.finished) update.stats = stats;
     sink = found->second;
     if (update.finished) sinks_.erase(found);

@@ -17,6 +17,7 @@ core::ClusterState State() {
   state.kv_blocks_free = 150;
   state.block_size = 16;
   state.preemptions = 4;
+  state.prompt_tokens = 90;
   state.epoch = 2;
   core::ClusterState::Rank rank{};
   rank.hostname = "h";
@@ -43,13 +44,16 @@ TEST(Metrics, GaugesFollowTheState) {
   ExpectLine(text, R"(vllm:num_preemptions_total{engine="0",model_name="m"} 4)");
   ExpectLine(text, R"(shoal:rank_up{node="h",pp="0",rank="0",tp="0"} 1)");
   ExpectLine(text, R"(shoal:rank_up{node="h",pp="1",rank="1",tp="0"} 0)");
+  ExpectLine(text, R"(vllm:prompt_tokens_total{engine="0",model_name="m"} 90)");
   core::ClusterState later = State();
+  later.prompt_tokens = 100;
   later.preemptions = 6;
   later.kv_blocks = later.kv_blocks_free = 100;
   later.ranks.resize(1);
   text = metrics.Render(later);
   ExpectLine(text, R"(vllm:num_preemptions_total{engine="0",model_name="m"} 6)");
   ExpectLine(text, R"(vllm:cache_config_info{block_size="16",engine="0",model_name="m",num_gpu_blocks="100"} 1)");
+  ExpectLine(text, R"(vllm:prompt_tokens_total{engine="0",model_name="m"} 100)");
   EXPECT_EQ(text.find(R"(num_gpu_blocks="200")"), std::string::npos);
   EXPECT_EQ(text.find(R"(rank="1")"), std::string::npos);  // ranks that are gone are gone
 }
@@ -66,7 +70,7 @@ TEST(Metrics, AnIdleServerShowsZeroesNotNothing) {
 
 TEST(Metrics, ARequestFromFirstTokenToEnd) {
   Metrics metrics("m");
-  metrics.OnFirstToken(7, 30 * kMillisecond);
+  metrics.OnFirstToken(30 * kMillisecond);
   metrics.OnTokens(1, 0);
   metrics.OnTokens(2, 60 * kMillisecond);
   RequestEnd end;
@@ -81,7 +85,6 @@ TEST(Metrics, ARequestFromFirstTokenToEnd) {
   metrics.OnRequestEnd(end);
   const std::string text = metrics.Render({});
   const std::string labels = R"({engine="0",model_name="m"})";
-  ExpectLine(text, "vllm:prompt_tokens_total" + labels + " 7");
   ExpectLine(text, "vllm:generation_tokens_total" + labels + " 3");
   ExpectLine(text, R"(vllm:time_to_first_token_seconds_bucket{engine="0",model_name="m",le="0.02"} 0)");
   ExpectLine(text, R"(vllm:time_to_first_token_seconds_bucket{engine="0",model_name="m",le="0.04"} 1)");
@@ -97,6 +100,21 @@ TEST(Metrics, ARequestFromFirstTokenToEnd) {
   ExpectLine(text, "vllm:request_generation_tokens_sum" + labels + " 3");
   ExpectLine(text, "vllm:request_params_max_tokens_sum" + labels + " 3");
   ExpectLine(text, R"(vllm:request_success_total{engine="0",finished_reason="length",model_name="m"} 1)");
+}
+
+TEST(Metrics, AnAnswerWhoseFirstTokenWasItsLastHasATimeToIt) {
+  Metrics metrics("m");
+  RequestEnd end;
+  end.stats.arrived = 1 * kSecond;
+  end.stats.first_scheduled = 2 * kSecond;
+  end.stats.first_token = 4 * kSecond;
+  end.stats.finished = 4 * kSecond;
+  metrics.OnRequestEnd(end);
+  const std::string labels = R"({engine="0",model_name="m"})";
+  ExpectLine(metrics.Render({}), "vllm:time_to_first_token_seconds_sum" + labels + " 3");
+  end.stats.output_tokens = 1;  // was timed when it left
+  metrics.OnRequestEnd(end);
+  ExpectLine(metrics.Render({}), "vllm:time_to_first_token_seconds_sum" + labels + " 3");
 }
 
 TEST(Metrics, WhatDidNotFinishIsCountedButNotTimed) {

@@ -361,6 +361,13 @@ TEST(PlanCheck, EndingEverythingGivesTheEmptyDigest) {
   EXPECT_EQ(mirror.digest(), empty.digest());
 }
 
+TEST(PlanCheck, BlocksForRoundsUp) {
+  EXPECT_EQ(BlocksFor(0, 4), 0);
+  EXPECT_EQ(BlocksFor(1, 4), 1);
+  EXPECT_EQ(BlocksFor(4, 4), 1);
+  EXPECT_EQ(BlocksFor(5, 4), 2);
+}
+
 TEST(PlanCheck, LimitsAreChecked) {
   EXPECT_TRUE(CheckLimits(kLimits).ok());
   const auto refused = [](int32_t MirrorLimits::*field, int32_t value) {

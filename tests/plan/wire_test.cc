@@ -171,5 +171,28 @@ TEST(WireControl, RefusesNonsense) {
   EXPECT_EQ(FromProto(proto::AgentInfo()).status().code(), absl::StatusCode::kInvalidArgument);
 }
 
+TEST(WireControl, RefusesNumbersThatWouldOverflow) {
+  proto::AgentInfo agent;
+  agent.set_id("a"), agent.set_address("127.0.0.1:1");
+  agent.set_highest_epoch((uint64_t{1} << 63) - 1);
+  EXPECT_TRUE(FromProto(agent).ok());
+  for (const uint64_t epoch : {uint64_t{1} << 63, UINT64_MAX}) {
+    agent.set_highest_epoch(epoch);
+    EXPECT_EQ(FromProto(agent).status().code(), absl::StatusCode::kInvalidArgument);
+  }
+  const auto load = [](int64_t done, int64_t total, int64_t read) {
+    proto::LoadModelProgress progress;
+    progress.set_bytes_done(done), progress.set_bytes_total(total), progress.set_bytes_read(read);
+    return FromProto(progress).ok();
+  };
+  EXPECT_TRUE(load(0, int64_t{1} << 50, 1));
+  EXPECT_FALSE(load(-1, 5, 5));
+  EXPECT_FALSE(load(5, -1, 5));
+  EXPECT_FALSE(load(5, 5, -1));
+  EXPECT_FALSE(load(INT64_MAX, 5, 5));
+  EXPECT_FALSE(load(5, INT64_MAX, 5));
+  EXPECT_FALSE(load(5, 5, INT64_MAX));
+}
+
 }  // namespace
 }  // namespace shoal::plan

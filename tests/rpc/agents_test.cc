@@ -254,6 +254,39 @@ TEST_F(AgentsTest, RegisteringAgainLosesTheFormerRegistrationFirst) {
   EXPECT_EQ(0, log_.Count<core::AgentLost>());
 }
 
+TEST(AgentsRegister, OverlappingRegistrationsOfOneAgentAreAnnouncedOneAfterTheOther) {
+  Mutex mutex;
+  std::string said;  // r: registered, l: lost
+  rpc::AgentsOptions options;
+  options.build_id = "build-of-the-test";
+  auto agents = rpc::Agents::Start(options, [&](core::Event event) {
+    const bool lost = std::holds_alternative<core::AgentLost>(event);
+    if (lost) std::this_thread::yield();  // lets another registration come between
+    MutexLock lock(mutex);
+    said += lost ? 'l' : 'r';
+  });
+  ASSERT_TRUE(agents.ok());
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 6; ++t) {
+    threads.emplace_back([&] {
+      const auto stub = proto::Cluster::NewStub(plan::Connect((*agents)->address()));
+      for (int i = 0; i < 60; ++i) {
+        grpc::ClientContext context;
+        proto::RegisterRequest request;
+        proto::RegisterReply reply;
+        request.mutable_agent()->set_id("a");
+        request.mutable_agent()->set_address("127.0.0.1:1");
+        request.mutable_agent()->set_build_id("build-of-the-test");
+        EXPECT_TRUE(stub->Register(&context, request, &reply).ok());
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  std::string expected = "r";
+  for (int i = 1; i < 6 * 60; ++i) expected += "lr";
+  EXPECT_EQ(expected, said);
+}
+
 TEST_F(AgentsTest, JoinIsAnsweredOrRefusedOrTheAgentIsLost) {
   ASSERT_TRUE(Register(Info()).ok());
   agents_->Carry(core::SendJoin{"a", JoinOf(1)});
@@ -310,8 +343,16 @@ TEST_F(AgentsTest, LoadProgressAndFailures) {
   ASSERT_TRUE(failed.has_value());
   EXPECT_EQ(absl::DataLossError("truncated"), failed->status);
 
-  worker_.load_status = grpc::Status::OK;
+  // A rank that ended while it started: the load went wrong, the agent is there.
+  worker_.load_status = grpc::Status(grpc::StatusCode::ABORTED, "rank 1 killed by signal 9");
   agents_->Carry(core::SendLoad{"a", LoadOf(3)});
+  failed = log_.Take<core::LoadFailed>();
+  ASSERT_TRUE(failed.has_value());
+  EXPECT_EQ(absl::AbortedError("rank 1 killed by signal 9"), failed->status);
+  EXPECT_EQ(0, log_.Count<core::AgentLost>());
+
+  worker_.load_status = grpc::Status::OK;
+  agents_->Carry(core::SendLoad{"a", LoadOf(4)});
   failed = log_.Take<core::LoadFailed>();
   ASSERT_TRUE(failed.has_value());
   EXPECT_EQ(absl::StatusCode::kInternal, failed->status.code());

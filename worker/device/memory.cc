@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -11,6 +12,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "common/base/clock.h"
 #include "common/base/status_macros.h"
 
 namespace shoal::device {
@@ -136,6 +138,24 @@ SharedMemory::~SharedMemory() {
   if (fd_ >= 0) ::close(fd_);
 }
 
+namespace {
+
+// EBUSY is also what the kernel says while it holds one of the pages for a moment itself (compaction, reclaim), which it
+// waits out for a fraction of a second only. A process that maps them for writing does not go away by itself.
+bool AddSeals(int fd, int seals) {
+  constexpr DurationNs kPatience = 2 * kSecond;
+  constexpr timespec kPause = {.tv_sec = 0, .tv_nsec = 20 * kMillisecond};
+  const RealClock clock;
+  const TimeNs give_up = clock.Now() + kPatience;
+  while (::fcntl(fd, F_ADD_SEALS, seals) != 0) {
+    if (errno != EBUSY || clock.Now() >= give_up) return false;
+    ::nanosleep(&kPause, nullptr);
+  }
+  return true;
+}
+
+}  // namespace
+
 absl::Status SharedMemory::Seal() {
   if (data_ == nullptr) return absl::FailedPreconditionError("there is no memory to seal");
   // No writable mapping may be left while the seal is set. The address range stays reserved, so that pointers into it
@@ -144,7 +164,7 @@ absl::Status SharedMemory::Seal() {
     return absl::ErrnoToStatus(errno, "cannot release the writable mapping");
   }
   absl::Status sealed;
-  if (::fcntl(fd_, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL) != 0) {
+  if (!AddSeals(fd_, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL)) {
     sealed = absl::ErrnoToStatus(errno, "cannot seal shared memory (does a process still have it mapped for writing?)");
   }
   const absl::StatusOr<std::byte*> mapped = Map(fd_, size_, /*writable=*/!sealed.ok(), data_);
