@@ -54,6 +54,20 @@ absl::Status Commit(int fd, size_t bytes) {
       "remount,size=<bytes> /dev/shm, docker run --shm-size, or an emptyDir of medium Memory in Kubernetes"));
 }
 
+// EBUSY is also what the kernel says while it holds one of the pages for a moment itself (compaction, reclaim), which
+// it waits out for a fraction of a second only. A process that maps them for writing does not go away by itself.
+bool AddSeals(int fd, int seals) {
+  constexpr DurationNs kPatience = 2 * kSecond;
+  constexpr timespec kPause = {.tv_sec = 0, .tv_nsec = 20 * kMillisecond};
+  const RealClock clock;
+  const TimeNs give_up = clock.Now() + kPatience;
+  while (::fcntl(fd, F_ADD_SEALS, seals) != 0) {
+    if (errno != EBUSY || clock.Now() >= give_up) return false;
+    ::nanosleep(&kPause, nullptr);
+  }
+  return true;
+}
+
 }  // namespace
 
 absl::StatusOr<SharedMemory> SharedMemory::Create(const std::string& label, size_t bytes) {
@@ -137,24 +151,6 @@ SharedMemory::~SharedMemory() {
   if (data_ != nullptr) ::munmap(data_, size_);
   if (fd_ >= 0) ::close(fd_);
 }
-
-namespace {
-
-// EBUSY is also what the kernel says while it holds one of the pages for a moment itself (compaction, reclaim), which it
-// waits out for a fraction of a second only. A process that maps them for writing does not go away by itself.
-bool AddSeals(int fd, int seals) {
-  constexpr DurationNs kPatience = 2 * kSecond;
-  constexpr timespec kPause = {.tv_sec = 0, .tv_nsec = 20 * kMillisecond};
-  const RealClock clock;
-  const TimeNs give_up = clock.Now() + kPatience;
-  while (::fcntl(fd, F_ADD_SEALS, seals) != 0) {
-    if (errno != EBUSY || clock.Now() >= give_up) return false;
-    ::nanosleep(&kPause, nullptr);
-  }
-  return true;
-}
-
-}  // namespace
 
 absl::Status SharedMemory::Seal() {
   if (data_ == nullptr) return absl::FailedPreconditionError("there is no memory to seal");
