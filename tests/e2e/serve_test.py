@@ -44,6 +44,9 @@ def test_activations_travel_over_the_named_transport_only(square):
 
 
 def test_plans_are_ahead_of_execution(square):
+    # Each rank counts for itself, for every step with a decode row: right after its last operation of the step it looks
+    # whether its own reader of the plan ring already holds the next plan. The last step of a stream, after which none
+    # comes, counts against it. One stream is the hardest case: the next plan can be no other sequence's.
     before = square.cluster()["ranks"]
     square.text("Once upon a time", max_tokens=300, ignore_eos=False)
 
