@@ -25,7 +25,7 @@ def requests():
         prompt = " ".join(rng.choices(PROMPTS, k=rng.randint(1, 2)))
         sampling = {"temperature": 0} if i % 2 == 0 else {
             "temperature": 0.8, "top_p": 0.95, "top_k": 50, "seed": 1000 + i}
-        made.append({"prompt": prompt, "max_tokens": rng.randint(70, 100), "ignore_eos": True, **sampling})
+        made.append({"prompt": prompt, "max_tokens": rng.randint(90, 120), "ignore_eos": True, **sampling})
     return made
 
 
@@ -47,7 +47,7 @@ def test_alone_and_in_company(tp, pp):
         begin = time.monotonic()
         alone = [answer(server, r)[0] for r in requests()]
         one = (time.monotonic() - begin) / COUNT
-    # About 14 fit as they start (one block or two each); at their ends, with about 7 each, only two.
+    # About 14 fit as they start (one block or two each); at their ends, with about 8 each, only two.
     small = ["--kv-cache-blocks", 18, "--max-model-len", 256, "--max-num-seqs", COUNT]
     with harness.serve(harness.GGUF, *layout, *small) as server:
         rng = random.Random(5)

@@ -51,7 +51,7 @@ Figures Measure(int ranks, size_t floats, int repeats) {
       }
       if (r == 0) times[i] = (clock.Now() - begin) / kWindow;
     }
-    if (r == 0) sent = comm->stats->tensor_bytes / repeats / kWindow;
+    if (r == 0) sent = comm->stats->over(Transport::kShm).tensor / repeats / kWindow;
   };
   std::vector<std::thread> threads;
   for (int r = 1; r < ranks; ++r) threads.emplace_back(run, r);
