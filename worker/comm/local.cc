@@ -1,3 +1,4 @@
+// Tested by: tests/comm/channels_test.cc
 #include "worker/comm/local.h"
 
 #include <algorithm>

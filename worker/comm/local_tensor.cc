@@ -1,3 +1,4 @@
+// Tested by: tests/comm/collective_test.cc
 #include <algorithm>
 #include <cstring>
 #include <utility>
