@@ -81,11 +81,12 @@ class Table(unittest.TestCase):
     def test_memory_beside_its_budget(self):
         def rows(rest, resident_kv):
             return [{"memory": [
-                {"command": "shoal rank --reader 0", "pss_bytes": 1, "weights_bytes": 80e6, "kv_bytes": resident_kv, "rest_bytes": rest},
-                {"command": "x worker", "pss_bytes": 99e6, "weights_bytes": 80e6, "kv_bytes": 0, "rest_bytes": 12e6},
-                {"command": "x coordinator", "pss_bytes": 30e6, "weights_bytes": 0, "kv_bytes": 0, "rest_bytes": 30e6}]}]
+                {"command": "shoal rank 0", "weights_bytes": 80e6, "kv_bytes": resident_kv, "rest_bytes": rest},
+                {"command": "x worker", "weights_bytes": 80e6, "kv_bytes": 0, "rest_bytes": 12e6},
+                {"command": "x coordinator", "weights_bytes": 0, "kv_bytes": 0, "rest_bytes": 30e6}]}]
         best = table.largest_processes(rows(5e6, 1e6) + rows(15e6, 20e6))
-        self.assertEqual(table.memory_text("rank", best["rank"]), "rank 115 MB (weights 80 + KV 20 + rest 15; budget 220)")
+        self.assertEqual(table.memory_text("rank", best["rank"]),
+                         "rank 115 MB (weights 80 + KV 20 + rest 15; budget 220)")
         self.assertEqual(table.memory_text("worker", best["worker"]), "worker 12 MB")  # the weights are the rank's
         self.assertEqual(table.memory_text("coordinator", best["coordinator"]), "coordinator 30 MB (budget 150)")
 
@@ -134,8 +135,8 @@ Pss: 16 kB
 Rss: 4 kB
 Pss: 1 kB
 """
-        self.assertEqual(compare.memory_of(smaps), {"pss_bytes": 55 * 1024, "weights_bytes": 60 * 1024, "kv_bytes": 8 * 1024,
-                                                    "rest_bytes": 17 * 1024})
+        self.assertEqual(compare.memory_of(smaps), {"pss_bytes": 55 * 1024, "weights_bytes": 60 * 1024,
+                                                    "kv_bytes": 8 * 1024, "rest_bytes": 17 * 1024})
         with open("/proc/self/smaps", encoding="utf-8") as f:
             own = compare.memory_of(f.read())
         self.assertEqual(own["rest_bytes"], own["pss_bytes"])

@@ -1,5 +1,5 @@
-"""A request's bytes do not depend on its company: alone, and among 32 others that arrive at random, with a cache so small
-that most of them are preempted. Greedy and seeded, on one rank and on four."""
+"""A request's bytes do not depend on its company: alone, and among 32 others that arrive at random, with a cache so
+small that most of them are preempted. Greedy and seeded, on one rank and on four."""
 
 import concurrent.futures
 import random
@@ -56,7 +56,8 @@ def test_alone_and_in_company(tp, pp):
         with concurrent.futures.ThreadPoolExecutor(COUNT) as pool:
             crowded = list(pool.map(arrive, [server] * COUNT, requests(), delays))
     preempted = sum(1 for _, n in crowded if n > 0)
-    print(f"\nfigure: tp {tp} pp {pp}: {preempted} of {COUNT} requests preempted, {sum(n for _, n in crowded)} times in all")
+    times = sum(n for _, n in crowded)
+    print(f"\nfigure: tp {tp} pp {pp}: {preempted} of {COUNT} requests preempted, {times} times in all")
     assert preempted >= 24, f"only {preempted} were preempted: the test does not test"
     for request, expected, (many, n) in zip(requests(), alone, crowded):
         assert expected == many, f"differs after {n} preemptions: {request}"

@@ -1,5 +1,5 @@
-"""`--load-format dummy`: a model of which only the configuration and the tokenizer are there. The made-up weights are the
-same in every layout, so in f32 the text is, too."""
+"""`--load-format dummy`: a model of which only the configuration and the tokenizer are there. The made-up weights are
+the same in every layout, so in f32 the text is, too."""
 
 import json
 import pathlib

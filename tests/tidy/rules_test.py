@@ -84,10 +84,14 @@ class Arrows(TreeCase):
 
     def test_messages_are_made_in_few_places(self):
         for path, included, good in [
-            ("coordinator/core/serving_step.cc", "common/plan/wire.h", True), ("worker/rank/process.cc", "common/plan/wire.h", True),
-            ("coordinator/core/scheduler.cc", "common/plan/wire.h", False), ("worker/rank/engine.cc", "common/plan/wire.h", False),
-            ("worker/rank/process.cc", "common/plan/wire_grpc.h", False), ("coordinator/http/a.cc", "common/plan/wire_setup.h", False),
-            ("coordinator/core/serving_step.cc", "common/plan/wire_grpc.h", False), ("worker/agent/a.cc", "common/plan/wire_grpc.h", True),
+            ("coordinator/core/serving_step.cc", "common/plan/wire.h", True),
+            ("worker/rank/process.cc", "common/plan/wire.h", True),
+            ("worker/agent/a.cc", "common/plan/wire_grpc.h", True),
+            ("coordinator/core/scheduler.cc", "common/plan/wire.h", False),
+            ("coordinator/core/serving_step.cc", "common/plan/wire_grpc.h", False),
+            ("worker/rank/engine.cc", "common/plan/wire.h", False),
+            ("worker/rank/process.cc", "common/plan/wire_grpc.h", False),
+            ("coordinator/http/a.cc", "common/plan/wire_setup.h", False),
         ]:
             with self.subTest(path=path, included=included):
                 problems = rules.arrows(self.tree({path: f'#include "{included}"\n'}))
@@ -198,7 +202,8 @@ class Targets(TreeCase):
 class Tested(TreeCase):
     def test_untested_source(self):
         files = {"common/plan/a.cc": "", "common/plan/b.cc": "", "common/plan/c_avx2.cc": "", "common/plan/d.cc": "",
-                 "common/plan/e.cc": "// Tested by: tests/plan/nothing_test.cc\n", "common/plan/f.cc": "// Tested by: tests/plan/a_test.cc\n",
+                 "common/plan/e.cc": "// Tested by: tests/plan/nothing_test.cc\n",
+                 "common/plan/f.cc": "// Tested by: tests/plan/a_test.cc\n",
                  "tests/plan/a_test.cc": '#include "common/plan/b.h"\n', "tests/plan/c_test.py": ""}
         self.expect_problems(rules.tested, files, ("common/plan/d.cc", 1), ("common/plan/e.cc", 1))
 
@@ -208,8 +213,8 @@ class Tested(TreeCase):
         self.expect_problems(rules.tested, files)
 
     def test_what_is_no_test_of_it(self):
-        files = {"worker/kv/helper.cc": "", "tests/kv/helper.cc": '#include "worker/kv/helper.h"\n',  # a helper of tests
-                 "worker/kv/cache.cc": "", "tests/http/cache_test.cc": '#include "worker/kv/cache.h"\n',  # another folder's
+        files = {"worker/kv/helper.cc": "", "tests/kv/helper.cc": '#include "worker/kv/helper.h"\n',  # no test
+                 "worker/kv/cache.cc": "", "tests/http/cache_test.cc": '#include "worker/kv/cache.h"\n',  # elsewhere
                  "worker/kv/block.cc": "", "tests/kv/block_list_test.cc": "",  # a longer name
                  "worker/kv/named.cc": "// Tested by: tests/kv/helper.cc\n"}
         self.expect_problems(rules.tested, files, ("worker/kv/helper.cc", 1), ("worker/kv/cache.cc", 1),
@@ -218,11 +223,13 @@ class Tested(TreeCase):
 
 class Listed(TreeCase):
     def test_python_tests(self):
-        files = {"tests/a/CMakeLists.txt": "shoal_python_test(a SCRIPT one_test.py)  # not lost_test.py\n", "tests/a/one_test.py": "",
-                 "tests/a/lost_test.py": "", "tests/b/helper.py": "", "tests/b/alone_test.py": "", "tests/e/two_test.py": "",
-                 "tests/e/CMakeLists.txt": "foreach(name two)\n  shoal_python_test(e_${name} SCRIPT ${name}_test.py)\nendforeach()\n",
+        loop = "foreach(name two)\n  shoal_python_test(e_${name} SCRIPT ${name}_test.py)\nendforeach()\n"
+        files = {"tests/a/CMakeLists.txt": "shoal_python_test(a SCRIPT one_test.py)  # not lost_test.py\n",
+                 "tests/a/one_test.py": "", "tests/a/lost_test.py": "", "tests/b/helper.py": "",
+                 "tests/b/alone_test.py": "", "tests/e/CMakeLists.txt": loop, "tests/e/two_test.py": "",
                  "tests/e/three_test.py": ""}
-        self.expect_problems(rules.listed, files, ("tests/a/lost_test.py", 1), ("tests/b/alone_test.py", 1), ("tests/e/three_test.py", 1))
+        self.expect_problems(rules.listed, files, ("tests/a/lost_test.py", 1), ("tests/b/alone_test.py", 1),
+                             ("tests/e/three_test.py", 1))
 
 
 class Whole(TreeCase):

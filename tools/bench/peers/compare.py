@@ -54,8 +54,8 @@ def free_port():
 
 
 def memory_of(smaps):
-    """From the text of /proc/PID/smaps: the proportional set size, and what is resident of the weights and the KV cache. The
-    two are shared between an agent and its rank: they are counted once, as the rank's, and the rest proportionally."""
+    """From the text of /proc/PID/smaps: the proportional set size, and what is resident of the weights and the KV
+    cache. Agent and rank share those two: they are counted once, as the rank's, and the rest proportionally."""
     pss = weights = kv = rest = 0
     name = ""
     for line in smaps.splitlines():
@@ -180,17 +180,18 @@ def machine():
 
 
 def commit(shoal, root=ROOT):
-    """The commit that the program at `shoal` is built from; brings it up to date. Ends when nobody could say: another tree's
-    program, or changes that are not committed (those to results do not count)."""
+    """The commit that the program at `shoal` is built from; brings it up to date. Ends when nobody could say: another
+    tree's program, or changes that are not committed (those to results do not count)."""
     if pathlib.Path(shoal).resolve() != (root / "build" / "shoal").resolve():
         sys.exit(f"compare: {shoal} may be of any commit; only build/shoal of this tree is measured")
     git = ["git", "-C", str(root)]
-    changed = subprocess.run([*git, "status", "--porcelain", "--", ".", ":!tools/bench/results", ":!README.md"], check=True,
-                             capture_output=True, text=True).stdout
+    status = [*git, "status", "--porcelain", "--", ".", ":!tools/bench/results", ":!README.md"]
+    changed = subprocess.run(status, check=True, capture_output=True, text=True).stdout
     if changed:
         sys.exit(f"compare: commit these first, the results name a commit:\n{changed.rstrip()}")
     subprocess.run([root / "tools" / "dev" / "build", "release", "shoal"], check=True, stdout=sys.stderr)
-    return subprocess.run([*git, "rev-parse", "--short", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], check=True, capture_output=True, text=True)
+    return head.stdout.strip()
 
 
 def version(shoal):
@@ -216,8 +217,8 @@ def main():
         sys.exit(f"compare: others use {share:.0%} of this machine; figures would mean nothing (--busy measures all the same)")
     built_from = commit(args.shoal)
     where = machine()
-    print(f"compare: {where['cpu']}, {where['cores']} cores, kernel {where['kernel']}; {version(args.shoal)}, commit {built_from}; "
-          f"{' '.join(sys.argv)}")
+    print(f"compare: {where['cpu']}, {where['cores']} cores, kernel {where['kernel']}; {version(args.shoal)}, "
+          f"commit {built_from}; {' '.join(sys.argv)}")
     decode, streams = {"shoal": [], "llama.cpp": []}, {"shoal": [], "llama.cpp": []}
     for repeat in range(args.repeats):
         decode["shoal"].append(measure(shoal_server, args, DECODE, repeat))
@@ -226,7 +227,8 @@ def main():
         streams["llama.cpp"].append(measure(llama_server, args, STREAMS, repeat))
         print(f"compare: round {repeat + 1} of {args.repeats}", file=sys.stderr)
     result = {
-        "made": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"), "commit": built_from, "version": version(args.shoal),
+        "made": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"), "commit": built_from,
+        "version": version(args.shoal),
         "machine": where,
         "model": os.path.basename(args.model), "threads": args.threads, "repeats": args.repeats,
         "decode_1": {"shape": DECODE, "median": medians(decode, "decode_tokens_per_s"), "runs": decode},
