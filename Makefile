@@ -43,9 +43,10 @@ test-models: model
 	@.venv/bin/python tools/dev/fixtures/to_safetensors.py $(DEFAULT_MODEL) $(TWIN_MODEL)
 
 .PHONY: test
-test: test-models ## build everything and run all tests that need no GPU
+test: test-models ## build everything, run all tests that need no GPU, show the figures they print
 	@tools/dev/build release
 	@ctest --test-dir build --output-on-failure -j $(TEST_JOBS) $(CTEST_ARGS)
+	@tools/dev/figures build
 
 .PHONY: asan tsan
 asan: test-models ## unit and cluster tests under AddressSanitizer and UBSan (build-asan)

@@ -63,10 +63,16 @@ struct ModelFiles {
 // `spec`: a .gguf file, a directory with config.json, or org/name[@rev] in the Hugging Face cache (HF_HUB_CACHE,
 // HF_HOME). Errors name the file and say what to do: NotFound, InvalidArgument (unknown architecture or weight type, by
 // name), DataLoss (truncated, or a header that lies).
-absl::StatusOr<ModelFiles> OpenModel(std::string_view spec);
+// kDummy: for MakeDummyCheckpoint. A directory then needs no weight files, and any in it are not looked at: its
+// checkpoint lists what the config asks for, in config.json's torch_dtype (bf16 when it says none), and reads nothing.
+enum class WeightSource : uint8_t { kFiles, kDummy };
+absl::StatusOr<ModelFiles> OpenModel(std::string_view spec, WeightSource weights = WeightSource::kFiles);
 
 // The tokenizer of a model that OpenModel found. Separate, since ranks need none.
 absl::StatusOr<std::shared_ptr<const text::Tokenizer>> OpenTokenizer(const ModelFiles& files);
+
+// The tensors of a model with this config, all of one plain type, without values: Read fails (FailedPrecondition).
+std::shared_ptr<const Checkpoint> TensorsWithoutValues(const ModelConfig& config, DType dtype);
 
 // Dummy weights: same names, shapes and types as `like`, values by integer arithmetic from a counter-based generator
 // keyed by (seed, tensor, index): the same to the bit in every layout and on every device. No file is read.

@@ -2,10 +2,13 @@
 #include <atomic>
 #include <cstring>
 
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "common/base/rng.h"
 #include "common/base/status_macros.h"
 #include "common/model/checkpoint.h"
 #include "common/model/file.h"
+#include "common/model/tensor_table.h"
 
 namespace shoal::model {
 namespace {
@@ -109,7 +112,40 @@ class DummyCheckpoint final : public Checkpoint {
   mutable std::atomic<int64_t> bytes_read_{0};
 };
 
+class ValuelessCheckpoint final : public Checkpoint {
+ public:
+  ValuelessCheckpoint(const ModelConfig& config, DType dtype) {
+    for (const TensorSpec& spec : TensorTable(config)) {
+      int64_t elements = 1;
+      for (const int64_t size : spec.shape) elements *= size;
+      tensors_.push_back({spec.hf_name, dtype, spec.shape, static_cast<int64_t>(RowBytes(dtype, elements))});
+    }
+  }
+
+  std::span<const TensorEntry> tensors() const override { return tensors_; }
+  absl::Status Read(const TensorEntry& tensor, int64_t, std::span<std::byte>) const override {
+    return absl::FailedPreconditionError(absl::StrCat(tensor.name, " has no values: dummy weights were asked for"));
+  }
+  int64_t bytes_read() const override { return 0; }
+  int64_t file_bytes() const override { return 0; }
+  uint64_t header_digest() const override {
+    uint64_t digest = kFnvBasis;
+    for (const TensorEntry& t : tensors_) {
+      digest = Fnv1a(absl::StrCat(t.name, ":", std::string(Info(t.dtype).name), ":", absl::StrJoin(t.shape, "x"), "\n"),
+                     digest);
+    }
+    return digest;
+  }
+
+ private:
+  std::vector<TensorEntry> tensors_;
+};
+
 }  // namespace
+
+std::shared_ptr<const Checkpoint> TensorsWithoutValues(const ModelConfig& config, DType dtype) {
+  return std::make_shared<ValuelessCheckpoint>(config, dtype);
+}
 
 std::shared_ptr<const Checkpoint> MakeDummyCheckpoint(std::shared_ptr<const Checkpoint> like, uint64_t seed) {
   return std::make_shared<DummyCheckpoint>(std::move(like), seed);

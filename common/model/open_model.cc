@@ -59,8 +59,11 @@ absl::StatusOr<uint64_t> SampleDigest(const Checkpoint& checkpoint) {
 }
 
 // `config` covers what config.json says beyond the headers.
-absl::Status SetRevision(std::string_view config, ModelFiles* files) {
-  SHOAL_ASSIGN_OR_RETURN(const uint64_t sample, SampleDigest(*files->checkpoint));
+absl::Status SetRevision(std::string_view config, WeightSource weights, ModelFiles* files) {
+  uint64_t sample = 0;
+  if (weights == WeightSource::kFiles) {
+    SHOAL_ASSIGN_OR_RETURN(sample, SampleDigest(*files->checkpoint));
+  }
   const uint64_t headers = Fnv1a(config, files->checkpoint->header_digest());
   const auto size = static_cast<uint64_t>(files->checkpoint->file_bytes());
   files->revision = absl::StrFormat("%016x%016x", headers, RandomBits(sample, headers, size));
@@ -83,7 +86,7 @@ std::optional<bool> GgufAddsBos(const GgufFile& file) {
   return adds.ok() ? std::optional<bool>(*adds) : std::nullopt;
 }
 
-absl::StatusOr<ModelFiles> OpenGguf(ModelFiles files) {
+absl::StatusOr<ModelFiles> OpenGguf(ModelFiles files, WeightSource weights) {
   files.format = ModelFiles::Format::kGguf;
   SHOAL_ASSIGN_OR_RETURN(const std::shared_ptr<const GgufFile> file, GgufFile::Open(files.path));
   files.checkpoint = file;
@@ -97,7 +100,7 @@ absl::StatusOr<ModelFiles> OpenGguf(ModelFiles files) {
   files.eos_spelling = Spelling(*file, "tokenizer.ggml.eos_token_id");
   files.add_bos = GgufAddsBos(*file).value_or(true);
   SHOAL_RETURN_IF_ERROR(CheckTensors(files.config, *file));
-  SHOAL_RETURN_IF_ERROR(SetRevision("", &files));
+  SHOAL_RETURN_IF_ERROR(SetRevision("", weights, &files));
   return files;
 }
 
@@ -212,7 +215,19 @@ absl::Status ReadTokenizerConfig(ModelFiles* files) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<ModelFiles> OpenDirectory(ModelFiles files) {
+// The type that config.json names for the weights.
+absl::StatusOr<DType> TorchType(std::string_view config_json) {
+  SHOAL_ASSIGN_OR_RETURN(const json::object config, ParseObject(config_json, "config.json"));
+  if (FindValue(config, "torch_dtype") == nullptr) return DType::kBF16;
+  SHOAL_ASSIGN_OR_RETURN(const std::string name, JsonString(config, "torch_dtype"));
+  if (name == "bfloat16") return DType::kBF16;
+  if (name == "float16") return DType::kF16;
+  if (name == "float32") return DType::kF32;
+  return absl::InvalidArgumentError(
+      absl::StrCat("torch_dtype ", name, ": dummy weights are bfloat16, float16 or float32"));
+}
+
+absl::StatusOr<ModelFiles> OpenDirectory(ModelFiles files, WeightSource weights) {
   files.format = ModelFiles::Format::kSafetensors;
   absl::StatusOr<std::string> config = ReadText(files.path + "/config.json", kMaxConfigBytes);
   if (!config.ok() && absl::IsNotFound(config.status())) {
@@ -224,10 +239,15 @@ absl::StatusOr<ModelFiles> OpenDirectory(ModelFiles files) {
   SHOAL_ASSIGN_OR_RETURN(const std::string generation,
                          ReadOptional(files.path + "/generation_config.json", kMaxConfigBytes));
   SHOAL_ASSIGN_OR_RETURN(files.config, ConfigFromJson(*config, generation));
-  SHOAL_ASSIGN_OR_RETURN(files.checkpoint, OpenSafetensors(files.path));
+  if (weights == WeightSource::kDummy) {
+    SHOAL_ASSIGN_OR_RETURN(const DType dtype, TorchType(*config));
+    files.checkpoint = TensorsWithoutValues(files.config, dtype);
+  } else {
+    SHOAL_ASSIGN_OR_RETURN(files.checkpoint, OpenSafetensors(files.path));
+  }
   SHOAL_RETURN_IF_ERROR(ReadTokenizerConfig(&files));
   SHOAL_RETURN_IF_ERROR(CheckTensors(files.config, *files.checkpoint));
-  SHOAL_RETURN_IF_ERROR(SetRevision(*config, &files));
+  SHOAL_RETURN_IF_ERROR(SetRevision(*config, weights, &files));
   return files;
 }
 
@@ -242,7 +262,7 @@ std::string NameOf(const std::string& path, bool is_directory) {
 
 }  // namespace
 
-absl::StatusOr<ModelFiles> OpenModel(std::string_view spec) {
+absl::StatusOr<ModelFiles> OpenModel(std::string_view spec, WeightSource weights) {
   ModelFiles files;
   files.path = std::string(spec);
   std::string name;
@@ -265,7 +285,7 @@ absl::StatusOr<ModelFiles> OpenModel(std::string_view spec) {
   files.name = name;
   const std::string path = files.path;
   absl::StatusOr<ModelFiles> opened =
-      S_ISDIR(st.st_mode) ? OpenDirectory(std::move(files)) : OpenGguf(std::move(files));
+      S_ISDIR(st.st_mode) ? OpenDirectory(std::move(files), weights) : OpenGguf(std::move(files), weights);
   if (!opened.ok()) return In(path, opened.status());
   return opened;
 }

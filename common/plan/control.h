@@ -49,7 +49,7 @@ struct RankStatus {
   int64_t resident_bytes = 0;
   uint64_t decode_steps = 0;                                // steps with at least one decode row
   uint64_t decode_steps_planned = 0;                        // of those: the next plan had arrived before the step ended
-  std::vector<std::pair<std::string, int64_t>> comm_bytes;  // sent, per transport
+  std::vector<std::pair<std::string, int64_t>> comm_bytes;  // sent, per transport; all transports
 };
 
 struct Heartbeat {

@@ -1,3 +1,4 @@
+// Tested by: tests/plan/plan_check_test.cc
 #include "common/plan/step_plan.h"
 
 namespace shoal::plan {

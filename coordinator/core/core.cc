@@ -1,3 +1,4 @@
+// Tested by: tests/core/serving_test.cc
 #include "coordinator/core/core.h"
 
 #include <iterator>

@@ -1,3 +1,4 @@
+// Tested by: tests/rpc/agents_test.cc
 #include "coordinator/rpc/agent_link.h"
 
 #include <grpcpp/channel.h>

@@ -91,7 +91,10 @@ class Coordinator {
 
 absl::Status Coordinator::Start() {
   RaiseFileLimit();
-  SHOAL_ASSIGN_OR_RETURN(const model::ModelFiles files, model::OpenModel(options_.model));
+  SHOAL_ASSIGN_OR_RETURN(
+      const model::ModelFiles files,
+      model::OpenModel(options_.model, options_.core.engine.load_format == "dummy" ? model::WeightSource::kDummy
+                                                                                   : model::WeightSource::kFiles));
   SHOAL_ASSIGN_OR_RETURN(const http::ServedModel served, DescribeModel(options_, files));
   core::CoreOptions& core = options_.core;
   core.model_path = files.path;

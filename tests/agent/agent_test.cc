@@ -77,9 +77,10 @@ TEST_F(AgentTest, LoadsAndAnswersTheSameInEveryLayout) {
   const plan::RankStatus& first = beat->heartbeat.ranks[0];
   EXPECT_GT(first.resident_bytes, 0);
   EXPECT_GT(first.progress, 0u);
-  ASSERT_EQ(1u, first.comm_bytes.size());
-  EXPECT_EQ("shm", first.comm_bytes[0].first);
-  EXPECT_GT(first.comm_bytes[0].second, 0);
+  ASSERT_EQ(2u, first.comm_bytes.size());
+  EXPECT_EQ((std::pair<std::string, int64_t>("local", 0)), first.comm_bytes[0]);
+  EXPECT_EQ("shm", first.comm_bytes[1].first);
+  EXPECT_GT(first.comm_bytes[1].second, 0);
 }
 
 TEST_F(AgentTest, TwoAgentsOfOneHostShareAGroup) {

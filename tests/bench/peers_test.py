@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import pathlib
 import subprocess
 import sys
 import tempfile
@@ -11,6 +12,7 @@ import unittest
 SOURCE = os.environ.get("SHOAL_SOURCE_DIR") or os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
 sys.path.insert(0, os.path.join(SOURCE, "tools", "bench", "peers"))
 import client  # noqa: E402
+import compare  # noqa: E402
 import table  # noqa: E402
 
 RESULTS = {
@@ -76,6 +78,18 @@ class Table(unittest.TestCase):
         self.assertIn("rank 7 MB", text)
         self.assertIn("commit abc1234", text)
 
+    def test_memory_beside_its_budget(self):
+        def rows(rest, resident_kv):
+            return [{"memory": [
+                {"command": "shoal rank 0", "weights_bytes": 80e6, "kv_bytes": resident_kv, "rest_bytes": rest},
+                {"command": "x worker", "weights_bytes": 80e6, "kv_bytes": 0, "rest_bytes": 12e6},
+                {"command": "x coordinator", "weights_bytes": 0, "kv_bytes": 0, "rest_bytes": 30e6}]}]
+        best = table.largest_processes(rows(5e6, 1e6) + rows(15e6, 20e6))
+        self.assertEqual(table.memory_text("rank", best["rank"]),
+                         "rank 115 MB (weights 80 + KV 20 + rest 15; budget 220)")
+        self.assertEqual(table.memory_text("worker", best["worker"]), "worker 12 MB")  # the weights are the rank's
+        self.assertEqual(table.memory_text("coordinator", best["coordinator"]), "coordinator 30 MB (budget 150)")
+
     def run_table(self, readme, *args):
         with tempfile.TemporaryDirectory() as folder:
             results, target = os.path.join(folder, "r.json"), os.path.join(folder, "README.md")
@@ -98,11 +112,46 @@ class Table(unittest.TestCase):
 
     def test_readme_shows_the_committed_results(self):
         readme, results = os.path.join(SOURCE, "README.md"), os.path.join(SOURCE, "tools", "bench", "results", "peers.json")
-        if not os.path.exists(results):
-            self.skipTest("nothing was measured yet")
+        self.assertTrue(os.path.exists(results), "measure with tools/bench/peers/compare.py first")
         with open(readme, encoding="utf-8") as f, open(results, encoding="utf-8") as g:
             text = f.read()
             self.assertEqual(table.replaced(text, table.table(json.load(g))), text)
+
+
+class Compare(unittest.TestCase):
+    def test_memory_by_mapping(self):
+        smaps = """7f0000000000-7f0000010000 r--s 00000000 00:01 1 /memfd:shoal-weights-r0 (deleted)
+Size: 64 kB
+Rss: 60 kB
+Pss: 30 kB
+VmFlags: rd mr
+7f0000020000-7f0000030000 rw-s 00000000 00:01 2                          /memfd:shoal-kv-r0 (deleted)
+Rss: 8 kB
+Pss: 8 kB
+7f0000040000-7f0000050000 rw-p 00000000 00:00 0
+Rss: 20 kB
+Pss: 16 kB
+7f0000060000-7f0000070000 r-xp 00000000 08:01 3 /usr/lib/a b.so
+Rss: 4 kB
+Pss: 1 kB
+"""
+        self.assertEqual(compare.memory_of(smaps), {"pss_bytes": 55 * 1024, "weights_bytes": 60 * 1024,
+                                                    "kv_bytes": 8 * 1024, "rest_bytes": 17 * 1024})
+        with open("/proc/self/smaps", encoding="utf-8") as f:
+            own = compare.memory_of(f.read())
+        self.assertEqual(own["rest_bytes"], own["pss_bytes"])
+        self.assertGreater(own["pss_bytes"], 1 << 20)
+
+    def test_only_a_committed_tree_and_its_own_program_are_measured(self):
+        with tempfile.TemporaryDirectory() as folder:
+            root = pathlib.Path(folder)
+            subprocess.run(["git", "init", "-q", folder], check=True)
+            with self.assertRaisesRegex(SystemExit, "of any commit"):
+                compare.commit(root / "elsewhere" / "shoal", root)
+            (root / "tools").mkdir()
+            (root / "tools" / "new.py").write_text("")
+            with self.assertRaisesRegex(SystemExit, "tools/"):
+                compare.commit(root / "build" / "shoal", root)
 
 
 if __name__ == "__main__":

@@ -198,8 +198,8 @@ TEST_F(ProcessesTest, TextIsThatOfThreads) {
       group.CloseInput(r);
       EXPECT_EQ(group.Reap(r), 0) << "rank " << r;
       EXPECT_EQ(group.page(r).step, 10u);
-      EXPECT_GT(group.page(r).tensor_bytes, 0);
-      EXPECT_STREQ(group.page(r).transport, "shm");
+      EXPECT_GT(group.page(r).sent[static_cast<size_t>(comm::Transport::kShm)].tensor, 0);
+      EXPECT_EQ(group.page(r).sent[static_cast<size_t>(comm::Transport::kLocal)].tensor, 0);
     }
   }
 }

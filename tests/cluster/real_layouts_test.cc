@@ -67,8 +67,8 @@ TEST_P(RealLayoutsTest, LogitsAndGreedyTextAreThoseOfOneRank) {
     ASSERT_TRUE(korean.ok()) << korean.status();
     const float worst =
         std::max(LargestDifference(OneRank().english, *english), LargestDifference(OneRank().korean, *korean));
-    std::printf("%s %s: largest difference of a logit %.2e\n", LayoutName(GetParam()).c_str(),
-                comm::TransportName(transport).c_str(), worst);
+    std::printf("figure: f32 in layout %s over %s: largest difference of a logit %.2e\n",
+                LayoutName(GetParam()).c_str(), comm::TransportName(transport).c_str(), worst);
     EXPECT_LT(worst, kLogitTolerance);
 
     const auto texts = RunAlone(*ranks, Requests(), {.chunk = 7, .cohorts = std::min(GetParam().pp, 2)});

@@ -141,11 +141,12 @@ TEST_P(CollectiveTest, CountsWhatItPutsOnTheTransport) {
   });
   for (int r = 0; r < tp(); ++r) {
     ASSERT_TRUE(results[r].ok());
-    const CommStats& stats = *group.rank(r).stats;
-    EXPECT_EQ(stats.transport, transport() == TestTransport::kShm ? "shm" : "local");
-    EXPECT_EQ(stats.tensor_bytes, tp() == 1 ? 0 : 4096);
-    EXPECT_EQ(stats.activation_bytes, 0);
-    EXPECT_EQ(stats.token_bytes, 0);
+    for (const Transport t : {Transport::kLocal, Transport::kShm}) {
+      const SentBytes& sent = group.rank(r).stats->over(t);
+      EXPECT_EQ(sent.tensor, tp() == 1 || t != Carrier(transport()) ? 0 : 4096);
+      EXPECT_EQ(sent.activation, 0);
+      EXPECT_EQ(sent.token, 0);
+    }
   }
 }
 

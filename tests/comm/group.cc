@@ -23,6 +23,8 @@ std::string TransportName(TestTransport t) {
   return "";
 }
 
+Transport Carrier(TestTransport t) { return t == TestTransport::kShm ? Transport::kShm : Transport::kLocal; }
+
 void TestGroup::Free::operator()(void* memory) const { std::free(memory); }
 
 TestGroup::TestGroup(const GroupShape& shape, TestTransport transport) : abort_(shape.tp * shape.pp) {

@@ -16,6 +16,8 @@ inline constexpr TestTransport kAllTransports[] = {TestTransport::kLocal, TestTr
                                                    TestTransport::kShm};
 std::string TransportName(TestTransport t);
 
+Transport Carrier(TestTransport t);  // what must carry the bytes
+
 class TestGroup {
  public:
   TestGroup(const GroupShape& shape, TestTransport transport);

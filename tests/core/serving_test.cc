@@ -174,7 +174,7 @@ void Preempted(int32_t tp, int32_t pp) {
   }
   EXPECT_GE(preempted, 24);
   EXPECT_EQ(cluster->state().preemptions, total);
-  std::printf("tp %d pp %d: %d of 32 preempted, %d times in all, %d plans\n", tp, pp, preempted,
+  std::printf("figure: null ranks, tp %d pp %d: %d of 32 preempted, %d times in all, %d plans\n", tp, pp, preempted,
               static_cast<int>(total), static_cast<int>(cluster->plans().size()));
 }
 

@@ -46,8 +46,7 @@ class Setup(unittest.TestCase):
 
     def test_model_digest_is_checked(self):
         model = os.path.join(SOURCE, "models", "SmolLM2-135M-Instruct-Q4_1.gguf")
-        if not os.path.exists(model):
-            self.skipTest("make model was not run")
+        self.assertTrue(os.path.exists(model), "run `make model` first")
         before = os.stat(model).st_mtime_ns
         result = run(os.path.join(DEV, "get_model"), model)
         self.assertEqual((result.returncode, os.stat(model).st_mtime_ns), (0, before), result.stderr)
@@ -58,6 +57,21 @@ class Setup(unittest.TestCase):
                 packages = [line.strip() for line in f if line.strip() and not line.startswith("#")]
             self.assertEqual(len(packages), len(set(packages)), name)
             self.assertTrue(all(" " not in p for p in packages), name)
+
+
+class Figures(unittest.TestCase):
+    def test_shows_what_tests_printed_and_nothing_else(self):
+        with tempfile.TemporaryDirectory() as build:
+            os.makedirs(os.path.join(build, "Testing", "Temporary"))
+            with open(os.path.join(build, "Testing", "Temporary", "LastTest.log"), "w", encoding="utf-8") as f:
+                f.write("1/2 Testing: a\n[ RUN ] A.B\nfigure: mean KL 0.002\nnot a figure: 3\n")
+            result = run(os.path.join(DEV, "figures"), build)
+            self.assertEqual((result.returncode, result.stdout, result.stderr), (0, "  mean KL 0.002\n", ""))
+
+    def test_a_run_without_a_log_has_none(self):
+        with tempfile.TemporaryDirectory() as build:
+            result = run(os.path.join(DEV, "figures"), build)
+            self.assertEqual((result.returncode, result.stdout, result.stderr), (0, "", ""))
 
 
 if __name__ == "__main__":

@@ -57,8 +57,10 @@ class Golden(unittest.TestCase):
         self.assertTrue(0 < peer["mean_kl_nats"] < 0.1 and 0.9 < peer["top1_agreement"] < 1, peer)
 
 
-@unittest.skipUnless(os.path.exists(TWIN), "make test-models was not run")
 class Twin(unittest.TestCase):
+    def setUp(self):
+        self.assertTrue(os.path.exists(TWIN), "run `make test-models` first")
+
     def test_weights_are_the_gguf_files_rounded_to_bf16(self):
         with open(os.path.join(TWIN, "model.safetensors.index.json"), encoding="utf-8") as f:
             weight_map = json.load(f)["weight_map"]

@@ -56,6 +56,11 @@ GoldenLogitsFile ReadGoldenLogits() {
   return out;
 }
 
+GoldenText ReadGoldenText() {
+  const json::value file = Parse("text2000.json");
+  return {List<int32_t>(file, "ids"), List<int32_t>(file, "best"), List<double>(file, "next_log_prob")};
+}
+
 GoldenPeer ReadGoldenPeer() {
   const json::value file = Parse("llama_cpp.json");
   return {file.at("mean_kl_nats").to_number<double>(), file.at("top1_agreement").to_number<double>()};

@@ -28,6 +28,13 @@ struct GoldenLogitsFile {
 };
 GoldenLogitsFile ReadGoldenLogits();
 
+// transformers over the long text: at every position the best next token, and the log-probability of ids[i + 1].
+struct GoldenText {
+  std::vector<int32_t> ids, best;
+  std::vector<double> next_log_prob;  // one fewer: the last token has no next one
+};
+GoldenText ReadGoldenText();
+
 // llama.cpp over text2000 against the same reference.
 struct GoldenPeer {
   double mean_kl = 0, top1_agreement = 0;

@@ -142,6 +142,53 @@ TEST(OpenModel, SaysWhatIsWrong) {
   EXPECT_TRUE(Says(truncated, dir / "m.gguf")) << truncated;
 }
 
+TEST(OpenModel, DummyWeightsNeedNoWeightFiles) {
+  const TempDir dir;
+  testing::WriteTinyDirectory({}, dir / "whole");
+  fs::create_directory(dir / "bare");
+  fs::copy(dir / "whole/tokenizer.json", dir / "bare/tokenizer.json");
+  const auto write_config = [&](const TinyModel& tiny, const std::string& type) {
+    const std::string config = testing::TinyConfigJson(tiny).insert(1, "\"torch_dtype\": \"" + type + "\",");
+    for (const char* folder : {"whole", "bare"}) WriteFile(dir / folder + "/config.json", config);
+  };
+  write_config({}, "float32");
+  EXPECT_FALSE(OpenModel(dir / "bare").ok());
+  const auto bare = OpenModel(dir / "bare", WeightSource::kDummy);
+  ASSERT_TRUE(bare.ok()) << bare.status();
+  EXPECT_TRUE(CheckTensors(bare->config, *bare->checkpoint).ok());
+  std::byte byte;
+  EXPECT_EQ(bare->checkpoint->Read(bare->checkpoint->tensors()[0], 0, {&byte, 1}).code(),
+            absl::StatusCode::kFailedPrecondition);
+  EXPECT_TRUE(OpenTokenizer(*bare).ok());
+
+  // Names, shapes and sizes are those of the files, so that the weights made like them are the same.
+  const auto whole = OpenModel(dir / "whole");
+  ASSERT_TRUE(whole.ok()) << whole.status();
+  const auto made = MakeDummyCheckpoint(bare->checkpoint, 3), like_files = MakeDummyCheckpoint(whole->checkpoint, 3);
+  ASSERT_EQ(made->tensors().size(), like_files->tensors().size());
+  for (const TensorEntry& t : made->tensors()) {
+    const TensorEntry* other = like_files->Find(t.name);
+    ASSERT_NE(other, nullptr) << t.name;
+    EXPECT_EQ(t.shape, other->shape);
+    ASSERT_EQ(t.bytes, other->bytes) << t.name;
+    std::vector<std::byte> a(static_cast<size_t>(t.bytes)), b(a.size());
+    ASSERT_TRUE(made->Read(t, 0, a).ok() && like_files->Read(*other, 0, b).ok());
+    EXPECT_EQ(a, b) << t.name;
+  }
+
+  // Files that are there are not looked at; another shape is another revision.
+  EXPECT_EQ(OpenModel(dir / "whole", WeightSource::kDummy)->checkpoint->header_digest(),
+            bare->checkpoint->header_digest());
+  TinyModel deeper;
+  deeper.layers = 3;
+  write_config(deeper, "float32");
+  EXPECT_NE(OpenModel(dir / "bare", WeightSource::kDummy)->revision, bare->revision);
+  write_config({}, "float16");
+  EXPECT_NE(OpenModel(dir / "bare", WeightSource::kDummy)->revision, bare->revision);
+  write_config({}, "float8_e5m2");
+  EXPECT_TRUE(Says(OpenModel(dir / "bare", WeightSource::kDummy).status(), "torch_dtype float8_e5m2"));
+}
+
 TEST(OpenModel, PartsOfSplitFilesAreRefused) {
   const TempDir dir;
   testing::GgufWriter w = testing::TinyGguf({});

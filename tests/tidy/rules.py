@@ -45,8 +45,17 @@ GUARDED = [
     (re.compile(r"(^|/)(cuda|cublas|cudnn|curand)[^/]*\.h$"),
      re.compile(r"^kernels/cuda/|^worker/device/cuda|^worker/comm/nccl|^tests/gpu/"),
      "CUDA headers stay in kernels/cuda, worker/device/cuda* and worker/comm/nccl*"),
-    (re.compile(r"^(thread|mutex|shared_mutex|condition_variable|future|fstream|iostream|unistd\.h)$|^sys/|^boost/(asio|beast)"),
-     re.compile(r"^(?!coordinator/core/)"), "coordinator/core has no threads, locks or I/O"),
+    (re.compile(r"^common/plan/wire_grpc\.h$"),
+     re.compile(r"^common/plan/wire|^coordinator/rpc/|^worker/agent/|^tests/|^tools/"),
+     "connections are the business of coordinator/rpc and worker/agent"),
+    (re.compile(r"^common/plan/wire"),  # its headers show no protobuf, and so would slip past the row above
+     re.compile(r"^common/plan/wire|^coordinator/rpc/|^coordinator/core/serving_step|^worker/agent/|"
+                r"^worker/rank/process|^tests/|^tools/"),
+     "messages are made and read in coordinator/rpc, core/serving_step (plans), worker/agent and rank/process"),
+    (re.compile(r"^(thread|mutex|shared_mutex|condition_variable|future|atomic|semaphore|latch|barrier|stop_token|"
+                r"chrono|fstream|iostream|unistd\.h)$|^sys/|^linux/|^boost/(asio|beast)|^common/base/(mutex|futex)\.h$|"
+                r"^absl/(synchronization|time)/"),
+     re.compile(r"^(?!coordinator/core/)"), "coordinator/core has no threads, locks, clock or I/O"),
 ]
 
 INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*([<"])([^>"]+)[>"]', re.M)
@@ -277,38 +286,63 @@ def targets(tree, compiled):
     return problems
 
 
+def listed(tree):
+    """Every Python test is in its folder's CMakeLists.txt, by name or, in a list, by what precedes _test.py."""
+    problems = []
+    for path in tree.with_suffix("_test.py"):
+        folder, name = os.path.split(path)
+        cmake = re.sub(r"#.*", "", tree.texts.get(folder + "/CMakeLists.txt", ""))
+        part = name[:-len("_test.py")]
+        if re.search(rf"(?<![\w}}]){name}\b", cmake):
+            continue
+        if "}_test.py" in cmake and re.search(rf"(?<!\w){part}(?!\w)", cmake):
+            continue
+        problems.append(Problem(path, 1, "no-target", "is in no CMakeLists.txt of its folder"))
+    return problems
+
+
 TESTED_BY = re.compile(r"[Tt]ested by:?\s+(tests/[\w./-]+)")
+TEST_FILE = re.compile(r"^tests/.*_test\.(cc|py)$")
 
 
-def _related(source, other):
-    return source == other or source.startswith(other + "_") or other.startswith(source + "_")
+def _mirrors(folder):
+    """Where tests of a folder's sources lie: the same path below tests/, its first part dropped or not, or above."""
+    parts = folder.split("/")
+    paths = [parts, parts[1:]] if len(parts) > 1 else [parts]
+    return {"tests/" + "/".join(p[:n]) for p in paths for n in range(1, len(p) + 1)}
 
 
 def tested(tree):
-    """A source has a test: one of its name, one that includes its header, or the one it names (`Tested by: tests/...`)."""
-    tests = [p for p in tree.paths if p.startswith("tests/") and p.endswith((".cc", ".py"))]
-    test_stems = {re.sub(r"^test_|_test$", "", os.path.splitext(os.path.basename(p))[0]) for p in tests}
-    included = {i for p in tree.paths if p.startswith("tests/") and p.endswith((".cc", ".h")) for _, i in includes(tree.texts[p])}
+    """A source has a test in the mirrored folder, of its name (what precedes a `_` will do) or including its header, or
+    names one elsewhere (`Tested by: tests/...`). Helpers of tests are no tests."""
+    stems, included = {}, {}
+    for path in filter(TEST_FILE.match, tree.paths):
+        folder, name = os.path.split(path)
+        stems.setdefault(folder, set()).add(name.rsplit("_test.", 1)[0])
+        included.setdefault(folder, set()).update(i for _, i in includes(tree.texts[path]))
     problems = []
     for path in tree.with_suffix(".cc"):
         if path.startswith(("tests/", "tools/bench/")):  # a benchmark measures and prints; nobody relies on it
             continue
         named = TESTED_BY.search(tree.texts[path])
         if named:
-            if named.group(1) not in tree.texts:
-                problems.append(Problem(path, line_of(tree.texts[path], named.start()), "untested", f"{named.group(1)} does not exist"))
+            if named.group(1) not in tree.texts or not TEST_FILE.match(named.group(1)):
+                problems.append(Problem(path, line_of(tree.texts[path], named.start()), "untested",
+                                        f"{named.group(1)} is no test that exists"))
             continue
-        folder, stem = os.path.dirname(path), os.path.splitext(os.path.basename(path))[0]
-        own_headers = [h for h in included if os.path.dirname(h) == folder and _related(stem, os.path.basename(h)[:-2])]
-        if own_headers or any(_related(stem, t) for t in test_stems):
+        stem, header = os.path.splitext(os.path.basename(path))[0], path[:-3] + ".h"
+        names = {"_".join(stem.split("_")[:n]) for n in range(1, stem.count("_") + 2)}
+        mirrors = _mirrors(os.path.dirname(path))
+        if any(names & stems.get(m, set()) or header in included.get(m, ()) for m in mirrors):
             continue
-        problems.append(Problem(path, 1, "untested", "no test has its name or includes its header, and it names none"))
+        problems.append(Problem(path, 1, "untested",
+                                "no test in the mirrored folder has its name or its header, and it names none"))
     return problems
 
 
 def check(tree, compiled=None):
     problems = []
-    for rule in (arrows, file_length, function_length, expectations, words, headers, tested):
+    for rule in (arrows, file_length, function_length, expectations, words, headers, listed, tested):
         problems += rule(tree)
     if compiled is not None:
         problems += targets(tree, compiled)

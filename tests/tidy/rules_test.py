@@ -71,10 +71,32 @@ class Arrows(TreeCase):
             with self.subTest(path=path, included=included):
                 self.expect_include(path, included, good=False)
 
-    def test_core_has_no_threads_or_io(self):
-        self.expect_problems(rules.arrows, {"coordinator/core/a.cc": "#include <mutex>\n#include <vector>\n#include <sys/mman.h>\n",
-                                            "coordinator/rpc/b.cc": "#include <mutex>\n"},
-                             ("coordinator/core/a.cc", 1), ("coordinator/core/a.cc", 3))
+    def test_core_has_no_threads_clock_or_io(self):
+        bad = ("mutex", "atomic", "chrono", "sys/mman.h", "linux/futex.h", "common/base/mutex.h", "common/base/futex.h",
+               "absl/synchronization/mutex.h")
+        for header in bad:
+            with self.subTest(header=header):
+                self.expect_include("coordinator/core/a.cc", header, good=False)
+                self.expect_include("coordinator/server/a.cc", header, good=True)
+        for header in ("vector", "common/base/clock.h"):
+            with self.subTest(header=header):
+                self.expect_include("coordinator/core/a.cc", header, good=True)
+
+    def test_messages_are_made_in_few_places(self):
+        for path, included, good in [
+            ("coordinator/core/serving_step.cc", "common/plan/wire.h", True),
+            ("worker/rank/process.cc", "common/plan/wire.h", True),
+            ("worker/agent/a.cc", "common/plan/wire_grpc.h", True),
+            ("coordinator/core/scheduler.cc", "common/plan/wire.h", False),
+            ("coordinator/core/serving_step.cc", "common/plan/wire_grpc.h", False),
+            ("worker/rank/engine.cc", "common/plan/wire.h", False),
+            ("worker/rank/process.cc", "common/plan/wire_grpc.h", False),
+            ("coordinator/http/a.cc", "common/plan/wire_setup.h", False),
+        ]:
+            with self.subTest(path=path, included=included):
+                problems = rules.arrows(self.tree({path: f'#include "{included}"\n'}))
+                self.assertEqual(problems == [], good)
+                os.remove(os.path.join(self.folder.name, path))
 
 
 class Lengths(TreeCase):
@@ -179,10 +201,35 @@ class Targets(TreeCase):
 
 class Tested(TreeCase):
     def test_untested_source(self):
-        files = {"common/a.cc": "", "common/b.cc": "", "common/c_avx2.cc": "", "common/d.cc": "", "common/wire_plan.cc": "",
-                 "common/e.cc": "// Tested by: tests/common/nothing_test.cc\n", "common/f.cc": "// Tested by: tests/common/a_test.cc\n",
-                 "tests/common/a_test.cc": '#include "common/b.h"\n#include "common/wire.h"\n', "tests/common/c_test.cc": ""}
-        self.expect_problems(rules.tested, files, ("common/d.cc", 1), ("common/e.cc", 1))
+        files = {"common/plan/a.cc": "", "common/plan/b.cc": "", "common/plan/c_avx2.cc": "", "common/plan/d.cc": "",
+                 "common/plan/e.cc": "// Tested by: tests/plan/nothing_test.cc\n",
+                 "common/plan/f.cc": "// Tested by: tests/plan/a_test.cc\n",
+                 "tests/plan/a_test.cc": '#include "common/plan/b.h"\n', "tests/plan/c_test.py": ""}
+        self.expect_problems(rules.tested, files, ("common/plan/d.cc", 1), ("common/plan/e.cc", 1))
+
+    def test_mirrored_folders(self):
+        files = {"kernels/cpu/x.cc": "", "kernels/ref/y.cc": "", "worker/kv/z.cc": "", "tests/kernels/x_test.cc": "",
+                 "tests/ref/y_test.cc": "", "tests/worker/kv/z_test.cc": ""}
+        self.expect_problems(rules.tested, files)
+
+    def test_what_is_no_test_of_it(self):
+        files = {"worker/kv/helper.cc": "", "tests/kv/helper.cc": '#include "worker/kv/helper.h"\n',  # no test
+                 "worker/kv/cache.cc": "", "tests/http/cache_test.cc": '#include "worker/kv/cache.h"\n',  # elsewhere
+                 "worker/kv/block.cc": "", "tests/kv/block_list_test.cc": "",  # a longer name
+                 "worker/kv/named.cc": "// Tested by: tests/kv/helper.cc\n"}
+        self.expect_problems(rules.tested, files, ("worker/kv/helper.cc", 1), ("worker/kv/cache.cc", 1),
+                             ("worker/kv/block.cc", 1), ("worker/kv/named.cc", 1))
+
+
+class Listed(TreeCase):
+    def test_python_tests(self):
+        loop = "foreach(name two)\n  shoal_python_test(e_${name} SCRIPT ${name}_test.py)\nendforeach()\n"
+        files = {"tests/a/CMakeLists.txt": "shoal_python_test(a SCRIPT one_test.py)  # not lost_test.py\n",
+                 "tests/a/one_test.py": "", "tests/a/lost_test.py": "", "tests/b/helper.py": "",
+                 "tests/b/alone_test.py": "", "tests/e/CMakeLists.txt": loop, "tests/e/two_test.py": "",
+                 "tests/e/three_test.py": ""}
+        self.expect_problems(rules.listed, files, ("tests/a/lost_test.py", 1), ("tests/b/alone_test.py", 1),
+                             ("tests/e/three_test.py", 1))
 
 
 class Whole(TreeCase):

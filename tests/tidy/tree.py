@@ -45,7 +45,7 @@ class Tree:
         for folder, folders, names in os.walk(root):
             top = os.path.relpath(folder, root) == "."
             folders[:] = sorted(f for f in folders if f not in SKIPPED_FOLDERS and not (top and f.startswith("build")))
-            for name in sorted(names):
+            for name in sorted(set(names) - SKIPPED_FOLDERS):  # .git is a file in a linked work tree
                 path = os.path.relpath(os.path.join(folder, name), root).replace(os.sep, "/")
                 try:
                     with open(os.path.join(root, path), encoding="utf-8") as f:

@@ -40,7 +40,9 @@ struct ModelSummary {
 };
 
 absl::StatusOr<ModelSummary> Summarise(const ServeOptions& options) {
-  SHOAL_ASSIGN_OR_RETURN(const model::ModelFiles files, model::OpenModel(options.model));
+  SHOAL_ASSIGN_OR_RETURN(const model::ModelFiles files,
+                         model::OpenModel(options.model, options.load_format == "dummy" ? model::WeightSource::kDummy
+                                                                                        : model::WeightSource::kFiles));
   SHOAL_ASSIGN_OR_RETURN(const plan::ShardPlan plan, plan::MakeShardPlan(files.config, options.tensor_parallel_size,
                                                                          options.pipeline_parallel_size));
   SHOAL_ASSIGN_OR_RETURN(const ops::OpTable* table, ops::FindOpTable(Device(options.device)));

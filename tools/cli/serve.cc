@@ -1,3 +1,4 @@
+// Tested by: tests/e2e/serve_test.py
 #include "tools/cli/serve.h"
 
 #include <fcntl.h>

@@ -18,14 +18,16 @@ namespace {
 
 absl::Status OpenCheckpoint(Joined& joined) {
   const plan::JoinGroup& join = joined.join;
-  SHOAL_ASSIGN_OR_RETURN(joined.files, model::OpenModel(join.model));
+  const bool dummy = join.engine.load_format == "dummy";
+  const auto source = dummy ? model::WeightSource::kDummy : model::WeightSource::kFiles;
+  SHOAL_ASSIGN_OR_RETURN(joined.files, model::OpenModel(join.model, source));
   if (joined.files.revision != join.revision) {
     return absl::FailedPreconditionError(absl::StrCat(join.model, " here is revision ", joined.files.revision,
                                                       ", the coordinator read revision ", join.revision,
                                                       ": give both the same files"));
   }
   joined.checkpoint = joined.files.checkpoint;
-  if (join.engine.load_format == "dummy") {
+  if (dummy) {
     joined.checkpoint = model::MakeDummyCheckpoint(joined.files.checkpoint, join.engine.dummy_seed);
   } else if (join.engine.load_format != "auto") {
     return absl::InvalidArgumentError(

@@ -1,7 +1,6 @@
 // Tested by: tests/agent/agent_test.cc
 #include "worker/agent/ranks.h"
 
-#include <cstring>
 #include <new>
 #include <thread>
 #include <utility>
@@ -148,10 +147,10 @@ std::vector<plan::RankStatus> Ranks::Statuses() const {
     s.resident_bytes = ResidentBytes(s.pid);
     s.decode_steps = page.decode_steps.load(std::memory_order_relaxed);
     s.decode_steps_planned = page.decode_steps_planned.load(std::memory_order_relaxed);
-    const std::string transport(page.transport, ::strnlen(page.transport, sizeof page.transport));
-    if (!transport.empty()) {
-      s.comm_bytes.emplace_back(transport,
-                                page.tensor_bytes.load() + page.activation_bytes.load() + page.token_bytes.load());
+    for (size_t t = 0; t < comm::kTransportNames.size(); ++t) {
+      const auto& sent = page.sent[t];
+      s.comm_bytes.emplace_back(comm::kTransportNames[t],
+                                sent.tensor.load() + sent.activation.load() + sent.token.load());
     }
     statuses.push_back(std::move(s));
   }

@@ -3,6 +3,7 @@
 // of their own: they end when the peers arrive, or with Aborted once the rank's AbortFlag is raised.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <memory>
@@ -60,11 +61,22 @@ class TokenMailbox {
   virtual absl::Status Take(uint64_t step, std::span<int32_t> tokens) = 0;
 };
 
-// Bytes this rank has put on a transport; names what really carries the traffic. Written by the rank's thread only.
+enum class Transport : uint8_t { kLocal, kShm };
+inline constexpr std::array<std::string_view, 2> kTransportNames = {"local", "shm"};
+
+// Bytes put on one transport.
+struct SentBytes {
+  int64_t tensor = 0, activation = 0, token = 0;
+};
+
+// What this rank has put on each transport. A channel end counts in its own transport's row where it writes the bytes,
+// so the rows tell what really carried the traffic, whatever was asked for. Written by the rank's thread only.
 struct CommStats {
-  std::string_view transport;
-  int64_t tensor_bytes = 0, activation_bytes = 0, token_bytes = 0;
+  std::array<SentBytes, kTransportNames.size()> sent = {};
   DurationNs waited = 0;  // on other ranks, all channels together
+
+  SentBytes& over(Transport t) { return sent[static_cast<size_t>(t)]; }
+  const SentBytes& over(Transport t) const { return sent[static_cast<size_t>(t)]; }
 };
 
 // One rank's ends of all channels. What a rank does not have is null: no sender on the last stage, no receiver on the

@@ -1,3 +1,4 @@
+// Tested by: tests/comm/channels_test.cc
 #include "worker/comm/local.h"
 
 #include <algorithm>
@@ -41,7 +42,7 @@ class LocalSender final : public StageSender {
       link.offered = data;
     }
     const uint64_t mine = ++link.sent;
-    rank_->stats.activation_bytes += static_cast<int64_t>(data.size());
+    rank_->stats.over(Transport::kLocal).activation += static_cast<int64_t>(data.size());
     link.changed.NotifyAll();
     if (rank_->mode == LocalMode::kBuffered) return absl::OkStatus();
     while (link.taken < mine) {
@@ -112,7 +113,7 @@ class LocalMailbox final : public TokenMailbox {
       SHOAL_RETURN_IF_ERROR(rank_->Sleep(m.mutex, m.changed, "room for tokens"));
     }
     m.slots[m.posted++ % m.slots.size()] = {step, {tokens.begin(), tokens.end()}};
-    rank_->stats.token_bytes += static_cast<int64_t>(sizeof(step) + tokens.size_bytes());
+    rank_->stats.over(Transport::kLocal).token += static_cast<int64_t>(sizeof(step) + tokens.size_bytes());
     m.changed.NotifyAll();
     return absl::OkStatus();
   }

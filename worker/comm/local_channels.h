@@ -16,7 +16,7 @@ struct LocalRank {
   const AbortFlag* abort;
   LocalMode mode;
   int rank;
-  CommStats stats{.transport = "local"};
+  CommStats stats = {};
 
   // One turn of a wait loop: sleeps until `changed` is notified, or for a moment. Aborted, naming `what`, once the
   // rank's abort flag is raised: whoever raises it knows nothing of condition variables, so it is looked at now and

@@ -1,3 +1,4 @@
+// Tested by: tests/comm/collective_test.cc
 #include <algorithm>
 #include <cstring>
 #include <utility>
@@ -132,7 +133,7 @@ class LocalTensor final : public TensorChannel {
 
   absl::Status AllReduceSum(std::span<float> data) override {
     if (size() == 1) return absl::OkStatus();
-    rank_->stats.tensor_bytes += static_cast<int64_t>(data.size_bytes());
+    rank_->stats.over(Transport::kLocal).tensor += static_cast<int64_t>(data.size_bytes());
     return group_->AllReduce(index_, number_++, data, *rank_);
   }
 
@@ -149,7 +150,7 @@ class LocalTensor final : public TensorChannel {
         }
       }
     };
-    if (index_ != 0) rank_->stats.tensor_bytes += static_cast<int64_t>(part.size_bytes());
+    if (index_ != 0) rank_->stats.over(Transport::kLocal).tensor += static_cast<int64_t>(part.size_bytes());
     return group_->Gather(index_, number_++, part, rows, *rank_, take);
   }
 

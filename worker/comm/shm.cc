@@ -47,7 +47,6 @@ ShmRank::ShmRank(const GroupShape& group, int rank, std::byte* segment, const Ab
       stage(rank / group.tp),
       tensor_index(rank % group.tp),
       memory(segment),
-      stats{.transport = "shm"},
       waiter(abort, &stats, group.tp * group.pp) {}
 
 size_t ShmSegmentBytes(const GroupShape& shape) { return ShmLayout(shape).bytes; }

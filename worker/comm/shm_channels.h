@@ -17,7 +17,7 @@ struct ShmRank {
   ShmLayout layout;
   int stage, tensor_index;
   std::byte* memory;
-  CommStats stats;
+  CommStats stats = {};
   Waiter waiter;
 };
 

@@ -30,7 +30,7 @@ class ShmMailbox final : public TokenMailbox {
     MailSlot* slot = Slot(s);
     *slot = {step, static_cast<uint32_t>(tokens.size()), 0};
     std::copy(tokens.begin(), tokens.end(), TokensOf(slot));
-    rank_->stats.token_bytes += static_cast<int64_t>(sizeof(MailSlot) + tokens.size_bytes());
+    rank_->stats.over(Transport::kShm).token += static_cast<int64_t>(sizeof(MailSlot) + tokens.size_bytes());
     Publish(*posted_, s);
     posts_ = s;
     return absl::OkStatus();

@@ -39,7 +39,7 @@ class ShmSender final : public StageSender {
     SHOAL_RETURN_IF_ERROR(rank_->waiter.Wait(*link_.taken, s - 2, "room for activations", Peer()));
     std::memcpy(link_.Slot(s), data.data(), data.size());
     link_.sent->note[s % 2] = data.size();
-    rank_->stats.activation_bytes += static_cast<int64_t>(data.size());
+    rank_->stats.over(Transport::kShm).activation += static_cast<int64_t>(data.size());
     Publish(*link_.sent, s);
     sequence_ = s;
     return absl::OkStatus();

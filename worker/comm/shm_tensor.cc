@@ -79,7 +79,7 @@ class ShmTensor final : public TensorChannel {
     return absl::OkStatus();
   }
   void Open(Kind kind, size_t count, size_t note) {
-    rank_->stats.tensor_bytes += static_cast<int64_t>(count * sizeof(float));
+    rank_->stats.over(Transport::kShm).tensor += static_cast<int64_t>(count * sizeof(float));
     SignalOf(index())->note[sequence_ % 2] = Note(kind, note);
     Publish(*SignalOf(index()), sequence_);
   }

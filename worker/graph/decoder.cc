@@ -1,3 +1,4 @@
+// Tested by: tests/graph/graph_test.cc
 #include "worker/graph/decoder.h"
 
 #include <algorithm>

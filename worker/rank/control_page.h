@@ -5,6 +5,8 @@
 #include <atomic>
 #include <cstdint>
 
+#include "worker/comm/collective.h"
+
 namespace shoal::rank {
 
 struct alignas(64) ControlPage {
@@ -21,8 +23,10 @@ struct alignas(64) ControlPage {
   std::atomic<uint32_t> state{0};      // plan::RankState
   std::atomic<uint32_t> operation{0};  // graph::Operation
   std::atomic<uint64_t> decode_steps{0}, decode_steps_planned{0};
-  std::atomic<int64_t> tensor_bytes{0}, activation_bytes{0}, token_bytes{0};
-  char transport[16] = {};
+  struct SentBytes {
+    std::atomic<int64_t> tensor{0}, activation{0}, token{0};
+  };
+  SentBytes sent[comm::kTransportNames.size()] = {};  // as comm::CommStats
 };
 
 }  // namespace shoal::rank

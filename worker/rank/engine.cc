@@ -48,8 +48,6 @@ class Engine {
 
 absl::Status Engine::Run() {
   p_.stream->progress = &p_.page->progress;
-  const std::string_view transport = p_.comm->stats->transport;
-  std::copy_n(transport.data(), std::min(transport.size(), sizeof(p_.page->transport) - 1), p_.page->transport);
   while (p_.page->stop.load(std::memory_order_acquire) == 0) {
     Begin(Operation::kIdle);
     SetState(plan::RankState::kReady);
@@ -146,10 +144,12 @@ absl::Status Engine::SampleHere(uint64_t step, std::span<const float> logits, st
 
 void Engine::Count(const plan::StepPlan& plan, bool next_is_here) {
   ControlPage& page = *p_.page;
-  const comm::CommStats& stats = *p_.comm->stats;
-  page.tensor_bytes.store(stats.tensor_bytes, std::memory_order_relaxed);
-  page.activation_bytes.store(stats.activation_bytes, std::memory_order_relaxed);
-  page.token_bytes.store(stats.token_bytes, std::memory_order_relaxed);
+  for (size_t t = 0; t < comm::kTransportNames.size(); ++t) {
+    const comm::SentBytes& sent = p_.comm->stats->sent[t];
+    page.sent[t].tensor.store(sent.tensor, std::memory_order_relaxed);
+    page.sent[t].activation.store(sent.activation, std::memory_order_relaxed);
+    page.sent[t].token.store(sent.token, std::memory_order_relaxed);
+  }
   if (batch_.decodes()) {
     page.decode_steps.fetch_add(1, std::memory_order_relaxed);
     if (next_is_here) page.decode_steps_planned.fetch_add(1, std::memory_order_relaxed);

@@ -5,7 +5,8 @@
 
   decode_1   one stream, 128 tokens after a prompt of 8; Shoal through HTTP, llama.cpp through llama-bench (no HTTP)
   streams_16 16 streams at once, 128 random prompt tokens and 64 answer tokens each; llama-server -np 16
-  memory     proportional set size of each server process (shared memory counted once) after the load
+  memory     of each server process after the load; shared memory is counted once
+It prints machine, command and limit, and takes only a program that is built from a commit: the results name it.
 One rank with two threads unless told otherwise. Refuses a busy machine (--busy: does not), and records before each run how
 busy others kept it: a neighbour on one core distorts both sides, and not alike.
 """
@@ -29,6 +30,7 @@ from client import load
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 READY_TIMEOUT_S = 120
 MAX_BUSY = 0.05
+LEAST_RATIO = 0.7  # of the peer's tokens per second: the floor that both measurements have to pass
 DECODE = {"streams": 1, "prompt_tokens": 8, "max_tokens": 128}
 STREAMS = {"streams": 16, "prompt_tokens": 128, "max_tokens": 64}
 
@@ -49,6 +51,24 @@ def free_port():
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return s.getsockname()[1]
+
+
+def memory_of(smaps):
+    """From the text of /proc/PID/smaps: the proportional set size, and what is resident of the weights and the KV
+    cache. Agent and rank share those two: they are counted once, as the rank's, and the rest proportionally."""
+    pss = weights = kv = rest = 0
+    name = ""
+    for line in smaps.splitlines():
+        key, _, value = line.partition(":")
+        if " " in key:  # the first line of a mapping: range, rights, offset, device, inode, name
+            name = line.split(maxsplit=5)[5] if len(line.split(maxsplit=5)) > 5 else ""
+        elif key == "Rss":
+            weights += 1024 * int(value.split()[0]) * name.startswith("/memfd:shoal-weights")
+            kv += 1024 * int(value.split()[0]) * name.startswith("/memfd:shoal-kv")
+        elif key == "Pss":
+            pss += 1024 * int(value.split()[0])
+            rest += 1024 * int(value.split()[0]) * (not name.startswith(("/memfd:shoal-weights", "/memfd:shoal-kv")))
+    return {"pss_bytes": pss, "weights_bytes": weights, "kv_bytes": kv, "rest_bytes": rest}
 
 
 class Server:
@@ -94,16 +114,15 @@ class Server:
         return found
 
     def memory(self):
-        """[{command, pss_bytes}] of every process of the tree."""
+        """One row for each process of the tree, see memory_of."""
         rows = []
         for pid in self.tree():
             try:
-                rollup = pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8")
+                smaps = pathlib.Path(f"/proc/{pid}/smaps").read_text(encoding="utf-8", errors="replace")
                 words = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
             except OSError:
                 continue
-            pss = next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
-            rows.append({"command": " ".join(w for w in words if w)[:160], "pss_bytes": pss * 1024})
+            rows.append({"command": " ".join(w for w in words if w)[:160], **memory_of(smaps)})
         return rows
 
     def close(self):
@@ -160,8 +179,23 @@ def machine():
             "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")}
 
 
-def commit():
-    return subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
+def commit(shoal, root=ROOT):
+    """The commit that the program at `shoal` is built from; brings it up to date. Ends when nobody could say: another
+    tree's program, or changes that are not committed (those to results do not count)."""
+    if pathlib.Path(shoal).resolve() != (root / "build" / "shoal").resolve():
+        sys.exit(f"compare: {shoal} may be of any commit; only build/shoal of this tree is measured")
+    git = ["git", "-C", str(root)]
+    status = [*git, "status", "--porcelain", "--", ".", ":!tools/bench/results", ":!README.md"]
+    changed = subprocess.run(status, check=True, capture_output=True, text=True).stdout
+    if changed:
+        sys.exit(f"compare: commit these first, the results name a commit:\n{changed.rstrip()}")
+    subprocess.run([root / "tools" / "dev" / "build", "release", "shoal"], check=True, stdout=sys.stderr)
+    head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], check=True, capture_output=True, text=True)
+    return head.stdout.strip()
+
+
+def version(shoal):
+    return subprocess.run([shoal, "version"], check=True, capture_output=True, text=True).stdout.strip()
 
 
 def medians(runs, key):
@@ -181,6 +215,10 @@ def main():
     share = busy_share(3.0)
     if share > MAX_BUSY and not args.busy:
         sys.exit(f"compare: others use {share:.0%} of this machine; figures would mean nothing (--busy measures all the same)")
+    built_from = commit(args.shoal)
+    where = machine()
+    print(f"compare: {where['cpu']}, {where['cores']} cores, kernel {where['kernel']}; {version(args.shoal)}, "
+          f"commit {built_from}; {' '.join(sys.argv)}")
     decode, streams = {"shoal": [], "llama.cpp": []}, {"shoal": [], "llama.cpp": []}
     for repeat in range(args.repeats):
         decode["shoal"].append(measure(shoal_server, args, DECODE, repeat))
@@ -189,7 +227,9 @@ def main():
         streams["llama.cpp"].append(measure(llama_server, args, STREAMS, repeat))
         print(f"compare: round {repeat + 1} of {args.repeats}", file=sys.stderr)
     result = {
-        "made": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"), "commit": commit(), "machine": machine(),
+        "made": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"), "commit": built_from,
+        "version": version(args.shoal),
+        "machine": where,
         "model": os.path.basename(args.model), "threads": args.threads, "repeats": args.repeats,
         "decode_1": {"shape": DECODE, "median": medians(decode, "decode_tokens_per_s"), "runs": decode},
         "streams_16": {"shape": STREAMS, "median": medians(streams, "tokens_per_s"), "runs": streams},
@@ -202,7 +242,7 @@ def main():
     for name in ("decode_1", "streams_16"):
         median = result[name]["median"]
         print(f"{name}: shoal {median['shoal']:.1f} tokens/s, llama.cpp {median['llama.cpp']:.1f}, "
-              f"ratio {median['shoal'] / median['llama.cpp']:.2f}")
+              f"ratio {median['shoal'] / median['llama.cpp']:.2f}, at least {LEAST_RATIO} is wanted")
 
 
 if __name__ == "__main__":

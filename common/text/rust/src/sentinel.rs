@@ -4,6 +4,8 @@
 //! begins or ends with part of a spelling gets an EDGE there. The three are noncharacters, taken out of the context first,
 //! so whatever is found afterwards was put there here. After rendering they are taken out again: what stood between OPEN
 //! and CLOSE is a plain piece, and so is a spelling that came together across an EDGE (a user's "<|im_" joined to "end|>").
+//! There are no marks inside of a string: they would hide from the template what it looks for ("</think>", where "</s>" is
+//! a control token). Where `replace` takes something out, it leaves an EDGE at a seam that could be inside of a spelling.
 
 use crate::fail::{Fail, Result};
 use daachorse::{DoubleArrayAhoCorasick, DoubleArrayAhoCorasickBuilder, MatchKind};
@@ -124,6 +126,20 @@ impl Marker {
         pieces
     }
 
+    /// `text` without the first `most` occurrences of `gone`, where a template takes them out: halves of a spelling that
+    /// meet there are kept apart by an EDGE.
+    pub fn without(&self, text: &str, gone: &str, most: usize) -> String {
+        let mut parts = text.splitn(most.saturating_add(1), gone);
+        let mut left = parts.next().unwrap_or_default().to_string();
+        for right in parts {
+            if self.ends_in_beginning(&left) {
+                left.push(EDGE);
+            }
+            left.push_str(right);
+        }
+        left
+    }
+
     fn find<'a>(&'a self, text: &'a str) -> impl Iterator<Item = Range<usize>> + 'a {
         self.automaton.iter().flat_map(move |a| a.leftmost_find_iter(text).map(|m| m.start()..m.end()))
     }
@@ -138,10 +154,12 @@ impl Marker {
     }
 
     fn tail_edge(&self, text: &str) -> Option<usize> {
-        [text.len(), text.trim_end().len()].into_iter().find(|at| {
-            let starts = text[..*at].char_indices().rev().map(|(i, _)| i);
-            starts.take_while(|start| at - start < self.longest).any(|start| self.beginnings.contains(&text[start..*at]))
-        })
+        [text.len(), text.trim_end().len()].into_iter().find(|at| self.ends_in_beginning(&text[..*at]))
+    }
+
+    fn ends_in_beginning(&self, text: &str) -> bool {
+        let starts = text.char_indices().rev().map(|(i, _)| i);
+        starts.take_while(|start| text.len() - start < self.longest).any(|at| self.beginnings.contains(&text[at..]))
     }
 
     /// Takes the marks out; returns the text, what stood between OPEN and CLOSE, and where edges were. A mark without its

@@ -8,6 +8,7 @@ use minijinja::value::{from_args, Kwargs, ValueKind};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, Value};
 use serde_json::Value as Json;
 use std::io;
+use std::sync::Arc;
 
 const MAX_STEPS: u64 = 1_000_000;
 const MAX_OUTPUT: usize = 1 << 20; // bytes
@@ -16,7 +17,7 @@ const NAME: &str = "chat";
 
 pub struct Template {
     environment: Environment<'static>,
-    marker: Marker,
+    marker: Arc<Marker>,
     bos_token: String,
     eos_token: String,
 }
@@ -29,7 +30,15 @@ impl Template {
         environment.set_auto_escape_callback(|_| AutoEscape::None);
         environment.set_fuel(Some(MAX_STEPS));
         environment.set_recursion_limit(MAX_RECURSION);
-        environment.set_unknown_method_callback(method);
+        let marker = Arc::new(Marker::new(control_spellings)?);
+        let of_method = Arc::clone(&marker);
+        environment.set_unknown_method_callback(move |state, value, name, args| {
+            method(&of_method, state, value, name, args)
+        });
+        let of_filter = Arc::clone(&marker);
+        environment.add_filter("replace", move |value: &Value, from: &Value, to: &Value, most: Option<usize>| {
+            replaced(&of_filter, &text_of(value), &text_of(from), &text_of(to), most)
+        });
         environment.add_function("raise_exception", raise_exception);
         environment.add_filter("tojson", |value: &Value, indent: Option<Value>, options: Kwargs| {
             tojson(value, indent, options, MAX_OUTPUT)
@@ -38,7 +47,7 @@ impl Template {
         made.map_err(|e| Fail::invalid(format!("chat template{}", described(&e))))?;
         Ok(Template {
             environment,
-            marker: Marker::new(control_spellings)?,
+            marker,
             bos_token: bos_token.into(),
             eos_token: eos_token.into(),
         })
@@ -188,14 +197,37 @@ fn without_generation_tags(source: &str) -> String {
 }
 
 /// Python's methods: minijinja-contrib's, and those of str that it lacks.
-fn method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> std::result::Result<Value, Error> {
+fn method(
+    marker: &Marker,
+    state: &mut State,
+    value: &Value,
+    name: &str,
+    args: &[Value],
+) -> std::result::Result<Value, Error> {
     if value.kind() == ValueKind::String {
         let text = value.as_str().unwrap_or_default();
+        if name == "replace" {
+            let (from, to, most): (&str, &str, Option<i64>) = from_args(args)?;
+            return Ok(Value::from(replaced(marker, text, from, to, most.and_then(|n| usize::try_from(n).ok()))));
+        }
         if let Some(result) = string_method(text, name, args)? {
             return Ok(result);
         }
     }
     minijinja_contrib::pycompat::unknown_method_callback(state, value, name, args)
+}
+
+fn text_of(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_string)
+}
+
+/// `most`: how many occurrences; none for all.
+fn replaced(marker: &Marker, text: &str, from: &str, to: &str, most: Option<usize>) -> String {
+    let most = most.unwrap_or(usize::MAX);
+    if to.is_empty() && !from.is_empty() {
+        return marker.without(text, from, most);
+    }
+    text.replacen(from, to, most)
 }
 
 fn string_method(text: &str, name: &str, args: &[Value]) -> std::result::Result<Option<Value>, Error> {
