@@ -23,17 +23,18 @@ class JoinTest : public ::testing::Test {
       const testing::TinyModel& tiny, const std::function<void(plan::JoinGroup&)>& change = [](auto&) {}) {
     const std::string path = dir_ / "m.gguf";
     testing::WriteTinyGguf(tiny, path);
-    const auto files = model::OpenModel(path);
-    EXPECT_TRUE(files.ok()) << files.status();
     plan::JoinGroup join;
     join.epoch = 1;
     join.model = path;
-    join.revision = files->revision;
     join.engine.device = "ref";
-    join.shard_hash = plan::MakeShardPlan(files->config, 1, 1)->Hash();
     join.ranks = {{0, "self", 0}};
-    join.limits = {0, 16, 4, 64, 128, files->config.vocab};
+    join.limits = {0, 16, 4, 64, 128, tiny.vocab};
     change(join);
+    const auto files = model::OpenModel(
+        path, join.engine.load_format == "dummy" ? model::WeightSource::kDummy : model::WeightSource::kFiles);
+    EXPECT_TRUE(files.ok()) << files.status();
+    join.revision = files->revision;
+    join.shard_hash = plan::MakeShardPlan(files->config, 1, 1)->Hash();
     return ResolveJoin(join, self_);
   }
   std::string NumericsId(
