@@ -115,6 +115,13 @@ struct LoadProgress {
   bool done = false;
   bool reused = false;     // weights were still held: nothing was read
   int64_t bytes_read = 0;  // counted at the reader
+  // With `done`: the KV cache of each rank of this agent.
+  struct Cache {
+    int32_t rank = 0;
+    uint64_t id = 0;  // of this memory, random: the same id again means that what was written there still is
+    bool operator==(const Cache&) const = default;
+  };
+  std::vector<Cache> caches;
 };
 
 // A rank that is gone; from its agent, at once.

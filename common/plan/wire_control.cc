@@ -230,6 +230,11 @@ void ToProto(const LoadProgress& in, proto::LoadModelProgress* out) {
   out->set_done(in.done);
   out->set_reused(in.reused);
   out->set_bytes_read(in.bytes_read);
+  for (const LoadProgress::Cache& c : in.caches) {
+    proto::KvCache* cache = out->add_caches();
+    cache->set_rank(c.rank);
+    cache->set_id(c.id);
+  }
 }
 
 absl::StatusOr<LoadProgress> FromProto(const proto::LoadModelProgress& in) {
@@ -237,7 +242,9 @@ absl::StatusOr<LoadProgress> FromProto(const proto::LoadModelProgress& in) {
     if (bytes < 0 || bytes > kMaxLoadBytes)
       return absl::InvalidArgumentError(absl::StrCat("a load of ", bytes, " bytes"));
   }
-  return LoadProgress{in.agent(), in.bytes_done(), in.bytes_total(), in.done(), in.reused(), in.bytes_read()};
+  LoadProgress out = {in.agent(), in.bytes_done(), in.bytes_total(), in.done(), in.reused(), in.bytes_read(), {}};
+  for (const proto::KvCache& c : in.caches()) out.caches.push_back({c.rank(), c.id()});
+  return out;
 }
 
 void ToProto(const RankExit& in, proto::RankExit* out) {

@@ -83,7 +83,7 @@ class Core::Impl {
     group.ranks = membership_.ranks();
     group.sampling_rank = (options_.pp - 1) * options_.tp;
     group.agents = membership_.GroupAgents();
-    serving_.GroupReady(std::move(group), now_, fx_);
+    serving_.GroupReady(std::move(group), membership_.kv_kept(), now_, fx_);
   }
 
   void EndOutage() {

@@ -54,8 +54,10 @@ struct ClusterState {
   int32_t kv_blocks = 0, kv_blocks_free = 0, block_size = 0, max_model_len = 0;
   uint64_t steps = 0, preemptions = 0, prompt_tokens = 0, output_tokens = 0;
   uint64_t groups_formed = 0;
-  uint64_t answers = 0;        // of ranks to plans, accepted
-  uint64_t stale_answers = 0;  // of an epoch that is over, or sent twice: dropped
+  uint64_t answers = 0;            // of ranks to plans, accepted
+  uint64_t resumed = 0;            // sequences that went on with the KV they had before their group was lost
+  uint64_t recomputed_tokens = 0;  // whose KV had been there before: after preemptions and losses
+  uint64_t stale_answers = 0;      // of an epoch that is over, or sent twice: dropped
 };
 
 class Core {

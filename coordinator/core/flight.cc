@@ -13,7 +13,9 @@ void Flight::Sent(const plan::StepPlan& plan) {
   Plan& kept = plans_.emplace_back();
   kept.step = plan.stamp.step;
   kept.rows.reserve(plan.rows.size());
-  for (const plan::Row& row : plan.rows) kept.rows.push_back({row.id, row.output == plan::RowOutput::kSample});
+  for (const plan::Row& row : plan.rows) {
+    kept.rows.push_back({row.id, row.output == plan::RowOutput::kSample, row.position + row.count});
+  }
 }
 
 Flight::Verdict Flight::Answer(const plan::StepResult& result, int32_t vocab, std::vector<Row>* rows,

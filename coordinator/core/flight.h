@@ -16,6 +16,7 @@ class Flight {
   struct Row {
     plan::SequenceId id;
     bool sample;
+    int32_t end;  // position behind its last token: up to there every rank has written KV once this is answered
   };
 
   Flight(int32_t ranks, int32_t sampling_rank) : answered_(ranks, 0), sampling_rank_(sampling_rank) {}

@@ -9,6 +9,14 @@ BlockPool::BlockPool(int32_t blocks) : holders_(blocks, 0) {
   for (int32_t b = blocks - 1; b >= 0; --b) free_.push_back(b);
 }
 
+void BlockPool::Take(const std::vector<int32_t>& blocks) {
+  for (const int32_t block : blocks) {
+    SHOAL_CHECK(block >= 0 && block < size() && holders_[block] == 0);
+    holders_[block] = 1;
+  }
+  std::erase_if(free_, [this](int32_t block) { return holders_[block] > 0; });
+}
+
 bool BlockPool::Allocate(int32_t count, std::vector<int32_t>* out) {
   SHOAL_CHECK(count >= 0);
   if (count > free()) return false;

@@ -41,8 +41,10 @@ class Membership {
   bool blamed() const { return blamed_; }
   const std::string& loss() const { return loss_; }
   const plan::MirrorLimits& limits() const { return limits_; }  // final once ready
-  std::vector<plan::AgentId> GroupAgents() const;               // in rank order
-  bool Owns(const plan::AgentId& agent, int32_t rank) const;    // in the present group
+  // Every rank of the group that is ready has the very cache that it had in the one before, with the same meaning.
+  bool kv_kept() const { return kv_kept_; }
+  std::vector<plan::AgentId> GroupAgents() const;             // in rank order
+  bool Owns(const plan::AgentId& agent, int32_t rank) const;  // in the present group
   int32_t ranks() const { return options_.tp * options_.pp; }
   void Fill(ClusterState* state, TimeNs now) const;
   void CheckInvariants() const;
@@ -73,7 +75,8 @@ class Membership {
   void AbortGroup(const std::string& reason, EffectList& fx);
   void CountSilence(TimeNs now, EffectList& fx);
   bool InGroup(const plan::AgentId& agent) const;
-  std::vector<plan::AgentInfo> Usable() const;                // by registration
+  std::vector<plan::AgentInfo> Usable() const;  // by registration
+  void CompareCaches();
   bool All(bool Agent::*flag) const;                          // of the group
   Agent* Member(const plan::AgentId& agent, uint64_t epoch);  // null: not of this group
   bool forming() const { return phase_ == Phase::kJoining || phase_ == Phase::kLoading; }
@@ -92,7 +95,17 @@ class Membership {
   std::string numerics_id_;
   plan::MirrorLimits limits_;
   std::map<plan::AgentId, Agent> agents_;
-  std::vector<plan::RankAssignment> group_;     // by rank; empty: none
+  std::vector<plan::RankAssignment> group_;  // by rank; empty: none
+  // What the caches of the last group that was ready were: its numbers and limits, and the memory by rank. A rank whose
+  // agent named none has 0.
+  struct Caches {
+    std::string numerics_id;
+    plan::MirrorLimits limits;
+    std::vector<uint64_t> ids;
+    bool operator==(const Caches&) const = default;
+  };
+  Caches caches_;
+  bool kv_kept_ = false;
   std::vector<plan::RankAssignment> previous_;  // of the last group that was ready
   uint64_t next_order_ = 1, groups_formed_ = 0;
   int32_t attempts_ = 0;  // that failed since the last group was ready

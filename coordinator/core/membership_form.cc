@@ -129,11 +129,23 @@ void Membership::LoadAdvanced(const core::LoadAdvanced& advance, TimeNs now, Eff
   agent->progress = advance.progress;
   agent->loaded = advance.progress.done;
   if (!All(&Agent::loaded)) return;
+  CompareCaches();
   phase_ = Phase::kReady;
   detail_.clear();
   attempts_ = 0;
   ++groups_formed_;
-  fx.Info(absl::StrCat("epoch ", epoch_, ": ready"));
+  fx.Info(absl::StrCat("epoch ", epoch_, ": ready", kv_kept_ ? ", with the KV cache as it was" : ""));
+}
+
+void Membership::CompareCaches() {
+  Caches now = {numerics_id_, limits_, std::vector<uint64_t>(group_.size(), 0)};
+  for (const plan::RankAssignment& a : group_) {
+    for (const plan::LoadProgress::Cache& cache : agents_.at(a.agent).progress.caches) {
+      if (cache.rank == a.rank) now.ids[a.rank] = cache.id;
+    }
+  }
+  kv_kept_ = groups_formed_ > 0 && now == caches_ && std::find(now.ids.begin(), now.ids.end(), 0u) == now.ids.end();
+  caches_ = std::move(now);
 }
 
 void Membership::LoadFailed(const core::LoadFailed& failure, TimeNs now, EffectList& fx) {

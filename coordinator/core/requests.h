@@ -17,6 +17,8 @@ struct Sequence {
   uint64_t order = 0;           // of arrival; who goes first, and who gives way
   std::vector<int32_t> tokens;  // the prompt, then every accepted token: enough to start it anywhere
   bool running = false;         // on the ranks; else waiting
+  int32_t kv = 0;               // leading tokens whose KV is in `blocks` on every rank, by answered plans
+  int32_t kv_before = 0;        // the most that `kv` ever was: what is computed below it is computed again
 
   // On the ranks it has an id, new for every start; kept after a preemption until its last plan is answered.
   plan::SequenceId id = 0;
@@ -25,9 +27,10 @@ struct Sequence {
   // While it runs, as every rank will have it once all sent plans have been executed.
   int32_t cohort = 0;
   int32_t start_tokens = 0;
-  int32_t length = 0;    // known and promised tokens
-  int32_t computed = 0;  // tokens whose KV is in the cache
-  std::vector<int32_t> blocks;
+  int32_t length = 0;           // known and promised tokens
+  int32_t computed = 0;         // tokens whose KV is in the cache
+  bool started = false;         // a plan of this group has started it
+  std::vector<int32_t> blocks;  // kept without a group: the ranks may come back with what they had written
 };
 
 struct Request {

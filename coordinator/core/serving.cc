@@ -105,8 +105,9 @@ void Serving::Finish(Request& request, FinishReason reason, absl::Status error, 
 
 void Serving::StopRunning(Sequence& s) {
   group_->pool.Release(s.blocks);
-  group_->builder.End(s.id);
+  if (s.started) group_->builder.End(s.id);
   s.blocks.clear();
+  s.kv = 0;
   s.running = false;
   running_.erase(std::find(running_.begin(), running_.end(), &s));
 }
@@ -122,10 +123,15 @@ void Serving::Wait(Sequence& s) {
   waiting_.emplace(s.order, &s);
 }
 
-void Serving::GroupReady(ServingGroup group, TimeNs now, EffectList& fx) {
+void Serving::GroupReady(ServingGroup group, bool kv_kept, TimeNs now, EffectList& fx) {
   SHOAL_CHECK(group_ == nullptr);
   limits_ = group.limits;
   group_ = std::make_unique<Group>(std::move(group));
+  for (const auto& [order, s] : waiting_) {
+    if (kv_kept) break;
+    s->kv = 0;
+    s->blocks.clear();
+  }
   std::vector<Request*> too_long;
   for (const auto& [order, s] : waiting_) {
     if (s->request->prompt_tokens + s->request->max_tokens > limits_.max_model_len) too_long.push_back(s->request);
@@ -135,13 +141,51 @@ void Serving::GroupReady(ServingGroup group, TimeNs now, EffectList& fx) {
            absl::UnavailableError(absl::StrCat("the group came back with room for ", limits_.max_model_len, " tokens")),
            0, now, fx);
   }
+  Resume();
+}
+
+// What ran when the last group was lost runs again, from the first token whose KV is not certain.
+void Serving::Resume() {
+  // A start carries all tokens: together they stay far below the size of the ring that plans go through.
+  constexpr int64_t kMaxTokens = 1 << 20;
+  int64_t tokens = 0;
+  std::vector<Sequence*> kept;
+  for (const auto& [order, s] : waiting_) {
+    if (s->kv == 0) continue;
+    tokens += static_cast<int64_t>(s->tokens.size());
+    if (tokens <= kMaxTokens) {
+      kept.push_back(s);
+    } else {
+      s->kv = 0;
+    }
+  }
+  for (const auto& [order, s] : waiting_) {
+    if (s->kv == 0) s->blocks.clear();
+  }
+  for (Sequence* s : kept) {
+    const auto need = static_cast<size_t>(plan::BlocksFor(static_cast<int64_t>(s->tokens.size()), limits_.block_size));
+    s->blocks.resize(std::min(s->blocks.size(), need));
+    group_->pool.Take(s->blocks);
+  }
+  int32_t cohort = 0;
+  for (Sequence* s : kept) {
+    const int32_t need = plan::BlocksFor(static_cast<int64_t>(s->tokens.size()), limits_.block_size);
+    if (!group_->pool.Allocate(need - static_cast<int32_t>(s->blocks.size()), &s->blocks)) {
+      group_->pool.Release(s->blocks);
+      s->blocks.clear();
+      s->kv = 0;
+      continue;
+    }
+    PutOnRanks(*s, cohort++ % group_->info.stages);
+    s->computed = s->kv;
+    ++resumed_;
+  }
 }
 
 void Serving::GroupLost(bool blamed, const std::string& reason, TimeNs now, EffectList& fx) {
   SHOAL_CHECK(group_ != nullptr);
   std::vector<Request*> ran;
   for (Sequence* s : running_) {
-    s->blocks.clear();
     Wait(*s);
     ran.push_back(s->request);
   }
@@ -178,6 +222,10 @@ bool Serving::Answered(const plan::StepResult& result, std::string* why, TimeNs 
     if (it == by_id_.end()) continue;  // it has ended since: overshoot
     Sequence& s = *it->second;
     --s.unanswered;
+    if (s.running) {
+      s.kv = row.end;
+      s.kv_before = std::max(s.kv_before, s.kv);
+    }
     if (!s.running && s.unanswered == 0) Forget(s);
     if (sampled != nullptr) Accept(s, *sampled, now, fx);
   }
@@ -215,6 +263,8 @@ void Serving::Fill(ClusterState* state) const {
   state->output_tokens = output_tokens_;
   state->answers = answers_;
   state->stale_answers = stale_answers_;
+  state->resumed = resumed_;
+  state->recomputed_tokens = recomputed_tokens_;
 }
 
 }  // namespace shoal::core

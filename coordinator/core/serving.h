@@ -45,9 +45,10 @@ class Serving {
   void EndAll(const absl::Status& error, bool only_unstarted, int32_t retry_after_s, TimeNs now, EffectList& fx);
 
   // --- The group ---
-  // Requests that the new limits no longer hold end with Unavailable.
-  void GroupReady(ServingGroup group, TimeNs now, EffectList& fx);
-  // Everything that ran waits again, in the order of arrival. `blamed`: a step may have caused it; what ran in three of
+  // `kv_kept`: every rank has the cache that it had in the group before, so what ran goes on where its last answer left
+  // it. Else all is computed again. Requests that the new limits no longer hold end with Unavailable.
+  void GroupReady(ServingGroup group, bool kv_kept, TimeNs now, EffectList& fx);
+  // Everything that ran waits, in the order of arrival. `blamed`: a step may have caused it; what ran in three of
   // those without a token between them ends with Internal.
   void GroupLost(bool blamed, const std::string& reason, TimeNs now, EffectList& fx);
   // Tokens and rows of one answer. False: the rank broke the rules, `why` says how, nothing was accepted.
@@ -76,7 +77,9 @@ class Serving {
   bool SendNext(TimeNs now, EffectList& fx);
   void FillView(int32_t cohort);
   void Rebalance();
+  void Resume();
   void Carry(const Decision& decision, TimeNs now);
+  void PutOnRanks(Sequence& s, int32_t cohort);
   void StartSequence(Sequence& s, const Decision::Admission& admission, int32_t cohort, TimeNs now);
   void AddRow(Sequence& s, int32_t count);
   void Send(int32_t cohort, EffectList& fx);
@@ -102,6 +105,7 @@ class Serving {
   SchedulerView view_;  // kept for its memory
   std::vector<Flight::Row> answered_rows_;
   uint64_t steps_ = 0, preemptions_ = 0, prompt_tokens_ = 0, output_tokens_ = 0, answers_ = 0, stale_answers_ = 0;
+  uint64_t resumed_ = 0, recomputed_tokens_ = 0;
 };
 
 }  // namespace shoal::core

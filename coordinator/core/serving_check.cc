@@ -19,7 +19,10 @@ void Serving::CheckInvariants() const {
       output_tokens += generated;
       SHOAL_CHECK(s.running == (std::find(running_.begin(), running_.end(), &s) != running_.end()));
       SHOAL_CHECK(s.running != waiting_.contains(s.order));
-      SHOAL_CHECK(s.running || s.blocks.empty());
+      SHOAL_CHECK(s.running || group_ == nullptr || s.blocks.empty());
+      SHOAL_CHECK(s.kv >= 0 && s.kv <= s.kv_before && s.kv_before < static_cast<int32_t>(s.tokens.size()));
+      SHOAL_CHECK(s.kv == 0 || (limits_.block_size > 0 &&
+                                plan::BlocksFor(s.kv, limits_.block_size) <= static_cast<int32_t>(s.blocks.size())));
       SHOAL_CHECK(s.unanswered >= 0 && s.unanswered <= kMaxUnanswered);
       SHOAL_CHECK((s.id != 0) == (s.running || s.unanswered > 0));
       SHOAL_CHECK(s.id == 0 || by_id_.at(s.id) == &s);
@@ -40,24 +43,31 @@ void Serving::CheckInvariants() const {
   SHOAL_CHECK(g.flight.size() > 0 || (running_.empty() && waiting_.empty()));
   std::vector<int32_t> holders(g.pool.size(), 0);
   uint64_t order = 0;
+  size_t unstarted = 0;  // resumed, and not yet in a plan
   for (const Sequence* s : running_) {
     SHOAL_CHECK(s->order > order);
     order = s->order;
     SHOAL_CHECK(s->cohort >= 0 && s->cohort < g.info.stages);
+    for (int32_t b : s->blocks) ++holders[b];
+    SHOAL_CHECK(s->kv <= s->computed);
+    SHOAL_CHECK(s->unanswered == g.flight.Count(s->id));
+    if (!s->started) {
+      ++unstarted;
+      SHOAL_CHECK(g.builder.mirror().Find(s->id) == nullptr && s->unanswered == 0 && s->kv == s->computed);
+      continue;
+    }
     const plan::MirroredSequence* m = g.builder.mirror().Find(s->id);
     SHOAL_CHECK(m != nullptr);
     SHOAL_CHECK(m->length == s->length && m->computed == s->computed && m->blocks == s->blocks);
     SHOAL_CHECK(m->start_tokens == s->start_tokens && m->tokens.size() <= s->tokens.size());
     SHOAL_CHECK(std::equal(m->tokens.begin(), m->tokens.end(), s->tokens.begin()));
-    SHOAL_CHECK(s->unanswered == g.flight.Count(s->id));
     // Promised tokens are those that plans in flight will bring.
     SHOAL_CHECK(s->length - static_cast<int32_t>(s->tokens.size()) <= s->unanswered);
-    for (int32_t b : s->blocks) ++holders[b];
   }
   for (const auto& [order_of, s] : waiting_) SHOAL_CHECK(s->unanswered == 0 || s->unanswered == g.flight.Count(s->id));
   for (int32_t b = 0; b < g.pool.size(); ++b) SHOAL_CHECK(g.pool.holders(b) == holders[b]);
   // The ranks hold what runs, and what ends with the next plan.
-  SHOAL_CHECK(g.builder.mirror().size() == running_.size() + g.builder.pending_ends().size());
+  SHOAL_CHECK(g.builder.mirror().size() == running_.size() - unstarted + g.builder.pending_ends().size());
   for (plan::SequenceId id : g.builder.pending_ends()) SHOAL_CHECK(g.builder.mirror().Find(id) != nullptr);
 }
 

@@ -103,29 +103,39 @@ void Serving::StartSequence(Sequence& s, const Decision::Admission& admission, i
     r.stats.first_scheduled = now;
     prompt_tokens_ += static_cast<uint64_t>(r.prompt_tokens);
   }
+  PutOnRanks(s, cohort);
+  SHOAL_CHECK(group_->pool.Allocate(admission.blocks, &s.blocks));
+  AddRow(s, admission.count);
+}
+
+// From waiting to running. The ranks hear of it with its first row.
+void Serving::PutOnRanks(Sequence& s, int32_t cohort) {
   waiting_.erase(s.order);
   const auto later = [](const Sequence* a, const Sequence* b) { return a->order < b->order; };
   running_.insert(std::upper_bound(running_.begin(), running_.end(), &s, later), &s);
   s.running = true;
+  s.started = false;
   s.id = next_sequence_++;
   s.cohort = cohort;
   s.start_tokens = s.length = static_cast<int32_t>(s.tokens.size());
   s.computed = 0;
-  SHOAL_CHECK(group_->pool.Allocate(admission.blocks, &s.blocks));
   by_id_.emplace(s.id, &s);
-
-  plan::SequenceStart start;
-  start.id = s.id;
-  start.tokens = s.tokens;
-  start.prompt_tokens = r.prompt_tokens;
-  start.sampling = r.sampling;
-  start.sampling.choice = static_cast<uint32_t>(s.choice);
-  start.blocks = s.blocks;
-  group_->builder.Start(std::move(start));
-  AddRow(s, admission.count);
 }
 
 void Serving::AddRow(Sequence& s, int32_t count) {
+  if (!s.started) {
+    plan::SequenceStart start;
+    start.id = s.id;
+    start.tokens = s.tokens;
+    start.prompt_tokens = s.request->prompt_tokens;
+    start.sampling = s.request->sampling;
+    start.sampling.choice = static_cast<uint32_t>(s.choice);
+    start.blocks = s.blocks;
+    start.kv_tokens = s.computed;
+    group_->builder.Start(std::move(start));
+    s.started = true;
+  }
+  recomputed_tokens_ += static_cast<uint64_t>(std::max(0, std::min(s.computed + count, s.kv_before) - s.computed));
   plan::Row row;
   row.id = s.id;
   row.source = s.computed < s.start_tokens ? plan::TokenSource::kLiteral : plan::TokenSource::kLastSample;

@@ -113,6 +113,8 @@ std::string ClusterJson(const core::ClusterState& state) {
                                       {"max_model_len", state.max_model_len},
                                       {"steps", state.steps},
                                       {"preemptions", state.preemptions},
+                                      {"resumed", state.resumed},
+                                      {"recomputed_tokens", state.recomputed_tokens},
                                       {"prompt_tokens", state.prompt_tokens},
                                       {"output_tokens", state.output_tokens},
                                       {"groups_formed", state.groups_formed},

@@ -101,6 +101,10 @@ class Metrics::Impl {
   Counter& prompt_tokens_ = MakeCounter("vllm:prompt_tokens_total", "Prompt tokens processed.");
   Counter& generation_tokens_ = MakeCounter("vllm:generation_tokens_total", "Tokens generated.");
   Counter& preemptions_ = MakeCounter("vllm:num_preemptions_total", "Preemptions of sequences.");
+  Counter& resumed_ = MakeCounter("shoal:sequences_resumed_total",
+                                  "Sequences that went on with the KV they had before their group was lost.");
+  Counter& recomputed_ =
+      MakeCounter("shoal:recomputed_tokens_total", "Tokens whose KV was computed again: after preemptions and losses.");
   Family<Counter>& success_family_ = prometheus::BuildCounter()
                                          .Name("vllm:request_success_total")
                                          .Help("Requests that ended, by how.")
@@ -172,6 +176,8 @@ void Metrics::Impl::SetState(const core::ClusterState& state) {
   const int32_t used = state.kv_blocks - state.kv_blocks_free;
   kv_usage_.Set(state.kv_blocks > 0 ? static_cast<double>(used) / state.kv_blocks : 0);
   CountTo(static_cast<double>(state.preemptions), &preemptions_);
+  CountTo(static_cast<double>(state.resumed), &resumed_);
+  CountTo(static_cast<double>(state.recomputed_tokens), &recomputed_);
   CountTo(static_cast<double>(state.prompt_tokens), &prompt_tokens_);
   epoch_.Set(static_cast<double>(state.epoch));
   load_total_.Set(static_cast<double>(state.load_bytes_total));

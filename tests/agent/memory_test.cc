@@ -31,7 +31,7 @@ TEST(Shelf, KeepsOnlyWhatIsWanted) {
   Shelf shelf;
   shelf.PutWeights("k", 0, Make(100));
   shelf.PutWeights("k", 1, Make(100));
-  ASSERT_TRUE(shelf.Kv(0, 64).ok());
+  ASSERT_TRUE(shelf.Kv(0, 64, 1).ok());
   shelf.KeepOnly("k", {1, 2});
   EXPECT_EQ((std::vector<int32_t>{1}), shelf.Held().ranks);
   shelf.KeepOnly("other", {1});
@@ -47,17 +47,32 @@ TEST(Shelf, AnotherKeyReplacesTheFormer) {
   EXPECT_EQ((std::vector<int32_t>{1}), shelf.Held().ranks);
 }
 
-TEST(Shelf, CacheOfTheSameSizeKeepsItsContents) {
+TEST(Shelf, CacheOfTheSameSizeKeepsItsContentsAndItsId) {
   Shelf shelf;
-  const auto first = shelf.Kv(3, 4096);
+  const auto first = shelf.Kv(3, 4096, 1);
   ASSERT_TRUE(first.ok());
-  std::memset((*first)->data(), 7, 4096);
-  const auto again = shelf.Kv(3, 4096);
+  const uint64_t id = (*first)->id;
+  EXPECT_NE(0u, id);
+  std::memset((*first)->memory.data(), 7, 4096);
+  const auto again = shelf.Kv(3, 4096, 1);
   ASSERT_TRUE(again.ok());
-  EXPECT_EQ(std::byte{7}, (*again)->data()[100]);
-  const auto larger = shelf.Kv(3, 8192);
+  EXPECT_EQ(std::byte{7}, (*again)->memory.data()[100]);
+  EXPECT_EQ(id, (*again)->id);
+  const auto larger = shelf.Kv(3, 8192, 1);
   ASSERT_TRUE(larger.ok());
-  EXPECT_EQ(std::byte{0}, (*larger)->data()[100]);
+  EXPECT_EQ(std::byte{0}, (*larger)->memory.data()[100]);
+  EXPECT_NE(id, (*larger)->id);
+}
+
+TEST(Shelf, CacheThatAnotherCoordinatorUsedHasAnotherId) {
+  Shelf shelf;
+  const uint64_t first = (*shelf.Kv(3, 4096, 1))->id;
+  const uint64_t second = (*shelf.Kv(3, 4096, 2))->id;
+  EXPECT_NE(first, second);
+  EXPECT_EQ(second, (*shelf.Kv(3, 4096, 2))->id);
+  const uint64_t third = (*shelf.Kv(3, 4096, 1))->id;
+  EXPECT_NE(first, third);
+  EXPECT_NE(second, third);
 }
 
 std::string Token() { return absl::StrCat("memory-test-", ::getpid()); }

@@ -41,6 +41,7 @@ TEST_F(FlightTest, TheSamplingRankSettlesAPlan) {
   EXPECT_EQ(flight.size(), 1);
   ASSERT_EQ(rows.size(), 3u);
   EXPECT_FALSE(rows[0].sample);
+  EXPECT_EQ(rows[0].end, 4);
   EXPECT_EQ(rows[2].id, 9u);
   EXPECT_TRUE(rows[2].sample);
   EXPECT_EQ(Answer(Result(1)), Flight::Verdict::kStale);

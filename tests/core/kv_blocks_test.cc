@@ -1,5 +1,6 @@
 #include "coordinator/core/kv_blocks.h"
 
+#include <algorithm>
 #include <set>
 
 #include "common/base/rng.h"
@@ -34,6 +35,20 @@ TEST(BlockPool, ASharedBlockIsFreeAfterItsLastHolder) {
   EXPECT_EQ(pool.free(), 1);
   pool.Release(a[0]);
   EXPECT_EQ(pool.free(), 2);
+}
+
+TEST(BlockPool, GivesTheBlocksThatAreNamed) {
+  BlockPool pool(5);
+  pool.Take({3, 1});
+  EXPECT_EQ(pool.free(), 3);
+  EXPECT_EQ(pool.holders(3), 1);
+  std::vector<int32_t> rest;
+  ASSERT_TRUE(pool.Allocate(3, &rest));
+  std::sort(rest.begin(), rest.end());
+  EXPECT_EQ(rest, (std::vector<int32_t>{0, 2, 4}));
+  pool.Release(std::vector<int32_t>{1, 3});
+  EXPECT_EQ(pool.free(), 2);
+  pool.CheckInvariants();
 }
 
 TEST(BlockPool, RandomUseLeaksNothing) {

@@ -229,6 +229,73 @@ TEST(Recovery, RankKilled) {
   ASSERT_NE(first, plans.end());
   EXPECT_EQ(first->step, 1u);
   EXPECT_LT(first->sent - killed, 20 * kMillisecond);
+  // Nothing is computed again but steps that had not been answered.
+  EXPECT_EQ(run.cluster.state().resumed, 4u);
+  EXPECT_EQ(run.cluster.state().recomputed_tokens, 0u);
+  EXPECT_LE(first->tokens, 4);
+}
+
+TEST(Recovery, RankKilledWhileLongPromptsAreComputed) {
+  for (int after_ms = 1; after_ms <= 40; after_ms += 3) {
+    SCOPED_TRACE(after_ms);
+    CoreOptions o = Options(2, 2, 1);
+    o.max_num_batched_tokens = 16;
+    VirtualCluster cluster(o, {}, 3);
+    cluster.AddAgent({.id = "a", .slots = 4});
+    ASSERT_TRUE(cluster.RunUntilReady());
+    const std::vector<GenerateRequest> requests = {MakeRequest(1, 100, 5), MakeRequest(2, 90, 5),
+                                                   MakeRequest(3, 3, 30)};
+    for (const GenerateRequest& r : requests) cluster.Submit(r);
+    cluster.RunUntil(cluster.now() + after_ms * kMillisecond);
+    const bool answered = cluster.state().answers > 0;
+    cluster.KillRank(0, "killed by signal 9");
+    ASSERT_TRUE(cluster.RunUntilAnswered());
+    for (const GenerateRequest& r : requests) ExpectAsAlone(cluster, r);
+    EXPECT_EQ(cluster.state().recomputed_tokens, 0u);
+    EXPECT_TRUE(!answered || cluster.state().resumed > 0 || after_ms < 10);
+  }
+}
+
+TEST(Recovery, RankKilledWhileTheCacheIsShort) {
+  CoreOptions o = Options(2, 1, 1);
+  o.kv_blocks = 24;
+  o.max_model_len = 80;
+  VirtualCluster cluster(o, {}, 3);
+  cluster.AddAgent({.id = "a", .slots = 2});
+  ASSERT_TRUE(cluster.RunUntilReady());
+  std::vector<GenerateRequest> requests;
+  for (int i = 1; i <= 6; ++i) requests.push_back(MakeRequest(i, 10 + i, 50));
+  for (const GenerateRequest& r : requests) cluster.Submit(r);
+  for (int i = 0; i < 20; ++i) {
+    cluster.RunUntil(cluster.now() + 15 * kMillisecond);
+    ASSERT_TRUE(cluster.RunUntilReady());
+    cluster.KillRank(i % 2, "killed by signal 9");
+  }
+  ASSERT_TRUE(cluster.RunUntilAnswered());
+  for (const GenerateRequest& r : requests) ExpectAsAlone(cluster, r);
+  EXPECT_GT(cluster.state().preemptions, 0u);
+  EXPECT_GT(cluster.state().resumed, 10u);
+}
+
+TEST(Recovery, ACacheThatIsNotTheSameIsNotRelyedOn) {
+  Running run;
+  run.cluster.KillAgent("b");
+  run.cluster.AddAgent({.id = "b", .slots = 2});  // started again: its memory is new
+  run.Finish();
+  EXPECT_EQ(run.cluster.state().resumed, 0u);
+  EXPECT_GT(run.cluster.state().recomputed_tokens, 20u);
+}
+
+TEST(Recovery, CancelledWhileThereIsNoGroup) {
+  Running run;
+  run.cluster.KillRank(1, "killed by signal 9");
+  ASSERT_TRUE(run.cluster.RunUntil([&] { return run.cluster.state().phase != Phase::kReady; }));
+  run.cluster.Cancel(2, CancelCause::kDisconnect);
+  ASSERT_TRUE(run.cluster.RunUntilAnswered());
+  EXPECT_EQ(run.cluster.answer(2).finish.reason, FinishReason::kCancelled);
+  for (RequestId id : {1, 3, 4}) ExpectAsAlone(run.cluster, run.requests[id - 1]);
+  EXPECT_EQ(run.cluster.state().resumed, 3u);
+  EXPECT_EQ(run.cluster.state().kv_blocks, run.cluster.state().kv_blocks_free);
 }
 
 TEST(Recovery, RankKilledManyTimesIsNotTheRequestsFault) {

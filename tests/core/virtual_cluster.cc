@@ -1,6 +1,9 @@
 #include "tests/core/virtual_cluster.h"
 
 #include <algorithm>
+#include <deque>
+#include <limits>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -10,6 +13,9 @@
 
 namespace shoal::core {
 namespace {
+
+constexpr int32_t kGarbage = -7;
+constexpr TimeNs kNever = std::numeric_limits<TimeNs>::max();
 
 uint64_t Fold(uint64_t hash, uint64_t x) {
   hash = (hash ^ x) * 0x100000001b3;
@@ -64,6 +70,12 @@ std::vector<int32_t> LoneRun(const GenerateRequest& request, FinishReason* reaso
   return out;
 }
 
+// The cache of one rank. It belongs to its agent, and outlives groups.
+struct VirtualCluster::Cache {
+  uint64_t id;
+  std::vector<int32_t> tokens;  // [blocks * block_size]; kGarbage: never written, or by a step that did not end
+};
+
 struct VirtualCluster::Agent {
   AgentSpec spec;
   uint64_t incarnation = 1;
@@ -71,21 +83,57 @@ struct VirtualCluster::Agent {
   uint64_t epoch = 0;
   TimeNs last_said = 0;
   std::vector<int32_t> ranks;
-  uint64_t loading = 0;                     // epoch of the load in progress; 0: none
-  std::vector<std::function<void()>> held;  // what it would have said or heard while frozen
+  uint64_t loading = 0;                              // epoch of the load in progress; 0: none
+  std::map<int32_t, std::shared_ptr<Cache>> caches;  // by rank
+  std::vector<std::function<void()>> held;           // what it would have said or heard while frozen
 };
 
-// One mirror and one cache stand for all ranks: they run the same plans in the same order.
+// One mirror stands for all ranks: they run the same plans in the same order. Each has its own cache.
 struct VirtualCluster::Executor {
   explicit Executor(uint64_t e, const plan::MirrorLimits& limits, int pp, TimeNs now)
-      : epoch(e), mirror(limits), kv(static_cast<size_t>(limits.blocks) * limits.block_size, -7), free_at(pp, now) {}
+      : epoch(e), mirror(limits), free_at(pp, now) {}
+
+  void Write(int32_t slot, int32_t token) {
+    for (auto& [rank, cache] : caches) cache->tokens[slot] = token;
+  }
+  // The token that all ranks have there; nothing when they differ.
+  std::optional<int32_t> Read(int32_t slot) const {
+    const int32_t token = caches.begin()->second->tokens[slot];
+    for (const auto& [rank, cache] : caches) {
+      if (cache->tokens[slot] != token) return std::nullopt;
+    }
+    return token;
+  }
+  // Ends all ranks. Steps that had not ended are not answered, and what they wrote is as it may be: on some ranks it is
+  // there, on others not.
+  void Die(TimeNs at, uint64_t seed) {
+    if (std::exchange(dead, true)) return;
+    died_at = at;
+    for (const Step& step : steps) {
+      if (step.ends <= at) continue;
+      for (int32_t slot : step.slots) {
+        for (auto& [rank, cache] : caches) {
+          if (RandomBits(seed, epoch, static_cast<uint64_t>(slot) * 64 + static_cast<uint64_t>(rank)) % 2 == 0) {
+            cache->tokens[slot] = kGarbage;
+          }
+        }
+      }
+    }
+  }
+
   uint64_t epoch;
   plan::PlanMirror mirror;
-  std::vector<int32_t> kv;  // [blocks * block_size] token ids
+  std::map<int32_t, std::shared_ptr<Cache>> caches;  // by rank
+  struct Step {
+    TimeNs ends;
+    std::vector<int32_t> slots;  // that it wrote
+  };
+  std::deque<Step> steps;  // of late
   std::map<plan::SequenceId, int32_t> last_sample;
   std::vector<TimeNs> free_at;  // [pp]
   std::map<plan::SequenceId, TimeNs> sampled_at;
-  bool dead = false;  // a rank is gone: nothing is answered
+  bool dead = false;  // a rank is gone: no plan is executed
+  TimeNs died_at = 0;
 };
 
 VirtualCluster::VirtualCluster(CoreOptions options, ClusterTimes times, uint64_t seed)
@@ -221,7 +269,7 @@ void VirtualCluster::KillRank(int32_t rank, const std::string& cause) {
   for (const auto& [id, agent] : agents_) {
     if (std::find(agent->ranks.begin(), agent->ranks.end(), rank) == agent->ranks.end()) continue;
     if (executor_ == nullptr || executor_->epoch != agent->epoch) continue;  // joining
-    executor_->dead = true;
+    executor_->Die(now_, seed_);
     if (const uint64_t epoch = std::exchange(agent->loading, 0); epoch != 0) {
       Say(id, now_, LoadFailed{id, epoch, absl::AbortedError(absl::StrCat("rank ", rank, " ", cause))});
       continue;
@@ -272,17 +320,27 @@ void VirtualCluster::On(const SendLoad& e) {
   if (!error.ok()) return Say(e.agent, now_, LoadFailed{e.agent, e.load.epoch, error});
   agent.loading = e.load.epoch;
   if (executor_ == nullptr || executor_->epoch != e.load.epoch) {
+    if (executor_ != nullptr) executor_->Die(now_, seed_);
     executor_ = std::make_shared<Executor>(e.load.epoch, e.load.limits, options_.pp, now_);
     unanswered_.clear();
     in_flight_ = 0;
   }
-  Say(e.agent, now_, LoadAdvanced{e.load.epoch, {e.agent, 500, 1000, false, false, 500}});
-  Say(e.agent, now_ + Between(0, 5 * kMillisecond),
-      LoadAdvanced{e.load.epoch, {e.agent, 1000, 1000, true, false, 1000}}, [&agent, epoch = e.load.epoch] {
-        if (agent.loading != epoch) return false;
-        agent.loading = 0;
-        return true;
-      });
+  plan::LoadProgress done = {e.agent, 1000, 1000, true, false, 1000, {}};
+  for (int32_t rank : agent.ranks) {
+    std::shared_ptr<Cache>& cache = agent.caches[rank];
+    const auto slots = static_cast<size_t>(e.load.limits.blocks) * e.load.limits.block_size;
+    if (cache == nullptr || cache->tokens.size() != slots) {
+      cache = std::make_shared<Cache>(Cache{++caches_made_, std::vector<int32_t>(slots, kGarbage)});
+    }
+    executor_->caches[rank] = cache;
+    done.caches.push_back({rank, cache->id});
+  }
+  Say(e.agent, now_, LoadAdvanced{e.load.epoch, {e.agent, 500, 1000, false, false, 500, {}}});
+  Say(e.agent, now_ + Between(0, 5 * kMillisecond), LoadAdvanced{e.load.epoch, done}, [&agent, epoch = e.load.epoch] {
+    if (agent.loading != epoch) return false;
+    agent.loading = 0;
+    return true;
+  });
 }
 
 void VirtualCluster::On(const SendAbort& e) {
@@ -290,7 +348,7 @@ void VirtualCluster::On(const SendAbort& e) {
   auto it = agents_.find(e.agent);
   if (it == agents_.end()) return;
   it->second->epoch = std::max(it->second->epoch, e.epoch);
-  if (executor_ != nullptr && executor_->epoch < e.epoch) executor_->dead = true;
+  if (executor_ != nullptr && executor_->epoch < e.epoch) executor_->Die(now_, seed_);
 }
 
 void VirtualCluster::On(const SendPlan& e) {
@@ -299,7 +357,7 @@ void VirtualCluster::On(const SendPlan& e) {
   if (!(plan->stamp == e.stamp)) Problem("stamp of frame and plan differ");
   if (executor_ == nullptr || executor_->dead || plan->stamp.epoch != executor_->epoch) return;
   for (const plan::AgentId& id : e.agents) {
-    if (!agents_.at(id)->alive) executor_->dead = true;
+    if (!agents_.at(id)->alive) executor_->Die(now_, seed_);
   }
   uint64_t hash = 0;
   for (char c : e.bytes) hash = Fold(hash, static_cast<unsigned char>(c));
@@ -316,13 +374,15 @@ void VirtualCluster::Execute(const plan::StepPlan& plan, uint64_t bytes_hash) {
   std::vector<plan::SequenceId> ids;
   TimeNs done = now_ + Between(times_.net_min, times_.net_max);
   int32_t decode_rows = 0;
+  Executor::Step written;
   for (const plan::Row& row : plan.rows) {
     const plan::MirroredSequence& s = *x.mirror.Find(row.id);
     const bool last = row.source == plan::TokenSource::kLastSample;
     if (last) done = std::max(done, x.sampled_at.at(row.id));  // stage 0 waits for the token
     decode_rows += last ? 1 : 0;
     for (int32_t p = row.position; p < row.position + row.count; ++p) {
-      x.kv[s.blocks[p / bs] * bs + p % bs] = last ? x.last_sample.at(row.id) : s.tokens[p];
+      written.slots.push_back(s.blocks[p / bs] * bs + p % bs);
+      x.Write(written.slots.back(), last ? x.last_sample.at(row.id) : s.tokens[p]);
     }
     ids.push_back(row.id);
     max_unanswered_ = std::max(max_unanswered_, ++unanswered_[row.id]);
@@ -333,7 +393,11 @@ void VirtualCluster::Execute(const plan::StepPlan& plan, uint64_t bytes_hash) {
     const plan::MirroredSequence& s = *x.mirror.Find(row.id);
     uint64_t hash = 0;
     const int32_t end = row.position + row.count;
-    for (int32_t p = 0; p < end; ++p) hash = Fold(hash, static_cast<uint64_t>(x.kv[s.blocks[p / bs] * bs + p % bs]));
+    for (int32_t p = 0; p < end; ++p) {
+      const std::optional<int32_t> token = x.Read(s.blocks[p / bs] * bs + p % bs);
+      if (!token.has_value()) Problem(absl::StrCat("ranks differ at position ", p, " of sequence ", row.id));
+      hash = Fold(hash, static_cast<uint64_t>(token.value_or(kGarbage)));
+    }
     const int32_t token = NextToken(hash, s.sampling, end);
     x.last_sample[row.id] = token;
     const bool poisoned = s.tokens[0] == poison_;
@@ -350,24 +414,31 @@ void VirtualCluster::Execute(const plan::StepPlan& plan, uint64_t bytes_hash) {
     ended.push_back(done);
   }
   for (const plan::RowResult& row : result.rows) x.sampled_at[row.id] = done;
+  while (!x.steps.empty() && x.steps.front().ends <= now_) x.steps.pop_front();
+  const std::string error = std::exchange(fail_step_, {});
+  written.ends = error.empty() ? done : kNever;
+  x.steps.push_back(std::move(written));
   const size_t trace = plans_.size();
   plans_.push_back(
       {plan.stamp.epoch, plan.stamp.step, plan.cohort, plan.TokenCount(), decode_rows, bytes_hash, now_, done, 0});
-  const std::string error = std::exchange(fail_step_, {});
-  if (!error.empty()) x.dead = true;
+  if (!error.empty()) x.Die(done, seed_);
   for (const auto& [id, agent] : agents_) {
     if (!agent->alive || agent->epoch != x.epoch) continue;
     for (int32_t rank : agent->ranks) {
       plan::StepResult mine = result;
       mine.rank = rank;
       const bool samples = rank == (options_.pp - 1) * options_.tp;
-      if (!samples) mine.rows.clear();
-      if (rank == 0) mine.error = error;
-      if (x.dead && error.empty()) continue;
-      std::function<bool()> note;
-      if (samples) note = [this, trace, ids] { return Answered(trace, ids), true; };
-      Say(id, ended[rank / options_.tp], StepAnswered{id, mine}, note);
-      if (repeat_answers_) Say(id, ended[rank / options_.tp], StepAnswered{id, mine});
+      if (!samples || !error.empty()) mine.rows.clear();
+      mine.error = error;
+      if (!error.empty() && rank != 0) continue;
+      const TimeNs at = ended[rank / options_.tp];
+      const auto lives = [executor = executor_, at] { return !executor->dead || executor->died_at >= at; };
+      Say(id, at, StepAnswered{id, mine}, [this, lives, samples, trace, ids] {
+        if (!lives()) return false;
+        if (samples) Answered(trace, ids);
+        return true;
+      });
+      if (repeat_answers_) Say(id, at, StepAnswered{id, mine}, lives);
     }
   }
 }

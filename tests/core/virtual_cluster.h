@@ -116,6 +116,7 @@ class VirtualCluster {
  private:
   struct Executor;
   struct Agent;
+  struct Cache;
   struct Item {
     TimeNs at;
     uint64_t order;
@@ -152,6 +153,7 @@ class VirtualCluster {
   TimeNs deaf_until_ = 0;  // heartbeats before it are lost
   std::map<std::string, std::shared_ptr<Agent>> agents_;
   std::shared_ptr<Executor> executor_;  // the ranks of the present group
+  uint64_t caches_made_ = 0;
   std::string fail_step_;
   int32_t poison_ = -1;
   bool repeat_answers_ = false;

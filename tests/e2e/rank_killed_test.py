@@ -71,6 +71,9 @@ def test_a_rank_killed_mid_stream_changes_nothing(server, sampling, victim):
     assert after["groups_formed"] == before["groups_formed"] + 1 and after["epoch"] > before["epoch"]
     assert pids[victim] not in rank_pids(server)
     assert after["load_bytes_read"] == 0  # weights are owned by the agent
+    # So is the KV cache: the stream went on with it, and nothing was computed again.
+    assert after["resumed"] == before["resumed"] + 1
+    assert after["recomputed_tokens"] == before["recomputed_tokens"]
 
 
 def test_ranks_killed_again_while_they_start_are_started_again(server):

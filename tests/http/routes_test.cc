@@ -141,6 +141,8 @@ TEST_F(RoutesTest, VersionAndCluster) {
   EXPECT_EQ(At(cluster, "agents.0.heartbeat_age_ms"), "250");
   EXPECT_EQ(At(cluster, "kv_blocks_free"), "75");
   EXPECT_EQ(At(cluster, "preemptions"), "7");
+  EXPECT_EQ(At(cluster, "resumed"), "3");
+  EXPECT_EQ(At(cluster, "recomputed_tokens"), "41");
 }
 
 TEST_F(RoutesTest, MetricsShowWhatWasServed) {

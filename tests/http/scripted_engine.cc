@@ -118,6 +118,8 @@ core::ClusterState ScriptedEngine::Cluster() const {
   state.block_size = 16;
   state.running = 2;
   state.preemptions = 7;
+  state.resumed = 3;
+  state.recomputed_tokens = 41;
   state.prompt_tokens = 2;
   core::ClusterState::Rank rank{};
   rank.rank = 1;

@@ -17,6 +17,8 @@ core::ClusterState State() {
   state.kv_blocks_free = 150;
   state.block_size = 16;
   state.preemptions = 4;
+  state.resumed = 2;
+  state.recomputed_tokens = 31;
   state.prompt_tokens = 90;
   state.epoch = 2;
   core::ClusterState::Rank rank{};
@@ -42,6 +44,8 @@ TEST(Metrics, GaugesFollowTheState) {
   ExpectLine(text, R"(vllm:kv_cache_usage_perc{engine="0",model_name="m"} 0.25)");
   ExpectLine(text, R"(vllm:cache_config_info{block_size="16",engine="0",model_name="m",num_gpu_blocks="200"} 1)");
   ExpectLine(text, R"(vllm:num_preemptions_total{engine="0",model_name="m"} 4)");
+  ExpectLine(text, R"(shoal:sequences_resumed_total{engine="0",model_name="m"} 2)");
+  ExpectLine(text, R"(shoal:recomputed_tokens_total{engine="0",model_name="m"} 31)");
   ExpectLine(text, R"(shoal:rank_up{node="h",pp="0",rank="0",tp="0"} 1)");
   ExpectLine(text, R"(shoal:rank_up{node="h",pp="1",rank="1",tp="0"} 0)");
   ExpectLine(text, R"(vllm:prompt_tokens_total{engine="0",model_name="m"} 90)");

@@ -171,6 +171,15 @@ TEST(WireControl, RefusesNonsense) {
   EXPECT_EQ(FromProto(proto::AgentInfo()).status().code(), absl::StatusCode::kInvalidArgument);
 }
 
+TEST(WireControl, LoadProgressNamesTheCaches) {
+  const LoadProgress in = {"a", 5, 5, true, true, 0, {{2, UINT64_MAX}, {3, 7}}};
+  proto::LoadModelProgress proto;
+  ToProto(in, &proto);
+  const absl::StatusOr<LoadProgress> out = FromProto(proto);
+  ASSERT_TRUE(out.ok()) << out.status();
+  EXPECT_EQ(out->caches, in.caches);
+}
+
 TEST(WireControl, RefusesNumbersThatWouldOverflow) {
   proto::AgentInfo agent;
   agent.set_id("a"), agent.set_address("127.0.0.1:1");

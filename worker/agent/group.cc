@@ -59,14 +59,15 @@ absl::Status Group::OpenChannels(const plan::MirrorLimits& limits) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::vector<RankSpec>> Group::MakeSpecs(const plan::MirrorLimits& limits) {
+absl::StatusOr<std::vector<RankSpec>> Group::MakeSpecs(const plan::MirrorLimits& limits,
+                                                       std::vector<plan::LoadProgress::Cache>* caches) {
   const plan::JoinGroup& join = joined_->join;
   std::vector<RankSpec> specs;
   for (const LocalRank& local : joined_->ranks) {
     const kv::KvShape shape =
         kv::MakeKvShape(local.shard, joined_->files.config, joined_->numerics.kv, limits.block_size, limits.blocks);
-    SHOAL_ASSIGN_OR_RETURN(const device::SharedMemory* kv,
-                           context_.shelf->Kv(local.rank, static_cast<size_t>(kv::RegionBytes(shape))));
+    SHOAL_ASSIGN_OR_RETURN(const Shelf::KvRegion* kv,
+                           context_.shelf->Kv(local.rank, static_cast<size_t>(kv::RegionBytes(shape)), coordinator_));
     RankSpec spec;
     spec.setup = {.rank = local.rank,
                   .tp = join.tp,
@@ -78,7 +79,8 @@ absl::StatusOr<std::vector<RankSpec>> Group::MakeSpecs(const plan::MirrorLimits&
                   .limits = limits,
                   .threads = local.slot.threads};
     spec.weights_fd = context_.shelf->Weights(joined_->weights_key, local.rank)->fd();
-    spec.kv_fd = kv->fd();
+    spec.kv_fd = kv->memory.fd();
+    caches->push_back({local.rank, kv->id});
     MutexLock lock(channels_mutex_);
     spec.channels_fd = channels_.fd();
     specs.push_back(std::move(spec));
@@ -97,7 +99,7 @@ absl::StatusOr<plan::LoadProgress> Group::Load(const plan::LoadModel& load,
   progress.agent = context_.self.id;
   SHOAL_RETURN_IF_ERROR(LoadWeights(*joined_, context_.cores, *context_.shelf, cancelled_, report, &progress));
   SHOAL_RETURN_IF_ERROR(OpenChannels(l));
-  SHOAL_ASSIGN_OR_RETURN(std::vector<RankSpec> specs, MakeSpecs(l));
+  SHOAL_ASSIGN_OR_RETURN(std::vector<RankSpec> specs, MakeSpecs(l, &progress.caches));
   SHOAL_RETURN_IF_ERROR(ranks_.Start(std::move(specs), cancelled_));
   loaded_.store(true, std::memory_order_release);
   progress.done = true;

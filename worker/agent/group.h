@@ -60,7 +60,8 @@ class Group {
 
  private:
   Group(std::unique_ptr<Joined> joined, const GroupContext& context);
-  absl::StatusOr<std::vector<RankSpec>> MakeSpecs(const plan::MirrorLimits& limits);
+  absl::StatusOr<std::vector<RankSpec>> MakeSpecs(const plan::MirrorLimits& limits,
+                                                  std::vector<plan::LoadProgress::Cache>* caches);
   absl::Status CheckLimits(const plan::MirrorLimits& limits) const;
   absl::Status OpenChannels(const plan::MirrorLimits& limits);
 

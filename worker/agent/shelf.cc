@@ -1,6 +1,9 @@
 #include "worker/agent/shelf.h"
 
+#include <sys/random.h>
+
 #include <algorithm>
+#include <cerrno>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -31,14 +34,23 @@ void Shelf::KeepOnly(const std::string& key, const std::vector<int32_t>& ranks) 
   std::erase_if(kv_, unwanted);
 }
 
-absl::StatusOr<const device::SharedMemory*> Shelf::Kv(int32_t rank, size_t bytes) {
+absl::StatusOr<const Shelf::KvRegion*> Shelf::Kv(int32_t rank, size_t bytes, uint64_t coordinator) {
   MutexLock lock(mutex_);
-  const auto it = kv_.find(rank);
-  if (it != kv_.end() && it->second.size() == bytes) return &it->second;
+  auto it = kv_.find(rank);
+  if (it != kv_.end() && it->second.memory.size() == bytes && it->second.coordinator == coordinator) return &it->second;
+  uint64_t id = 0;
+  if (::getrandom(&id, sizeof id, 0) != static_cast<ssize_t>(sizeof id)) {
+    return absl::ErrnoToStatus(errno, "no random numbers from the system");
+  }
+  if (it != kv_.end() && it->second.memory.size() == bytes) {
+    it->second.coordinator = coordinator;
+    it->second.id = id;
+    return &it->second;
+  }
   kv_.erase(rank);
   SHOAL_ASSIGN_OR_RETURN(device::SharedMemory memory,
                          device::SharedMemory::Create(absl::StrCat("shoal-kv-r", rank), bytes));
-  return &kv_.insert_or_assign(rank, std::move(memory)).first->second;
+  return &kv_.insert_or_assign(rank, KvRegion{std::move(memory), coordinator, id}).first->second;
 }
 
 Shelf::HeldWeights Shelf::Held() const {

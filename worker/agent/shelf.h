@@ -22,8 +22,14 @@ class Shelf {
   // Drops the weights of other keys and ranks, and the caches of other ranks, to make room before loading.
   void KeepOnly(const std::string& key, const std::vector<int32_t>& ranks) SHOAL_EXCLUDES(mutex_);
 
-  // The KV region of a rank: the one it has when the size is the same, else a new one.
-  absl::StatusOr<const device::SharedMemory*> Kv(int32_t rank, size_t bytes) SHOAL_EXCLUDES(mutex_);
+  // The KV region of a rank: the one it has when the size is the same, else a new one. Its id is random; the same id
+  // again says that only the ranks of this coordinator (an incarnation) have written to it since.
+  struct KvRegion {
+    device::SharedMemory memory;
+    uint64_t coordinator;
+    uint64_t id;
+  };
+  absl::StatusOr<const KvRegion*> Kv(int32_t rank, size_t bytes, uint64_t coordinator) SHOAL_EXCLUDES(mutex_);
 
   // The key and the ranks whose weights are held.
   struct HeldWeights {
@@ -36,7 +42,7 @@ class Shelf {
   mutable Mutex mutex_;
   std::string key_ SHOAL_GUARDED_BY(mutex_);
   std::map<int32_t, device::SharedMemory> weights_ SHOAL_GUARDED_BY(mutex_);  // of key_
-  std::map<int32_t, device::SharedMemory> kv_ SHOAL_GUARDED_BY(mutex_);
+  std::map<int32_t, KvRegion> kv_ SHOAL_GUARDED_BY(mutex_);
 };
 
 }  // namespace shoal::agent
