@@ -422,20 +422,25 @@ void VirtualCluster::Execute(const plan::StepPlan& plan, uint64_t bytes_hash) {
   plans_.push_back(
       {plan.stamp.epoch, plan.stamp.step, plan.cohort, plan.TokenCount(), decode_rows, bytes_hash, now_, done, 0});
   if (!error.empty()) x.Die(done, seed_);
+  result.error = error;
+  SayResults(result, ended, [this, trace, ids] { Answered(trace, ids); });
+}
+
+void VirtualCluster::SayResults(const plan::StepResult& result, const std::vector<TimeNs>& ended,
+                                const std::function<void()>& sampled) {
   for (const auto& [id, agent] : agents_) {
-    if (!agent->alive || agent->epoch != x.epoch) continue;
+    if (!agent->alive || agent->epoch != executor_->epoch) continue;
     for (int32_t rank : agent->ranks) {
+      if (!result.error.empty() && rank != 0) continue;  // the others wait for it
       plan::StepResult mine = result;
       mine.rank = rank;
       const bool samples = rank == (options_.pp - 1) * options_.tp;
-      if (!samples || !error.empty()) mine.rows.clear();
-      mine.error = error;
-      if (!error.empty() && rank != 0) continue;
+      if (!samples || !result.error.empty()) mine.rows.clear();
       const TimeNs at = ended[rank / options_.tp];
       const auto lives = [executor = executor_, at] { return !executor->dead || executor->died_at >= at; };
-      Say(id, at, StepAnswered{id, mine}, [this, lives, samples, trace, ids] {
+      Say(id, at, StepAnswered{id, mine}, [lives, samples, sampled] {
         if (!lives()) return false;
-        if (samples) Answered(trace, ids);
+        if (samples) sampled();
         return true;
       });
       if (repeat_answers_) Say(id, at, StepAnswered{id, mine}, lives);

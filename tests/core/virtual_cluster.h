@@ -134,6 +134,9 @@ class VirtualCluster {
   void On(const SetTimer& e);
   void On(const LogLine& e) { log_.push_back(e); }
   void Execute(const plan::StepPlan& plan, uint64_t bytes_hash);
+  // Each rank's own, when its stage has ended; `sampled` with that of the sampling rank.
+  void SayResults(const plan::StepResult& result, const std::vector<TimeNs>& ended,
+                  const std::function<void()>& sampled);
   void Answered(size_t trace, const std::vector<plan::SequenceId>& ids);
   void Beat(const std::string& id, uint64_t incarnation);
   // The agent says it after the network's delay, in order, unless it is dead or frozen by then. `before` may take it
