@@ -48,6 +48,12 @@ test: test-models ## build everything, run all tests that need no GPU, show the 
 	@ctest --test-dir build --output-on-failure -j $(TEST_JOBS) $(CTEST_ARGS)
 	@tools/dev/figures build
 
+FAULTS ?= 200
+.PHONY: nemesis
+nemesis: test-models ## FAULTS real faults under load, in each of two clusters; goes on where it stopped
+	@tools/dev/build release shoal
+	@tools/dev/nemesis $(FAULTS)
+
 .PHONY: asan tsan
 asan: test-models ## unit and cluster tests under AddressSanitizer and UBSan (build-asan)
 	@tools/dev/sanitize address

@@ -1,0 +1,263 @@
+"""Faults under load, on real processes; every stream is compared with what it gives undisturbed.
+
+    nemesis.py --faults N [--mode one|two] [--seed S] [--width W] [--state FILE] [--args "..."]
+
+A fault counts when at least four streams were between their first and last token. With --state it goes on where it
+stopped, and faults add up; the table of all of them is printed at the end. Exit code 1: an answer was lost, came twice or
+differs, a group was lost for no reason, or something did not return to its baseline.
+"""
+
+import argparse
+import json
+import pathlib
+import random
+import shlex
+import statistics
+import subprocess
+import sys
+import time
+
+import cluster as clusters
+import faults
+import harness
+import load as loads
+
+LIVE = 4           # streams that a fault must hit
+BATCH = 10         # faults between two looks at the baseline
+IDLE_SECONDS = 5   # within which everything is back at its baseline
+# gRPC keeps a few threads more or fewer, malloc some memory; what leaks with each fault is more than that after a few batches.
+SLACK = {"fds": 0, "threads": 4, "memory_kib": 16 << 10}
+
+
+def pause_of(stream, since):
+    """From `since` to the end of the longest pause of a stream after it, in seconds; None: it had ended by then."""
+    times = [since, *[t for t in stream.times if t > since]]
+    if len(times) < 2:
+        return None
+    gaps = [(b - a, b) for a, b in zip(times, times[1:])]
+    return max(gaps)[1] - since
+
+
+class Nemesis:
+    def __init__(self, options):
+        self.options = options
+        kind = {"one": clusters.One, "two": clusters.Two}[options.mode]
+        self.cluster = kind(harness.GGUF, *shlex.split(options.args))
+        self.server = self.cluster.server
+        self.load = loads.Load(self.server.url, options.width, options.max_tokens)
+        self.wrong, self.requests, self.rows = [], 0, []
+        self.baseline = None
+
+    def state(self):
+        end = time.monotonic() + 30
+        while True:  # it may be on its way back
+            try:
+                return self.server.cluster()
+            except Exception as trouble:  # noqa: BLE001
+                if time.monotonic() > end:
+                    raise AssertionError(f"no answer from the coordinator: {trouble!r}") from trouble
+                time.sleep(0.05)
+
+    def say(self, what):
+        self.wrong.append(what)
+        print(f"WRONG {what}", flush=True)
+
+    def settle(self):
+        """Judges the streams that ended."""
+        for stream in self.load.take_ended():
+            self.requests += 1
+            if (wrong := self.load.judge(stream)) is not None:
+                self.say(f"request {stream.number}: {wrong}")
+
+    def wait_live(self, seconds=60):
+        """At least LIVE streams between their first and last token."""
+        self.load.open.set()
+        end = time.monotonic() + seconds
+        while len(live := self.load.live()) < LIVE:
+            assert time.monotonic() < end, f"only {len(live)} streams in {seconds} s:\n{self.server.output[-3000:]}"
+            time.sleep(0.01)
+        return live
+
+    def wait_flowing(self, live, since, before, done):
+        """Until the group is back and every stream has gone on or ended; whether that was in time."""
+        while time.monotonic() < since + done.seconds:
+            state = self.state()
+            back = state["phase"] == "ready" and state["groups_formed"] >= before["groups_formed"] + done.losses[0]
+            ready_at = time.monotonic()
+            if back:
+                while time.monotonic() < since + done.seconds:
+                    if all(s.ended is not None or s.times[-1] > ready_at for s in live):
+                        return True
+                    time.sleep(0.005)
+            time.sleep(0.005)
+        return False
+
+    def one(self, index):
+        rng = random.Random(f"{self.options.seed}/{self.options.mode}/{index}")
+        time.sleep(rng.uniform(0, 0.3))
+        fault = faults.choose(index, rng) if not self.options.only else getattr(faults, self.options.only)
+        live = self.wait_live()
+        before = self.state()
+        since = time.monotonic()
+        done = fault(self.cluster, self.load, rng)
+        flowing = self.wait_flowing(live, since, before, done)
+        if done.after is not None:
+            done.after()
+        after = self.state()
+        lost = after["groups_formed"] - before["groups_formed"]
+        pauses = [p for p in (pause_of(s, since) for s in live) if p is not None]
+        row = {"kind": fault.__name__, "detail": done.detail, "live": len(live), "losses": lost,
+               "recovery_s": round(max(pauses), 3) if pauses and done.losses[1] > 0 else None,
+               "recomputed": after["recomputed_tokens"] - before["recomputed_tokens"],
+               "read": after["load_bytes_read"]}
+        print(f"{index:5} {row['kind']:18} {row['recovery_s']} s, {row['live']} streams, {row['losses']} losses, "
+              f"{row['recomputed']} tokens again: {done.detail}", flush=True)
+        if not flowing:
+            self.say(f"fault {index}: not flowing within {done.seconds} s: {done.detail}: {after['phase']} "
+                     f"{after['detail']}\n{self.server.output[-3000:]}")
+        if not done.losses[0] <= lost <= done.losses[1]:
+            self.say(f"fault {index}: {lost} losses of the group: {done.detail}\n{self.server.output[-3000:]}")
+        if row["kind"] in ("rank_kill", "rank_stop", "rank_stop_and_go", "two_ranks", "all_ranks"):
+            if row["read"] != 0:
+                self.say(f"fault {index}: weights were read again: {row['read']} bytes")
+        return row
+
+    def look(self):
+        """What every process holds."""
+        pids = {"coordinator": self.cluster.coordinator()}
+        pids |= {f"agent {i}": p for i, p in enumerate(self.cluster.agents())}
+        pids |= {f"rank {i}": p for i, p in enumerate(self.cluster.ranks())}
+        return {name: clusters.figures(pid) for name, pid in pids.items()}
+
+    def check_baseline(self):
+        for stream in self.load.pause(120):
+            self.say(f"request {stream.number} never ended: {stream.text!r}")
+        self.settle()
+        end, why = time.monotonic() + IDLE_SECONDS, "?"
+        while why and time.monotonic() < end:
+            time.sleep(0.1)
+            why = self.differs()
+        if why:
+            self.say(f"not back at the baseline after {IDLE_SECONDS} s: {why}")
+        elif self.baseline is None:
+            self.baseline = self.look()
+
+    def differs(self):
+        state = self.state()
+        if (state["running"], state["waiting"]) != (0, 0) or state["kv_blocks_free"] != state["kv_blocks"]:
+            return f"{state['running']} running, {state['waiting']} waiting, {state['kv_blocks_free']} blocks free of " \
+                   f"{state['kv_blocks']}"
+        if self.baseline is None:
+            return None
+        try:
+            now = self.look()
+        except OSError as trouble:
+            return repr(trouble)
+        for name, was in self.baseline.items():
+            figures = now.get(name)
+            if figures is None:
+                return f"{name} is not there"
+            for key, slack in SLACK.items():
+                if figures[key] > was[key] + slack:
+                    return f"{name}: {key} {was[key]} -> {figures[key]}"
+        return None
+
+    def run(self, first, count):
+        self.wait_live()
+        self.check_baseline()
+        for index in range(first, first + count):
+            row = self.one(index)
+            self.settle()
+            self.rows.append(row)
+            if (index + 1) % BATCH == 0:
+                self.check_baseline()
+            if len(self.wrong) >= 5:
+                break
+        self.wait_live()
+        while self.requests < self.options.requests and not self.wrong:
+            time.sleep(0.1)
+            self.settle()
+        self.check_baseline()
+        self.load.stop()
+        if (trouble := self.cluster.stop()) is not None:
+            self.say(trouble)
+
+
+def percentile(values, share):
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def table(rows):
+    """Markdown, a row for each commit, mode and kind of fault."""
+    lines = ["| commit | cluster | fault | times | median s | p99 s | longest s | streams hit | tokens computed again |",
+             "|---|---|---|---|---|---|---|---|---|"]
+    groups = {}
+    for row in rows:
+        groups.setdefault((row["commit"], row["mode"], row["kind"]), []).append(row)
+    for (commit, mode, kind), of in groups.items():
+        times = [r["recovery_s"] for r in of if r["recovery_s"] is not None]
+        shown = [f"{statistics.median(times):.2f}", f"{percentile(times, 0.99):.2f}", f"{max(times):.2f}"] if times else \
+            ["-"] * 3
+        lines.append(f"| {commit} | {mode} | {kind} | {len(of)} | {' | '.join(shown)} | {sum(r['live'] for r in of)} | "
+                     f"{sum(r['recomputed'] for r in of)} |")
+    return "\n".join(lines)
+
+
+def summary(mode, found):
+    """One line about a campaign."""
+    times = [r["recovery_s"] for r in found.rows if r["recovery_s"] is not None and not r["kind"].startswith("agent")]
+    return f"{mode}: {len(found.rows)} faults, {found.requests} requests, {len(found.wrong)} wrong; streams went on after a " \
+           f"fault of ranks within {statistics.median(times):.2f} s (median), {percentile(times, 0.99):.2f} s (p99)"
+
+
+def parse(arguments=None):
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--faults", type=int, required=True)
+    parser.add_argument("--requests", type=int, default=0, help="at least so many streams")
+    parser.add_argument("--mode", choices=["one", "two"], default="one")
+    parser.add_argument("--seed", default="1")
+    parser.add_argument("--width", type=int, default=8)
+    parser.add_argument("--max-tokens", type=int, default=96)
+    parser.add_argument("--only", default="", help="a function of faults.py")
+    parser.add_argument("--args", default="", help="more arguments of shoal serve")
+    parser.add_argument("--state", type=pathlib.Path, help="file that keeps the faults of all runs")
+    return parser.parse_args(arguments)
+
+
+def campaign(options, first=0):
+    """Runs the faults `first` to options.faults - 1."""
+    nemesis = Nemesis(options)
+    try:
+        nemesis.run(first, options.faults - first)
+    finally:
+        for process in nemesis.cluster.all_processes():
+            if process.running():
+                process.kill_all()
+    return nemesis
+
+
+def main(options):
+    rows = []
+    if options.state is not None and options.state.exists():
+        rows = [json.loads(line) for line in options.state.read_text().splitlines()]
+    first = sum(r["mode"] == options.mode for r in rows)
+    wrong = []
+    if first < options.faults:
+        commit = subprocess.run(["git", "-C", harness.SOURCE, "describe", "--always", "--dirty"], check=True,
+                                capture_output=True, text=True).stdout.strip()
+        found = campaign(options, first)
+        wrong = found.wrong
+        made = [{"commit": commit, "mode": options.mode, **row} for row in found.rows]
+        rows += made
+        if options.state is not None:
+            options.state.parent.mkdir(parents=True, exist_ok=True)
+            with options.state.open("a") as out:
+                out.writelines(json.dumps(row) + "\n" for row in made)
+        print(summary(options.mode, found))
+    print(table(rows))
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(parse()))
