@@ -54,6 +54,12 @@ nemesis: test-models ## FAULTS real faults under load, in each of two clusters; 
 	@tools/dev/build release shoal
 	@tools/dev/nemesis $(FAULTS)
 
+MINUTES ?= 60
+.PHONY: soak
+soak: test-models ## MINUTES of mixed load with a fault every 20 s: does memory grow?
+	@tools/dev/build release shoal
+	@tools/dev/nemesis soak $(MINUTES)
+
 .PHONY: asan tsan
 asan: test-models ## unit and cluster tests under AddressSanitizer and UBSan (build-asan)
 	@tools/dev/sanitize address
