@@ -61,13 +61,13 @@ def until(condition, seconds=30, what="condition"):
 
 
 class Process:
-    """One started program; its output is collected."""
+    """One started program; its output is collected. `prefix`: a program that becomes it."""
 
-    def __init__(self, *args, env=None):
+    def __init__(self, *args, env=None, prefix=()):
         self.args = [str(a) for a in args]
         self.output = ""
         self.process = subprocess.Popen(
-            [BINARY, *self.args], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+            [*prefix, BINARY, *self.args], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
             env={**os.environ, **(env or {})}, start_new_session=True)
         self.reader = threading.Thread(target=self._read, daemon=True)
         self.reader.start()

@@ -4,6 +4,7 @@ import contextlib
 import os
 import pathlib
 import signal
+import subprocess
 
 import harness
 
@@ -32,6 +33,7 @@ def figures(pid):
 class One:
     """`shoal serve` with its local agent."""
     name = "one agent"
+    hosts = None
 
     def __init__(self, model, *args):
         self.server = harness.Server(model, *SHAPE, *args)
@@ -74,10 +76,10 @@ class Two(One):
 
     def __init__(self, model, *args):
         self.port = harness.free_port()
-        self.workers = [self._worker(), self._worker()]
+        self.workers = [self._worker(0), self._worker(1)]
         super().__init__(model, "--workers", "external", "--master-port", self.port, *args)
 
-    def _worker(self):
+    def _worker(self, _host):
         return harness.Process("worker", "--master-port", self.port, "--slots", 2)
 
     def agents(self):
@@ -88,10 +90,77 @@ class Two(One):
         for i, worker in enumerate(self.workers):
             if worker.pid == agent:
                 worker.wait()
-                self.workers[i] = self._worker()
+                self.workers[i] = self._worker(i)
 
     def all_processes(self):
         return [self.server, *self.workers]
+
+
+class Hosts:
+    """Two hosts as network namespaces on a bridge, so that each can be cut off. Needs root."""
+
+    def __init__(self):
+        self.tag = f"sh{os.getpid() % 100000}"
+        self.net = f"10.213.{os.getpid() % 250}"
+        self.bridge_address = f"{self.net}.1"
+        self.addresses = [f"{self.net}.2", f"{self.net}.3"]
+        self._ip("link", "add", self.tag, "type", "bridge")
+        try:
+            self._ip("addr", "add", f"{self.bridge_address}/24", "dev", self.tag)
+            self._ip("link", "set", self.tag, "up")
+            for i, address in enumerate(self.addresses):
+                self._ip("netns", "add", self.name(i))
+                self._ip("link", "add", self.name(i), "type", "veth", "peer", "name", "eth0", "netns", self.name(i))
+                self._ip("link", "set", self.name(i), "master", self.tag, "up")
+                self._ip("-n", self.name(i), "addr", "add", f"{address}/24", "dev", "eth0")
+                self._ip("-n", self.name(i), "link", "set", "eth0", "up")
+                self._ip("-n", self.name(i), "link", "set", "lo", "up")
+        except Exception:
+            self.close()
+            raise
+
+    @staticmethod
+    def _ip(*args, check=True):
+        subprocess.run(["ip", *args], check=check, capture_output=True)
+
+    def name(self, host):
+        return f"{self.tag}{'ab'[host]}"
+
+    def inside(self, host):
+        """What a command line begins with to run there."""
+        return ["ip", "netns", "exec", self.name(host)]
+
+    def link(self, host, up):
+        self._ip("link", "set", self.name(host), "up" if up else "down")
+
+    def close(self):
+        for host in range(2):
+            self._ip("netns", "del", self.name(host), check=False)
+        self._ip("link", "del", self.tag, check=False)
+
+
+class Apart(Two):
+    """Two agents with addresses of their own, which speak over the network only."""
+    name = "two hosts"
+
+    def __init__(self, model, *args):
+        self.hosts = Hosts()
+        try:
+            super().__init__(model, "--master-addr", self.hosts.bridge_address, "--insecure", "--transport", "gloo", *args)
+        except BaseException:
+            self.hosts.close()
+            raise
+
+    def _worker(self, host):
+        return harness.Process("worker", "--master-addr", self.hosts.bridge_address, "--master-port", self.port, "--slots",
+                               2, "--listen", f"{self.hosts.addresses[host]}:0", "--insecure",
+                               prefix=self.hosts.inside(host))
+
+    def stop(self):
+        try:
+            return super().stop()
+        finally:
+            self.hosts.close()
 
 
 def send(pid, sig):

@@ -101,11 +101,21 @@ def agent_stop_and_go(cluster, _load, rng):
     return Done(f"SIGSTOP, 4 s later SIGCONT of agent process {victim}", (1, 2), seconds=30)
 
 
+def partition(cluster, _load, rng):
+    """Shorter or longer than the coordinator waits. The host that comes back is used again, with what it holds."""
+    host, seconds = rng.randrange(2), rng.choice([0.5, 1.0, 4.0, 6.0])
+    cluster.hosts.link(host, up=False)
+    threading.Timer(seconds, cluster.hosts.link, [host, True]).start()
+    return Done(f"host {host} is cut off for {seconds} s", (0 if seconds < 3 else 1, 2), seconds=60)
+
+
 OF_RANKS = {rank_kill: 4, rank_stop: 3, rank_stop_and_go: 3, two_ranks: 2, all_ranks: 1, disconnect: 2, slow_rank: 1}
 OF_AGENTS = {agent_kill: 2, agent_stop_and_go: 1}
 
 
-def choose(index, rng):
-    """Every sixth fault is one of an agent."""
-    kinds = OF_AGENTS if index % 6 == 5 else OF_RANKS
+def choose(index, rng, cluster):
+    """Every sixth fault is one of an agent or its host."""
+    kinds = OF_RANKS
+    if index % 6 == 5:
+        kinds = {**OF_AGENTS, partition: 3} if cluster.hosts is not None else OF_AGENTS
     return rng.choices(list(kinds), list(kinds.values()))[0]

@@ -1,6 +1,6 @@
 """Faults under load, on real processes; every stream is compared with what it gives undisturbed.
 
-    nemesis.py --faults N [--mode one|two] [--seed S] [--width W] [--state FILE] [--args "..."]
+    nemesis.py --faults N [--mode one|two|apart] [--seed S] [--width W] [--state FILE] [--args "..."]
 
 A fault counts when at least four streams were between their first and last token. With --state it goes on where it
 stopped, and faults add up; the table of all of them is printed at the end. Exit code 1: an answer was lost, came twice or
@@ -41,7 +41,7 @@ def pause_of(stream, since):
 class Nemesis:
     def __init__(self, options):
         self.options = options
-        kind = {"one": clusters.One, "two": clusters.Two}[options.mode]
+        kind = {"one": clusters.One, "two": clusters.Two, "apart": clusters.Apart}[options.mode]
         self.cluster = kind(harness.GGUF, *shlex.split(options.args))
         self.server = self.cluster.server
         self.load = loads.Load(self.server.url, options.width, options.max_tokens)
@@ -95,7 +95,7 @@ class Nemesis:
     def one(self, index):
         rng = random.Random(f"{self.options.seed}/{self.options.mode}/{index}")
         time.sleep(rng.uniform(0, 0.3))
-        fault = faults.choose(index, rng) if not self.options.only else getattr(faults, self.options.only)
+        fault = faults.choose(index, rng, self.cluster) if not self.options.only else getattr(faults, self.options.only)
         live = self.wait_live()
         before = self.state()
         since = time.monotonic()
@@ -215,7 +215,7 @@ def parse(arguments=None):
     parser = argparse.ArgumentParser()
     parser.add_argument("--faults", type=int, required=True)
     parser.add_argument("--requests", type=int, default=0, help="at least so many streams")
-    parser.add_argument("--mode", choices=["one", "two"], default="one")
+    parser.add_argument("--mode", choices=["one", "two", "apart"], default="one")
     parser.add_argument("--seed", default="1")
     parser.add_argument("--width", type=int, default=8)
     parser.add_argument("--max-tokens", type=int, default=96)

@@ -1,6 +1,6 @@
 """Mixed load for long, with a fault every 20 s: does anything grow?
 
-    soak.py --minutes N [--mode one|two] [--every SECONDS]
+    soak.py --minutes N [--mode one|two|apart] [--every SECONDS]
 
 Streams as in nemesis.py, and beside them requests that are refused, cut short or not streamed. Private memory of the
 coordinator and of each agent is sampled every 10 s; the slope of its least-squares line, without the first tenth of the
@@ -83,7 +83,7 @@ class Memory(threading.Thread):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--minutes", type=float, required=True)
-    parser.add_argument("--mode", choices=["one", "two"], default="one")
+    parser.add_argument("--mode", choices=["one", "two", "apart"], default="one")
     parser.add_argument("--every", type=float, default=20)
     own = parser.parse_args()
     found = nemesis.Nemesis(nemesis.parse(["--mode", own.mode, "--faults", "0"]))
