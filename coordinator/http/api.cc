@@ -66,7 +66,8 @@ Api::Api(ApiOptions options, Engine* engine, metrics::Metrics* metrics, std::uni
       engine_(engine),
       metrics_(metrics),
       pool_(options_.text_threads, options_.limits.queued_text_jobs) {
-  if (journal != nullptr) idempotency_ = std::make_unique<Idempotency>(std::move(journal), Context());
+  if (journal != nullptr)
+    idempotency_ = std::make_unique<Idempotency>(std::move(journal), Context(), options_.after_crash);
 }
 
 GenerationContext Api::Context() { return {engine_, metrics_, &pool_, &options_.limits}; }

@@ -22,6 +22,7 @@ struct ApiOptions {
   Limits limits;
   int text_threads = 1;
   std::string version;
+  bool after_crash = false;  // of the process that the journal is from, see Idempotency
 };
 
 class Api {

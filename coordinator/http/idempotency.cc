@@ -15,6 +15,8 @@ namespace {
 
 // Executions of an earlier process's requests at a time: they must not crowd out clients that are there.
 constexpr size_t kResumedAtOnce = 16;
+// Crashes that a request may have caused before it is executed no more; as for ranks (core/serving).
+constexpr int kMaxSuspects = 3;
 
 constexpr char kReplayed[] = "Idempotent-Replayed";
 
@@ -88,8 +90,8 @@ class Idempotency::KeptResponder final : public Responder {
   std::function<void()> on_gone_;  // never called; holds the generation
 };
 
-Idempotency::Idempotency(std::unique_ptr<journal::Journal> journal, const GenerationContext& context)
-    : context_(context), journal_(std::move(journal)) {
+Idempotency::Idempotency(std::unique_ptr<journal::Journal> journal, const GenerationContext& context, bool after_crash)
+    : context_(context), after_crash_(after_crash), journal_(std::move(journal)) {
   left_.assign(journal_->unfinished().begin(), journal_->unfinished().end());
 }
 
@@ -172,10 +174,7 @@ void Idempotency::Ended(const journal::Digest& id, Response response) {
   }
   responder->Detach();
   if (IsAnswer(response.status)) {
-    std::string bytes = EncodeKept(response);
-    journal_->Finish(id, std::move(bytes), [this, id, response = std::move(response)](const absl::Status& kept) {
-      Answer(id, kept.ok() ? response : ErrorResponse(FromStatus(kept, 0)));
-    });
+    Finish(id, std::move(response));
   } else if (draining_.load() && response.status == 503) {
     Answer(id, response);
   } else {
@@ -184,12 +183,19 @@ void Idempotency::Ended(const journal::Digest& id, Response response) {
   if (responder->resumed_) ResumeNext();
 }
 
+void Idempotency::Finish(const journal::Digest& id, Response response) {
+  std::string bytes = EncodeKept(response);
+  journal_->Finish(id, std::move(bytes), [this, id, response = std::move(response)](const absl::Status& kept) {
+    Answer(id, kept.ok() ? response : ErrorResponse(FromStatus(kept, 0)));
+  });
+}
+
 void Idempotency::Resume(std::shared_ptr<Executor> executor) {
   {
     MutexLock lock(mutex_);
     resume_on_ = std::move(executor);
   }
-  for (size_t i = 0; i < kResumedAtOnce; ++i) ResumeNext();
+  for (size_t i = 0; i < (after_crash_ ? 1 : kResumedAtOnce); ++i) ResumeNext();
 }
 
 void Idempotency::ResumeNext() {
@@ -202,18 +208,30 @@ void Idempotency::ResumeNext() {
     left_.pop_front();
     executor = resume_on_;
   }
-  journal_->Fetch(id, [this, id, executor](const absl::StatusOr<std::string>& bytes) {
-    std::optional<KeptRequest> kept;
-    if (bytes.ok()) kept = DecodeKeptRequest(*bytes);
-    if (!kept.has_value()) {
-      journal_->Forget(id, [this, id] {
-        Answer(id, ErrorResponse(MakeError(ErrorKind::kUnavailable, "the request in the journal cannot be read")));
-      });
-      return ResumeNext();
-    }
-    executor->Post([this, id, kept = std::move(*kept), executor]() mutable {
-      Execute(id, std::move(kept), RealClock().Now(), executor, /*resumed=*/true);
+  journal_->BeginAgain(id, after_crash_, [this, id, executor](const absl::StatusOr<journal::Again>& again) {
+    OnBegunAgain(id, again, executor);
+  });
+}
+
+void Idempotency::OnBegunAgain(const journal::Digest& id, const absl::StatusOr<journal::Again>& again,
+                               const std::shared_ptr<Executor>& executor) {
+  std::optional<KeptRequest> kept;
+  if (again.ok()) kept = DecodeKeptRequest(again->request);
+  if (!kept.has_value()) {
+    journal_->Forget(id, [this, id] {
+      Answer(id, ErrorResponse(MakeError(ErrorKind::kUnavailable, "the request in the journal cannot be read")));
     });
+    return ResumeNext();
+  }
+  if (again->suspects >= kMaxSuspects) {
+    Response poisoned = ErrorResponse(MakeError(
+        ErrorKind::kInternal, "poisoned: the server died each time that it executed this request, and will not again"));
+    poisoned.headers.emplace_back("X-Should-Retry", "false");
+    Finish(id, std::move(poisoned));
+    return ResumeNext();
+  }
+  executor->Post([this, id, kept = std::move(*kept), executor]() mutable {
+    Execute(id, std::move(kept), RealClock().Now(), executor, /*resumed=*/true);
   });
 }
 

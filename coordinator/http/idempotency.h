@@ -26,7 +26,9 @@ std::optional<std::string> FindIdempotencyKey(const Request& request, ApiError* 
 class Idempotency {
  public:
   // What `context` points to outlives this; so do the I/O threads of all executors that are given to it.
-  Idempotency(std::unique_ptr<journal::Journal> journal, const GenerationContext& context);
+  // `after_crash`: the earlier process died of itself, maybe of what it executed. Then what it left is executed one at
+  // a time, and what was so executed at three crashes not again: its answer is a 500.
+  Idempotency(std::unique_ptr<journal::Journal> journal, const GenerationContext& context, bool after_crash);
   ~Idempotency();
 
   // Answers a request with this key. `scope`: whose key it is; keys of one scope mean nothing in another. A client that
@@ -57,12 +59,16 @@ class Idempotency {
                bool resumed);
   void Ended(const journal::Digest& id, Response response);
   void ResumeNext();
+  void OnBegunAgain(const journal::Digest& id, const absl::StatusOr<journal::Again>& again,
+                    const std::shared_ptr<Executor>& executor);
+  void Finish(const journal::Digest& id, Response response);
   void Wait(const journal::Digest& id, Waiter waiter) SHOAL_EXCLUDES(mutex_);
   // To all who wait for it.
   void Answer(const journal::Digest& id, const Response& response) SHOAL_EXCLUDES(mutex_);
   static void Send(const Waiter& waiter, Response response);
 
   const GenerationContext context_;
+  const bool after_crash_;
   std::atomic<bool> draining_{false};
 
   Mutex mutex_;

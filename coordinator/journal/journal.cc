@@ -82,10 +82,13 @@ void Journal::Forget(const Digest& id, std::function<void()> done) {
   Push({[=](Store& store) { store.Forget(id); }, [done = std::move(done)](Store&, const absl::Status&) { done(); }});
 }
 
-void Journal::Fetch(const Digest& id, std::function<void(absl::StatusOr<std::string>)> done) {
-  auto found = std::make_shared<absl::StatusOr<std::string>>(absl::UnknownError(""));
-  Push({[=](Store& store) { *found = store.Fetch(id); },
-        [=, done = std::move(done)](Store&, const absl::Status&) { done(std::move(*found)); }});
+void Journal::BeginAgain(const Digest& id, bool suspect, std::function<void(absl::StatusOr<Again>)> done) {
+  auto begun = std::make_shared<absl::StatusOr<Again>>(absl::UnknownError(""));
+  Push({[=](Store& store) { *begun = store.BeginAgain(id, suspect); },
+        [=, done = std::move(done)](Store&, const absl::Status& synced) {
+          if (suspect && begun->ok() && !synced.ok()) *begun = synced;
+          done(std::move(*begun));
+        }});
 }
 
 }  // namespace shoal::journal

@@ -25,7 +25,7 @@ class Journal {
   // Of an entry that runs; once.
   void Finish(const Digest& id, std::string answer, std::function<void(absl::Status)> done);
   void Forget(const Digest& id, std::function<void()> done);
-  void Fetch(const Digest& id, std::function<void(absl::StatusOr<std::string>)> done);
+  void BeginAgain(const Digest& id, bool suspect, std::function<void(absl::StatusOr<Again>)> done);
 
   // Carries out what was asked for, also by callbacks meanwhile; then none runs any more. Once; nothing may follow.
   void Stop() SHOAL_EXCLUDES(mutex_);

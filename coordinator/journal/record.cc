@@ -43,6 +43,7 @@ std::string EncodeRecord(const Record& record) {
   if (record.type != RecordType::kDropped) {
     payload.append(record.fingerprint.begin(), record.fingerprint.end());
     AppendLittle(record.time_s, &payload);
+    AppendLittle(record.suspects, &payload);
     payload.append(record.bytes);
   }
   std::string out;
@@ -72,6 +73,7 @@ std::optional<Record> DecodePayload(const RecordHead& head, std::string_view pay
   if (payload.size() < kBytesOffset - kRecordHeadBytes) return std::nullopt;
   record.fingerprint = ReadDigest(payload.substr(33));
   record.time_s = ReadLittle<int64_t>(payload.substr(65));
+  record.suspects = ReadLittle<uint8_t>(payload.substr(73));
   record.bytes = payload.substr(kBytesOffset - kRecordHeadBytes);
   return record;
 }

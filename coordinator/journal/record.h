@@ -19,7 +19,8 @@ struct Record {
   Digest id{};
   // All but kDropped:
   Digest fingerprint{};
-  int64_t time_s = 0;  // when it was written, seconds since 1970
+  int64_t time_s = 0;    // when it was written, seconds since 1970
+  uint8_t suspects = 0;  // of kAccepted: how often it was begun again after a crash that it may have caused
   std::string_view bytes;
 };
 
@@ -28,7 +29,7 @@ inline constexpr size_t kRecordHeadBytes = 8;
 inline constexpr size_t kMaxPayloadBytes = 64 << 20;
 
 // Where Record::bytes begin, from the start of the record.
-inline constexpr size_t kBytesOffset = kRecordHeadBytes + 1 + 32 + 32 + 8;
+inline constexpr size_t kBytesOffset = kRecordHeadBytes + 1 + 32 + 32 + 8 + 1;
 
 // The whole record, head included.
 std::string EncodeRecord(const Record& record);

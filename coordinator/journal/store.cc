@@ -138,6 +138,7 @@ void Store::Apply(const Record& record, int64_t at, uint32_t record_bytes) {
   entry.fingerprint = record.fingerprint;
   entry.finished = record.type == RecordType::kFinished;
   entry.order = next_order_++;
+  entry.suspects = record.suspects;
   entry.time_s = record.time_s;
   entry.at = at;
   entry.record_bytes = record_bytes;
@@ -220,7 +221,7 @@ Begun Store::Begin(const Digest& id, const Digest& fingerprint, std::string_view
     return failed(absl::InvalidArgumentError("the request is too large for the journal"));
   }
   if (absl::Status mended = MendIfBroken(); !mended.ok()) return failed(std::move(mended));
-  Record record{RecordType::kAccepted, id, fingerprint, options_.now_s(), request};
+  Record record{RecordType::kAccepted, id, fingerprint, options_.now_s(), 0, request};
   const std::string bytes = EncodeRecord(record);
   if (absl::Status room = MakeRoom(static_cast<int64_t>(bytes.size())); !room.ok()) return failed(std::move(room));
   int64_t at = 0;
@@ -238,7 +239,7 @@ absl::Status Store::Finish(const Digest& id, std::string_view answer) {
     const auto found = entries_.find(id);  // mending leaves out what it cannot read
     if (found == entries_.end()) return absl::DataLossError("the request is not in the journal any more");
     SHOAL_CHECK(!found->second.finished);
-    Record record{RecordType::kFinished, id, found->second.fingerprint, options_.now_s(), answer};
+    Record record{RecordType::kFinished, id, found->second.fingerprint, options_.now_s(), 0, answer};
     const std::string bytes = EncodeRecord(record);
     // What was let in may end, room or not; but it does its part to make some.
     const auto size = static_cast<int64_t>(bytes.size());
@@ -263,10 +264,23 @@ void Store::Forget(const Digest& id) {
   Append(EncodeRecord(record), &at).IgnoreError();
 }
 
-absl::StatusOr<std::string> Store::Fetch(const Digest& id) {
+absl::StatusOr<Again> Store::BeginAgain(const Digest& id, bool suspect) {
+  if (suspect) SHOAL_RETURN_IF_ERROR(MendIfBroken());
   const auto found = entries_.find(id);
   if (found == entries_.end() || found->second.finished) return absl::NotFoundError("no such request runs");
-  return ReadBytes(found->second);
+  const Entry& entry = found->second;
+  Again again;
+  SHOAL_ASSIGN_OR_RETURN(again.request, ReadBytes(entry));
+  again.suspects = entry.suspects;
+  if (!suspect) return again;
+  again.suspects = std::min(again.suspects + 1, 255);
+  Record record{RecordType::kAccepted, id, entry.fingerprint, entry.time_s, static_cast<uint8_t>(again.suspects),
+                again.request};
+  const std::string bytes = EncodeRecord(record);
+  int64_t at = 0;
+  SHOAL_RETURN_IF_ERROR(Append(bytes, &at));
+  Apply(record, at, static_cast<uint32_t>(bytes.size()));
+  return again;
 }
 
 absl::StatusOr<std::string> Store::ReadBytes(const Entry& entry) {

@@ -38,6 +38,12 @@ struct Begun {
   absl::Status error;
 };
 
+// A request of an earlier process.
+struct Again {
+  std::string request;
+  int suspects = 0;  // crashes of this process that may have been its doing, without a peaceful end in between
+};
+
 class Store {
  public:
   // FailedPrecondition: another process has it, or the file is not a journal. Else what the system says.
@@ -51,8 +57,10 @@ class Store {
   absl::Status Finish(const Digest& id, std::string_view answer);
   // Nothing when there is none.
   void Forget(const Digest& id);
-  // The request of an entry that runs. NotFound, DataLoss.
-  absl::StatusOr<std::string> Fetch(const Digest& id);
+  // An entry that runs, and that an earlier process began. `suspect`: that process crashed, and is not to do so for
+  // ever because of one request: it is recorded, and the entry goes behind the others. NotFound, DataLoss, or of a
+  // write.
+  absl::StatusOr<Again> BeginAgain(const Digest& id, bool suspect);
 
   // Until then nothing that Begin and Finish said counts. When it fails, it never will: Undo each of them.
   absl::Status Sync();
@@ -70,6 +78,7 @@ class Store {
     Digest fingerprint;
     bool finished = false;
     uint64_t order = 0;  // of its record
+    uint8_t suspects = 0;
     int64_t time_s = 0;
     int64_t at = 0;  // of its record in the file
     uint32_t record_bytes = 0;

@@ -153,6 +153,7 @@ absl::Status Coordinator::ListenHttp() {
   http::ApiOptions api;
   api.api_keys = options_.api_keys;
   api.version = std::string(kVersion);
+  api.after_crash = options_.after_crash;
   api.text_threads = std::clamp(static_cast<int>(std::thread::hardware_concurrency()) / 4, 1, 4);
   http::HttpServerOptions http;
   http.host = options_.host;

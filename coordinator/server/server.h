@@ -26,6 +26,7 @@ struct CoordinatorOptions {
   // refused.
   std::string state_dir;
   DurationNs idempotency_ttl = 24 * 3600 * kSecond;
+  bool after_crash = false;  // the coordinator before this one, with the same directory, died of itself
 };
 
 // What happens while the server comes up, for whoever shows it (the terminal of `serve`). Called from one thread.

@@ -26,7 +26,10 @@ class LauncherTest : public ::testing::Test {
     const std::string text =
         "READY=/dev/fd/7; DIR=" + dir_.path() + "; NAME=" + name +
         "; echo x >> $DIR/$NAME.starts; N=$(wc -l < $DIR/$NAME.starts); echo $$ > $DIR/$NAME.pid; " + body;
-    return [text](int ready_fd) { return ChildProcess::Start({"/bin/sh", "-c", text}, {{ready_fd, kFd}}); };
+    return [text](const StartContext& context) {
+      return ChildProcess::Start({"/bin/sh", "-c", (context.after_crash ? "CRASHED=yes; " : "CRASHED=no; ") + text},
+                                 {{context.ready_fd, kFd}});
+    };
   }
   // Sleeps for ever, ends with 0 on SIGTERM.
   static constexpr char kStay[] = "trap 'exit 0' TERM; while :; do sleep 0.05; done";
@@ -83,6 +86,14 @@ TEST_F(LauncherTest, AKilledCoordinatorIsStartedAgain) {
   EXPECT_TRUE(Said("was killed by signal 9")) << said_;
   EXPECT_TRUE(Said("the coordinator is back, pid ")) << said_;
   EXPECT_TRUE(Said("serving again after ")) << said_;
+}
+
+TEST_F(LauncherTest, ItTellsWhetherTheLifeBeforeEndedFromInside) {
+  EXPECT_EQ(Run("echo $CRASHED > $READY; echo ready > $READY; "
+                "case $N in 1) kill -KILL $$;; 2) kill -ABRT $$;; 3) kill -SEGV $$;; 4) exit 3;; *) exit 0;; esac",
+                ""),
+            0);
+  EXPECT_EQ(lines_, (std::vector<std::string>{"no", "no", "yes", "yes", "no"}));
 }
 
 TEST_F(LauncherTest, AnAgentThatFailsIsStartedAgain) {

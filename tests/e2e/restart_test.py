@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import re
+import resource
 import signal
 import socket
 import threading
@@ -17,6 +18,7 @@ import pytest
 
 import harness
 
+resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))  # some die of SIGSEGV
 NULL = ["--device", "null", "--load-format", "dummy"]  # up in a moment
 LONG = {"prompt": "The history of the lighthouse begins", "max_tokens": 600, "ignore_eos": True}
 SAMPLINGS = [{"temperature": 0}, {"temperature": 0.8, "top_k": 50, "seed": 11}]
@@ -174,6 +176,23 @@ def test_a_keyed_request_without_a_seed_keeps_the_one_that_was_drawn(square):
         for _ in range(2):
             answers.append(post(square, body, "drawn").raise_for_status().content)
     assert answers[0] == answers[1] and finished(square) == 1
+
+
+def test_a_request_that_the_coordinator_dies_of_is_not_executed_for_ever(square):
+    body, times = {**LONG, "max_tokens": 3000}, backs(square, "coordinator")
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        cut = begin(pool, square, body, "poison")
+        for death in range(1, 4):
+            kill(square, "coordinator", signal.SIGSEGV)
+            back(square, "coordinator", times + death)
+            if death < 3:
+                harness.until(lambda: cluster(square)["running"] == 1, 30, "it is executed again")
+        with pytest.raises(httpx.TransportError):
+            cut.result()
+    poisoned = post(square, body, "poison")
+    assert poisoned.status_code == 500 and "poisoned" in poisoned.text
+    assert poisoned.headers["x-should-retry"] == "false"
+    assert text(post(square, {**body, "max_tokens": 4}))
 
 
 def test_a_client_of_a_keyed_request_may_go(square):

@@ -45,7 +45,7 @@ class IdempotencyTest : public ApiFixture {
     EXPECT_TRUE(store.ok()) << store.status();
     std::vector<KeptRequest> left;
     for (const journal::Digest& id : (*store)->Unfinished()) {
-      left.push_back(DecodeKeptRequest((*store)->Fetch(id).value_or("")).value_or(KeptRequest{}));
+      left.push_back(DecodeKeptRequest((*store)->BeginAgain(id, false)->request).value_or(KeptRequest{}));
     }
     return left;
   }
@@ -149,6 +149,32 @@ TEST_F(IdempotencyTest, ManyThatWereLeftAreExecutedAFewAtATime) {
     EXPECT_EQ(At(Json(answer.body), "choices.0.text"), "\"done\"");
   }
   EXPECT_EQ(engine_.submitted(), 2 * kMany);
+}
+
+TEST_F(IdempotencyTest, WhatTheServerDiesOfIsNotExecutedForEver) {
+  RawClient first(port()), second(port());
+  Begin(first, Keyed("poison", CompletionBody(R"(,"max_tokens":7)")));
+  Begin(second, Keyed("innocent", body_));
+  ApiOptions after_crash;
+  after_crash.after_crash = true;
+  // What one life executes: one at a time, those first that were not there at the last crash. "poison" ends it.
+  const auto next = [&] { return engine_.AwaitRequest(); };
+  Restart(after_crash);
+  api_->Resume(server_->executor());
+  EXPECT_EQ(next().max_tokens, 7);
+  Restart(after_crash);
+  api_->Resume(server_->executor());
+  Finish(next(), "harmless");
+  EXPECT_EQ(next().max_tokens, 7);
+  Restart(after_crash);
+  api_->Resume(server_->executor());
+  const RawResponse poisoned = Fetch(port(), Keyed("poison", CompletionBody(R"(,"max_tokens":7)")));
+  EXPECT_EQ(poisoned.status, 500);
+  EXPECT_EQ(poisoned.headers.at("x-should-retry"), "false");
+  EXPECT_NE(poisoned.body.find("poisoned"), std::string::npos);
+  const RawResponse harmless = Fetch(port(), Keyed("innocent", body_));
+  EXPECT_EQ(At(Json(harmless.body), "choices.0.text"), "\"harmless\"");
+  EXPECT_EQ(engine_.submitted(), 5);
 }
 
 TEST_F(IdempotencyTest, AClientThatGoesDoesNotEndIt) {

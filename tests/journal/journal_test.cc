@@ -68,7 +68,7 @@ TEST_F(JournalTest, StopCarriesOutWhatWasAskedForAndWhatThatAsksFor) {
   int told = 0;
   for (uint8_t n = 1; n <= 20; ++n) {
     journal->Begin(Id(n), Id(n), "r", [&, n](const Begun&) {
-      journal->Fetch(Id(n), [&](const absl::StatusOr<std::string>& request) { told += request.ok() ? 1 : 0; });
+      journal->BeginAgain(Id(n), true, [&](const absl::StatusOr<Again>& again) { told += again.ok() ? 1 : 0; });
     });
   }
   journal->Stop();

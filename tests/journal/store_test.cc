@@ -60,6 +60,11 @@ class StoreTest : public ::testing::Test {
     store_.reset();
     return ReadFile(file());
   }
+  static std::string Request(Store& store, const Digest& id) {
+    absl::StatusOr<Again> again = store.BeginAgain(id, false);
+    EXPECT_TRUE(again.ok()) << again.status();
+    return again.ok() ? again->request : "";
+  }
   // What of Sample's entries is there, as text. Whatever is there must be right.
   static std::string Present(Store& store) {
     std::string text;
@@ -68,7 +73,7 @@ class StoreTest : public ::testing::Test {
     for (int n = 1; n <= 3; ++n) {
       const std::vector<Digest> left = store.Unfinished();
       if (std::find(left.begin(), left.end(), Id(n)) != left.end()) {
-        EXPECT_EQ(*store.Fetch(Id(n)), requests[n - 1]);
+        EXPECT_EQ(Request(store, Id(n)), requests[n - 1]);
         text += "r" + std::to_string(n);
         continue;
       }
@@ -100,9 +105,9 @@ TEST_F(StoreTest, AKeyBeginsOnceAndHasOneAnswer) {
   EXPECT_EQ(store.Begin(Id(1), Id(9), "a request").outcome, Outcome::kAccepted);
   EXPECT_EQ(store.Begin(Id(1), Id(9), "a request").outcome, Outcome::kRunning);
   EXPECT_EQ(store.Begin(Id(1), Id(8), "another").outcome, Outcome::kMismatch);
-  EXPECT_EQ(*store.Fetch(Id(1)), "a request");
+  EXPECT_EQ(Request(store, Id(1)), "a request");
   EXPECT_TRUE(store.Finish(Id(1), "an answer").ok());
-  EXPECT_EQ(store.Fetch(Id(1)).status().code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(store.BeginAgain(Id(1), false).status().code(), absl::StatusCode::kNotFound);
   EXPECT_TRUE(store.Sync().ok());
   for (int round = 0; round < 3; ++round) {
     Store& again = Open();
@@ -142,7 +147,7 @@ TEST_F(StoreTest, ATailTornAtAnyByteIsCutAndNothingBeforeIt) {
     // It goes on from there.
     EXPECT_EQ(store.Begin(Id(50), Id(51), "more").outcome, Outcome::kAccepted);
     EXPECT_TRUE(store.Sync().ok());
-    EXPECT_EQ(*Open().Fetch(Id(50)), "more") << size;
+    EXPECT_EQ(Request(Open(), Id(50)), "more") << size;
     store_.reset();
   }
 }
@@ -224,10 +229,10 @@ TEST_F(StoreTest, TheFileIsBoundedAndWhatRunsIsKept) {
     ASSERT_LE(store.file_bytes(), options.max_bytes + 1000) << n;
     ASSERT_EQ(store.Begin(Id(n), Id(n), "r").answer, std::string(500, 'a'));
   }
-  EXPECT_EQ(*store.Fetch(Id(1000)), "runs all the time");
+  EXPECT_EQ(Request(store, Id(1000)), "runs all the time");
   EXPECT_LE(static_cast<int64_t>(std::filesystem::file_size(file())), options.max_bytes + 1000);
   EXPECT_EQ(store.Begin(Id(2000), Id(1), std::string(30'000, 'x')).error.code(), absl::StatusCode::kResourceExhausted);
-  EXPECT_EQ(*Open(options).Fetch(Id(1000)), "runs all the time");
+  EXPECT_EQ(Request(Open(options), Id(1000)), "runs all the time");
 }
 
 TEST_F(StoreTest, AnswersExpire) {
@@ -253,6 +258,22 @@ TEST_F(StoreTest, WhatRunsKeepsItsOrderWhenTheFileIsWrittenAnew) {
   Open();
   EXPECT_EQ(Open().Unfinished(), (std::vector<Digest>{Id(3), Id(0)}));
   EXPECT_EQ(Present(*store_), "f1f2r3");
+}
+
+TEST_F(StoreTest, WhatIsSuspectedIsCountedAndGoesBehindTheOthers) {
+  Store& store = Open();
+  for (int n = 1; n <= 3; ++n) store.Begin(Id(n), Id(n), "request " + std::to_string(n));
+  EXPECT_EQ(store.BeginAgain(Id(1), false)->suspects, 0);
+  for (int life = 1; life <= 3; ++life) {
+    Store& again = Open();
+    const absl::StatusOr<Again> first = again.BeginAgain(Id(1), true);
+    EXPECT_EQ(first->suspects, life);
+    EXPECT_EQ(first->request, "request 1");
+    EXPECT_EQ(again.BeginAgain(Id(2), false)->suspects, 0) << "after a peaceful end nobody is";
+    EXPECT_EQ(again.Unfinished(), (std::vector<Digest>{Id(2), Id(3), Id(1)}));
+    EXPECT_TRUE(again.Sync().ok());
+  }
+  EXPECT_EQ(Open().BeginAgain(Id(1), false)->suspects, 3);
 }
 
 TEST_F(StoreTest, ADiskThatTakesNoMoreIsAnErrorOfThatRequestOnly) {

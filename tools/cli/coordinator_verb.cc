@@ -150,6 +150,7 @@ int RunCoordinatorVerb(const ServeOptions& options, const LaunchedBy& by) {
   std::fflush(stdout);
 
   server::CoordinatorOptions coordinator = ToCoordinatorOptions(options);
+  coordinator.after_crash = by.after_crash;
   StartupView view;
   server::Progress progress;
   progress.on_control_ready = [&](const std::string& address, int http_port) {

@@ -32,6 +32,14 @@ std::string Describe(int code) {
   return absl::StrCat("was killed by signal ", code - 128, " (", strsignal(code - 128), ")");
 }
 
+// Whether this end may be the doing of what the process was working at, and no operator's or kernel's.
+bool CameFromInside(int code) {
+  for (const int inside : {SIGSEGV, SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS}) {
+    if (code == 128 + inside) return true;
+  }
+  return false;
+}
+
 }  // namespace
 
 Launcher::Launcher(LauncherPlan plan, const std::atomic<bool>* stop) : plan_(std::move(plan)), stop_(*stop) {}
@@ -76,7 +84,7 @@ absl::Status Launcher::Start(Child& child, const StartFn& start) {
   if (pipe2(ends, O_CLOEXEC | O_NONBLOCK) != 0) {
     return absl::InternalError(absl::StrCat("pipe2: ", std::strerror(errno)));
   }
-  auto started = start(ends[1]);
+  auto started = start({ends[1], child.crashed});
   close(ends[1]);
   child.ready_fd = ends[0];
   if (!started.ok()) return started.status();
@@ -139,6 +147,7 @@ std::optional<int> Launcher::OnEnd(Child& child, int code, const std::string& en
   if (stop_.load()) return std::nullopt;  // it may have been told to, as we have been
   const std::string who = absl::StrCat(child.name, ", pid ", child.process->pid(), ",");
   const bool agent = &child == &agent_;
+  child.crashed = CameFromInside(code);
   child.process.reset();
   if (code == 0 || !was_ready_) {
     if (agent) Say(absl::StrCat("the local agent ended with ", code, "; shutting down"));

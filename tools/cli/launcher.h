@@ -12,9 +12,12 @@
 
 namespace shoal::cli {
 
-// How a child is started, anew each time. `ready_fd` is for the child: what it writes there, in lines, is heard; closed
-// afterwards.
-using StartFn = std::function<absl::StatusOr<ChildProcess>(int ready_fd)>;
+// How a child is started, anew each time.
+struct StartContext {
+  int ready_fd;      // for the child: what it writes there, in lines, is heard; closed afterwards
+  bool after_crash;  // the life before ended by a signal that comes from inside (SIGSEGV, SIGABRT, ...)
+};
+using StartFn = std::function<absl::StatusOr<ChildProcess>(const StartContext&)>;
 
 struct LauncherPlan {
   StartFn start_coordinator;
@@ -44,6 +47,7 @@ class Launcher {
     int ready_fd = -1;       // what it writes; -1: closed
     std::string heard = {};  // of a line that has begun
     TimeNs start_at = 0;     // 0: not planned
+    bool crashed = false;    // its last life ended by its own doing
     TimeNs ended_at = 0;     // 0: no end that it has not come back from
     std::string end = {};    // that one: "was killed by signal 9 (Killed)"
   };

@@ -36,19 +36,21 @@ absl::StatusOr<int> ConfigFile(const ServeOptions& options) {
   return fd;
 }
 
-absl::StatusOr<ChildProcess> StartCoordinator(const ServeOptions& options, bool private_state, int ready_fd) {
+absl::StatusOr<ChildProcess> StartCoordinator(const ServeOptions& options, bool private_state,
+                                              const StartContext& context) {
   SHOAL_ASSIGN_OR_RETURN(const int config, ConfigFile(options));
   // CLI values: "/proc/self/fd/3" opens the memory file anew, at its start.
   std::vector<std::string> argv = {
       kSelf,        "coordinator",          "--config",   absl::StrCat("/proc/self/fd/", kConfigFd),
       "--ready-fd", absl::StrCat(kReadyFd), "--launcher", absl::StrCat(getpid())};
   if (private_state) argv.push_back("--private-state");
-  auto child = ChildProcess::Start(argv, {{config, kConfigFd}, {ready_fd, kReadyFd}});
+  if (context.after_crash) argv.push_back("--after-crash");
+  auto child = ChildProcess::Start(argv, {{config, kConfigFd}, {context.ready_fd, kReadyFd}});
   close(config);
   return child;
 }
 
-absl::StatusOr<ChildProcess> StartAgent(const ServeOptions& o, int ready_fd) {
+absl::StatusOr<ChildProcess> StartAgent(const ServeOptions& o, const StartContext& context) {
   // Of tp * pp ranks, this host runs its share; the agents of other hosts bring the rest.
   const int ranks = o.tensor_parallel_size * o.pipeline_parallel_size;
   std::vector<std::string> argv = {kSelf,           "worker",
@@ -61,7 +63,7 @@ absl::StatusOr<ChildProcess> StartAgent(const ServeOptions& o, int ready_fd) {
                                    "--device",      o.device};
   argv.insert(argv.end(), {"--orphan-timeout", absl::StrCat(o.orphan_timeout)});
   if (o.insecure) argv.push_back("--insecure");
-  return ChildProcess::Start(argv, {{ready_fd, kReadyFd}});
+  return ChildProcess::Start(argv, {{context.ready_fd, kReadyFd}});
 }
 
 // A state directory for those who name none: it outlives the coordinator and goes with the launcher. When there is no
@@ -111,9 +113,11 @@ int RunServe(const ServeOptions& given) {
   if (options.state_dir.empty()) options.state_dir = state.emplace().path();
 
   LauncherPlan plan;
-  plan.start_coordinator = [&](int ready_fd) { return StartCoordinator(options, state.has_value(), ready_fd); };
+  plan.start_coordinator = [&](const StartContext& context) {
+    return StartCoordinator(options, state.has_value(), context);
+  };
   if (options.workers == "local") {
-    plan.start_agent = [&](int ready_fd) { return StartAgent(options, ready_fd); };
+    plan.start_agent = [&](const StartContext& context) { return StartAgent(options, context); };
   }
   // Ports that it was free to choose are the ones that clients and agents know from then on.
   plan.on_line = [&](const std::string& line) { AdoptPorts(line, &options); };
