@@ -60,12 +60,30 @@ const Api::Route Api::kRoutes[] = {
     {"GET", "/version", false, &Api::Version},
 };
 
-Api::Api(ApiOptions options, Engine* engine, metrics::Metrics* metrics)
+Api::Api(ApiOptions options, Engine* engine, metrics::Metrics* metrics, std::unique_ptr<journal::Journal> journal)
     : options_(std::move(options)),
       keys_(options_.api_keys),
       engine_(engine),
       metrics_(metrics),
-      pool_(options_.text_threads, options_.limits.queued_text_jobs) {}
+      pool_(options_.text_threads, options_.limits.queued_text_jobs) {
+  if (journal != nullptr)
+    idempotency_ = std::make_unique<Idempotency>(std::move(journal), Context(), options_.after_crash);
+}
+
+GenerationContext Api::Context() { return {engine_, metrics_, &pool_, &options_.limits}; }
+
+void Api::Drain() {
+  draining_.store(true, std::memory_order_relaxed);
+  if (idempotency_ != nullptr) idempotency_->Drain();
+}
+
+void Api::Resume(std::shared_ptr<Executor> executor) {
+  if (idempotency_ != nullptr) idempotency_->Resume(std::move(executor));
+}
+
+void Api::TurnAwayWaiting() {
+  if (idempotency_ != nullptr) idempotency_->TurnAwayWaiting();
+}
 
 void Api::Handle(Request request, std::shared_ptr<Responder> responder) {
   if (request.method == "OPTIONS") {
@@ -109,8 +127,18 @@ void Api::Generate(bool chat, Request request, std::shared_ptr<Responder> respon
   if (draining_.load(std::memory_order_relaxed)) {
     return RespondError(MakeError(ErrorKind::kUnavailable, "the server is shutting down"), responder.get());
   }
-  const GenerationContext context{engine_, metrics_, &pool_, &options_.limits};
-  Generation::Start(context, chat, std::move(request), std::move(responder));
+  if (request.Count(kIdempotencyKey) == 0) {
+    return Generation::Start(Context(), chat, std::move(request), std::move(responder));
+  }
+  ApiError error = MakeError(ErrorKind::kUnsupportedParameter,
+                             "this server has no state directory, so it cannot keep what an Idempotency-Key promises",
+                             "Idempotency-Key");
+  if (idempotency_ == nullptr) return RespondError(error, responder.get());
+  std::optional<std::string> key = FindIdempotencyKey(request, &error);
+  if (!key.has_value()) return RespondError(error, responder.get());
+  // Without API keys to tell clients apart, what a client sends as one says nothing.
+  const std::string scope = options_.api_keys.empty() ? "" : std::string(request.Header("authorization"));
+  idempotency_->Handle(chat, scope, std::move(*key), std::move(request), std::move(responder));
 }
 
 void Api::Chat(Request request, std::shared_ptr<Responder> responder) {

@@ -9,6 +9,7 @@
 #include "coordinator/http/auth.h"
 #include "coordinator/http/engine.h"
 #include "coordinator/http/generation.h"
+#include "coordinator/http/idempotency.h"
 #include "coordinator/http/limits.h"
 #include "coordinator/http/message.h"
 #include "coordinator/http/text_pool.h"
@@ -21,18 +22,25 @@ struct ApiOptions {
   Limits limits;
   int text_threads = 1;
   std::string version;
+  bool after_crash = false;  // of the process that the journal is from, see Idempotency
 };
 
 class Api {
  public:
   // `engine` and `metrics` outlive this; the engine may still call back while it is destroyed.
-  Api(ApiOptions options, Engine* engine, metrics::Metrics* metrics);
+  // `journal`: of requests with an Idempotency-Key; null: they are refused.
+  Api(ApiOptions options, Engine* engine, metrics::Metrics* metrics,
+      std::unique_ptr<journal::Journal> journal = nullptr);
 
   void Handle(Request request, std::shared_ptr<Responder> responder);
   void Observe(const Exchange& exchange);
 
   // From now on new generations are refused with 503. Thread-safe.
-  void Drain() { draining_.store(true, std::memory_order_relaxed); }
+  void Drain();
+
+  // The journal's open requests, see Idempotency.
+  void Resume(std::shared_ptr<Executor> executor);
+  void TurnAwayWaiting();
 
  private:
   using Method = void (Api::*)(Request, std::shared_ptr<Responder>);
@@ -56,6 +64,7 @@ class Api {
   void Metrics(Request request, std::shared_ptr<Responder> responder);
   void Version(Request request, std::shared_ptr<Responder> responder);
 
+  GenerationContext Context();
   void Generate(bool chat, Request request, std::shared_ptr<Responder> responder);
   void OnPool(std::shared_ptr<Responder> responder, std::function<Response()> work);
 
@@ -64,7 +73,8 @@ class Api {
   Engine* const engine_;
   metrics::Metrics* const metrics_;
   std::atomic<bool> draining_{false};
-  TextPool pool_;  // last: its threads end before what they use
+  std::unique_ptr<Idempotency> idempotency_;  // null without a journal
+  TextPool pool_;                             // last: its threads end before what they use
 };
 
 }  // namespace shoal::http

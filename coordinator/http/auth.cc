@@ -1,23 +1,11 @@
 #include "coordinator/http/auth.h"
 
 #include <openssl/crypto.h>
-#include <openssl/evp.h>
 
 #include "absl/strings/match.h"
-#include "common/base/check.h"
+#include "coordinator/http/digest.h"
 
 namespace shoal::http {
-namespace {
-
-std::array<unsigned char, 32> Sha256(std::string_view text) {
-  std::array<unsigned char, 32> digest;
-  unsigned int size = 0;
-  SHOAL_CHECK(EVP_Digest(text.data(), text.size(), digest.data(), &size, EVP_sha256(), nullptr) == 1);
-  SHOAL_CHECK(size == digest.size());
-  return digest;
-}
-
-}  // namespace
 
 ApiKeys::ApiKeys(const std::vector<std::string>& keys) {
   for (const std::string& key : keys) digests_.push_back(Sha256(key));

@@ -27,6 +27,7 @@ constexpr struct {
     {ErrorKind::kLengthRequired, {411, kInvalidRequestError, "length_required", 0}},
     {ErrorKind::kTooLarge, {413, kInvalidRequestError, "request_too_large", 0}},
     {ErrorKind::kExpectationFailed, {417, kInvalidRequestError, "expectation_failed", 0}},
+    {ErrorKind::kIdempotencyReuse, {422, kInvalidRequestError, "idempotency_key_reused", 0}},
     {ErrorKind::kHeadersTooLarge, {431, kInvalidRequestError, "headers_too_large", 0}},
     {ErrorKind::kOverloaded, {429, "rate_limit_error", "rate_limit_exceeded", 1}},
     {ErrorKind::kInternal, {500, "server_error", "internal_error", 0}},

@@ -26,7 +26,8 @@ enum class ErrorKind : uint8_t {
   kTooLarge,
   kHeadersTooLarge,
   kExpectationFailed,
-  kOverloaded,  // come back after retry_after_s
+  kIdempotencyReuse,  // a key that stands for another request
+  kOverloaded,        // come back after retry_after_s
   kInternal,
   kUnavailable,  // no group yet, or no more; come back after retry_after_s
 };

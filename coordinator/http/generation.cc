@@ -11,22 +11,33 @@ namespace {
 
 ApiError LoadingError() { return MakeError(ErrorKind::kUnavailable, "the model is still loading; try again shortly"); }
 
+// The same answer each time that it is made; a stream cannot be kept.
+std::optional<ApiError> Fix(const FixedParts& fixed, GenerationSpec* spec) {
+  if (spec->stream) {
+    return MakeError(ErrorKind::kUnsupportedParameter,
+                     "an Idempotency-Key is supported without 'stream' only: leave out one of the two", "stream");
+  }
+  if (!spec->seed.has_value()) spec->seed = fixed.seed;
+  return std::nullopt;
+}
+
 }  // namespace
 
 void RespondError(const ApiError& error, Responder* responder) { responder->Respond(ErrorResponse(error)); }
 
 void Generation::Start(const GenerationContext& context, bool chat, Request request,
-                       std::shared_ptr<Responder> responder) {
+                       std::shared_ptr<Responder> responder, std::optional<FixedParts> fixed) {
   std::shared_ptr<const ServedModel> model = context.engine->Model();
   if (model == nullptr) return RespondError(LoadingError(), responder.get());
-  auto generation = std::make_shared<Generation>(context, request.arrived, model, responder);
+  auto generation = std::make_shared<Generation>(context, request.arrived, model, responder, fixed);
   responder->OnGone([generation] { generation->OnGone(); });
   // The job holds no strong reference: the last one is always dropped on the I/O thread.
   auto job = [weak = std::weak_ptr<Generation>(generation), executor = responder->executor(), model, chat,
-              limits = context.limits, body = std::move(request.body)] {
+              limits = context.limits, body = std::move(request.body), fixed = std::move(fixed)] {
     auto prepared = std::make_shared<Prepared>();
     GenerationSpec& spec = prepared->spec;
     prepared->error = chat ? ParseChat(body, *limits, &spec) : ParseCompletion(body, *limits, &spec);
+    if (!prepared->error && fixed.has_value()) prepared->error = Fix(*fixed, &spec);
     if (!prepared->error) prepared->error = CheckModelName(*model, spec.model);
     if (!prepared->error) prepared->error = Prepare(spec, *model, &prepared->request);
     executor->Post([weak, prepared] {
@@ -40,16 +51,20 @@ void Generation::Start(const GenerationContext& context, bool chat, Request requ
 }
 
 Generation::Generation(const GenerationContext& context, TimeNs arrived, std::shared_ptr<const ServedModel> model,
-                       std::shared_ptr<Responder> responder)
-    : context_(context), arrived_(arrived), model_(std::move(model)), responder_(std::move(responder)) {}
+                       std::shared_ptr<Responder> responder, std::optional<FixedParts> fixed)
+    : context_(context),
+      arrived_(arrived),
+      model_(std::move(model)),
+      responder_(std::move(responder)),
+      fixed_(std::move(fixed)) {}
 
 void Generation::OnPrepared(std::shared_ptr<Prepared> prepared) {
   if (done_) return;
   if (prepared->error.has_value()) return Fail(*prepared->error);
   spec_ = std::move(prepared->spec);
   head_.chat = spec_.chat;
-  head_.id = (spec_.chat ? "chatcmpl-" : "cmpl-") + RandomHex(16);
-  head_.created = time(nullptr);
+  head_.id = (spec_.chat ? "chatcmpl-" : "cmpl-") + (fixed_.has_value() ? fixed_->id : RandomHex(16));
+  head_.created = fixed_.has_value() ? fixed_->created : time(nullptr);
   head_.model = spec_.model.empty() ? model_->names.front() : spec_.model;
   head_.system_fingerprint = model_->system_fingerprint;
   usage_.prompt_tokens = static_cast<int32_t>(prepared->request.prompt.size());

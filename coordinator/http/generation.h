@@ -11,6 +11,7 @@
 #include "coordinator/http/answer_format.h"
 #include "coordinator/http/engine.h"
 #include "coordinator/http/generation_spec.h"
+#include "coordinator/http/kept.h"
 #include "coordinator/http/message.h"
 #include "coordinator/http/text_pool.h"
 #include "coordinator/metrics/metrics.h"
@@ -27,10 +28,12 @@ struct GenerationContext {
 
 class Generation : public std::enable_shared_from_this<Generation> {
  public:
-  static void Start(const GenerationContext& context, bool chat, Request request, std::shared_ptr<Responder> responder);
+  // `fixed`: of an answer that is kept, and so never streamed.
+  static void Start(const GenerationContext& context, bool chat, Request request, std::shared_ptr<Responder> responder,
+                    std::optional<FixedParts> fixed = std::nullopt);
 
   Generation(const GenerationContext& context, TimeNs arrived, std::shared_ptr<const ServedModel> model,
-             std::shared_ptr<Responder> responder);
+             std::shared_ptr<Responder> responder, std::optional<FixedParts> fixed);
 
  private:
   struct Prepared {
@@ -59,6 +62,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
   const TimeNs arrived_;
   const std::shared_ptr<const ServedModel> model_;
   const std::shared_ptr<Responder> responder_;
+  const std::optional<FixedParts> fixed_;
 
   GenerationSpec spec_;
   AnswerHead head_;

@@ -78,6 +78,7 @@ class HttpServerImpl final : public HttpServer {
   void Run(const Handler& handler, const std::function<void(const Exchange&)>& on_exchange);
 
   int port() const override { return port_; }
+  std::shared_ptr<Executor> executor() const override { return threads_[0]->mailbox; }
   int open_exchanges() const override { return open_exchanges_.load(std::memory_order_relaxed); }
 
  private:

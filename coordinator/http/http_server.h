@@ -30,6 +30,8 @@ class HttpServer {
   virtual ~HttpServer() = default;
 
   virtual int port() const = 0;
+  // Of an I/O thread, for work without a connection.
+  virtual std::shared_ptr<Executor> executor() const = 0;
   // Requests that were read and whose answers are not yet written to the last byte.
   virtual int open_exchanges() const = 0;
 };

@@ -23,6 +23,8 @@ struct Request {
 
   // The first value of a header, by its lower-case name; empty when absent.
   std::string_view Header(std::string_view name) const;
+  // How often it is there.
+  size_t Count(std::string_view name) const;
 };
 
 using Headers = std::vector<std::pair<std::string, std::string>>;

@@ -33,6 +33,8 @@ std::string_view Reason(int status) {
       return "Content Too Large";
     case 417:
       return "Expectation Failed";
+    case 422:
+      return "Unprocessable Content";
     case 429:
       return "Too Many Requests";
     case 431:
@@ -67,7 +69,7 @@ std::string Start(int status, std::string_view request_id, bool keep_alive) {
   AppendHeader("Date", HttpDate(), &head);
   AppendHeader("X-Request-Id", request_id, &head);
   AppendHeader("Access-Control-Allow-Origin", "*", &head);
-  AppendHeader("Access-Control-Expose-Headers", "x-request-id, retry-after", &head);
+  AppendHeader("Access-Control-Expose-Headers", "x-request-id, retry-after, idempotent-replayed", &head);
   AppendHeader("Connection", keep_alive ? "keep-alive" : "close", &head);
   return head;
 }
@@ -124,6 +126,12 @@ std::string RandomHex(size_t bytes) {
     text += kHex[raw[i] & 15];
   }
   return text;
+}
+
+size_t Request::Count(std::string_view name) const {
+  size_t count = 0;
+  for (const auto& header : headers) count += header.first == name ? 1 : 0;
+  return count;
 }
 
 std::string_view Request::Header(std::string_view name) const {

@@ -1,5 +1,6 @@
 #include "coordinator/server/server.h"
 
+#include <spdlog/spdlog.h>
 #include <sys/random.h>
 #include <sys/resource.h>
 #include <time.h>
@@ -16,6 +17,7 @@
 #include "common/model/checkpoint.h"
 #include "coordinator/http/api.h"
 #include "coordinator/http/http_server.h"
+#include "coordinator/journal/journal.h"
 #include "coordinator/rpc/agents.h"
 #include "coordinator/server/core_thread.h"
 
@@ -27,6 +29,9 @@ using Phase = core::ClusterState::Phase;
 // How often the main thread looks at the stop flag and at the state.
 constexpr auto kTick = std::chrono::milliseconds(50);
 constexpr int kTicksPerState = 4;
+// How long those who ask again for an answer that a former coordinator began wait for ranks to make it; as long as
+// requests wait for a lost group.
+constexpr DurationNs kResumePatience = 30 * kSecond;
 // After the last token, for answers to leave.
 constexpr DurationNs kFlushTimeout = kSecond;
 
@@ -62,6 +67,21 @@ absl::StatusOr<http::ServedModel> DescribeModel(const CoordinatorOptions& option
                                                       served.tokenizer->control_spellings()));
   }
   return served;
+}
+
+// Null without a directory.
+absl::StatusOr<std::unique_ptr<journal::Journal>> OpenJournal(const CoordinatorOptions& options) {
+  if (options.state_dir.empty()) return nullptr;
+  journal::StoreOptions store;
+  store.directory = options.state_dir;
+  store.ttl_s = options.idempotency_ttl / kSecond;
+  store.now_s = [] { return static_cast<int64_t>(time(nullptr)); };
+  SHOAL_ASSIGN_OR_RETURN(std::unique_ptr<journal::Journal> journal, journal::Journal::Open(std::move(store)));
+  if (journal->cut_bytes() > 0) spdlog::warn("journal: the last {} bytes were not whole", journal->cut_bytes());
+  if (const size_t left = journal->unfinished().size(); left > 0) {
+    spdlog::info("journal: {} requests of a former coordinator will be answered", left);
+  }
+  return journal;
 }
 
 // Everything that runs, torn down from the last to the first.
@@ -133,13 +153,15 @@ absl::Status Coordinator::ListenHttp() {
   http::ApiOptions api;
   api.api_keys = options_.api_keys;
   api.version = std::string(kVersion);
+  api.after_crash = options_.after_crash;
   api.text_threads = std::clamp(static_cast<int>(std::thread::hardware_concurrency()) / 4, 1, 4);
   http::HttpServerOptions http;
   http.host = options_.host;
   http.port = options_.port;
   http.threads = std::max(1, options_.http_threads);
   http.limits = api.limits;
-  api_ = std::make_unique<http::Api>(std::move(api), core_.get(), metrics_.get());
+  SHOAL_ASSIGN_OR_RETURN(std::unique_ptr<journal::Journal> journal, OpenJournal(options_));
+  api_ = std::make_unique<http::Api>(std::move(api), core_.get(), metrics_.get(), std::move(journal));
   SHOAL_ASSIGN_OR_RETURN(http_, http::HttpServer::Start(
                                     http,
                                     [api = api_.get()](http::Request request, std::shared_ptr<http::Responder> to) {
@@ -155,7 +177,9 @@ std::string Coordinator::Url() const {
 }
 
 absl::Status Coordinator::Serve(const std::atomic<bool>& stop) {
-  if (progress_.on_control_ready != nullptr) progress_.on_control_ready(agents_->address());
+  if (progress_.on_control_ready != nullptr) progress_.on_control_ready(agents_->address(), http_->port());
+  const RealClock clock;
+  const TimeNs patience_ends = clock.Now() + kResumePatience;
   bool announced = false;
   for (int tick = 0; !stop.load(std::memory_order_relaxed); ++tick) {
     if (tick % kTicksPerState == 0 || !announced) {
@@ -165,8 +189,10 @@ absl::Status Coordinator::Serve(const std::atomic<bool>& stop) {
     }
     if (!announced && core_->Ready()) {
       announced = true;
+      api_->Resume(http_->executor());
       if (progress_.on_ready != nullptr) progress_.on_ready(Url());
     }
+    if (!announced && clock.Now() > patience_ends) api_->TurnAwayWaiting();
     std::this_thread::sleep_for(kTick);
   }
   return absl::OkStatus();
@@ -182,6 +208,7 @@ void Coordinator::Drain() {
 }
 
 void Coordinator::TearDown(const absl::Status& reason) {
+  if (api_ != nullptr) api_->Drain();  // what ends from here on ends for this process only
   if (core_ != nullptr) core_->Stop(reason);
   const RealClock clock;
   const TimeNs end = clock.Now() + kFlushTimeout;

@@ -22,13 +22,19 @@ struct CoordinatorOptions {
   int http_threads = 1;
   core::CoreOptions core;  // model, revision, incarnation are filled in here
   DurationNs shutdown_timeout = 30 * kSecond;
+  // Where the journal of requests with an Idempotency-Key is, and how long it keeps answers; empty: such requests are
+  // refused.
+  std::string state_dir;
+  DurationNs idempotency_ttl = 24 * 3600 * kSecond;
+  bool after_crash = false;  // the coordinator before this one, with the same directory, died of itself
 };
 
 // What happens while the server comes up, for whoever shows it (the terminal of `serve`). Called from one thread.
 struct Progress {
-  std::function<void(const std::string& control_address)> on_control_ready;  // agents may connect
-  std::function<void(const core::ClusterState&)> on_state;                   // several times a second until ready
-  std::function<void(const std::string& url)> on_ready;                      // HTTP answers and the group is up
+  // Agents may connect, and HTTP answers.
+  std::function<void(const std::string& control_address, int http_port)> on_control_ready;
+  std::function<void(const core::ClusterState&)> on_state;  // several times a second until ready
+  std::function<void(const std::string& url)> on_ready;     // HTTP answers and the group is up
 };
 
 // Serves until *stop is true (a signal handler sets it and then calls nothing else), then finishes what runs within

@@ -20,12 +20,12 @@ class ApiFixture : public ::testing::Test {
  protected:
   void SetUp() override { Start({}); }
 
-  void Start(ApiOptions options) {
+  void Start(ApiOptions options, std::unique_ptr<journal::Journal> journal = nullptr) {
     server_.reset();
     options.version = "1.2.3";
     HttpServerOptions http;
     http.limits = options.limits;
-    api_ = std::make_unique<Api>(options, &engine_, &metrics_);
+    api_ = std::make_unique<Api>(options, &engine_, &metrics_, std::move(journal));
     auto server = HttpServer::Start(
         http,
         [this](Request request, std::shared_ptr<Responder> to) { api_->Handle(std::move(request), std::move(to)); },

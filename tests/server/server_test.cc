@@ -37,13 +37,17 @@ class ServerTest : public ::testing::Test {
 class Running {
  public:
   explicit Running(const CoordinatorOptions& options) {
-    progress_.on_control_ready = [this](const std::string& address) { control_.set_value(address); };
+    progress_.on_control_ready = [this](const std::string& address, int port) {
+      http_port_ = port;
+      control_.set_value(address);
+    };
     progress_.on_state = [this](const core::ClusterState& state) {
       if (states_++ == 0) detail_.set_value(state.detail);
     };
     thread_ = std::thread([this, options] { result_ = RunCoordinator(options, progress_, stop_); });
   }
   ~Running() { Stop().IgnoreError(); }
+  int http_port() const { return http_port_; }
   std::string control() { return control_.get_future().get(); }
   std::string detail() { return detail_.get_future().get(); }
   absl::Status Stop() {
@@ -54,7 +58,7 @@ class Running {
 
  private:
   std::atomic<bool> stop_{false};
-  std::atomic<int> states_{0};
+  std::atomic<int> states_{0}, http_port_{0};
   std::promise<std::string> control_, detail_;
   Progress progress_;
   absl::Status result_;
@@ -65,6 +69,7 @@ TEST_F(ServerTest, WithoutAgentsItAnswersThatItIsNotReady) {
   const int port = http::UnusedPort();
   Running running(Options(port));
   EXPECT_EQ(running.control().substr(0, 10), "127.0.0.1:");
+  EXPECT_EQ(running.http_port(), port);
   EXPECT_NE(running.detail(), "");
   const auto get = [&](const char* path) {
     return http::Fetch(port, http::GetRequest(path, "Authorization: Bearer k\r\n"));
@@ -97,6 +102,14 @@ TEST_F(ServerTest, WhatKeepsItFromStartingIsSaid) {
   CoordinatorOptions elsewhere = Options(0);
   elsewhere.host = "203.0.113.7";  // TEST-NET-3: never ours
   EXPECT_EQ(RunCoordinator(elsewhere, {}, stop).code(), absl::StatusCode::kInvalidArgument);
+
+  CoordinatorOptions shared = Options(0);
+  shared.state_dir = dir_.path() + "/state";
+  Running second(shared);
+  second.control();
+  const absl::Status locked = RunCoordinator(shared, {}, stop);
+  EXPECT_EQ(locked.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_NE(std::string(locked.message()).find("in use by another coordinator"), std::string::npos);
   EXPECT_TRUE(first.Stop().ok());
 }
 

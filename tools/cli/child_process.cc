@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <fstream>
 
 #include "absl/strings/str_cat.h"
 
@@ -39,7 +40,7 @@ absl::StatusOr<ChildProcess> ChildProcess::Start(const std::vector<std::string>&
   sigset_t none, defaults;
   sigemptyset(&none);
   sigemptyset(&defaults);
-  for (int s : {SIGINT, SIGTERM, SIGCHLD, SIGPIPE}) sigaddset(&defaults, s);
+  for (int s : {SIGINT, SIGTERM, SIGCHLD, SIGPIPE, SIGXFSZ}) sigaddset(&defaults, s);
   posix_spawnattr_setsigmask(&attributes, &none);
   posix_spawnattr_setsigdefault(&attributes, &defaults);
 
@@ -75,6 +76,16 @@ ChildProcess::~ChildProcess() {
 
 void ChildProcess::Signal(int signal) const {
   if (!exit_code_.has_value()) syscall(SYS_pidfd_send_signal, pidfd_, signal, nullptr, 0);
+}
+
+bool ChildProcess::Stopped() const {
+  if (exit_code_.has_value()) return false;
+  // Not waitid: it tells changes, once each, and we want to know how it is now. The pid is ours until it is reaped.
+  std::ifstream file(absl::StrCat("/proc/", pid_, "/stat"));
+  std::string text;
+  std::getline(file, text);
+  const size_t name_end = text.rfind(')');  // the name may hold anything
+  return name_end != std::string::npos && text.compare(name_end, 3, ") T") == 0;
 }
 
 std::optional<int> ChildProcess::Wait(DurationNs timeout) {

@@ -24,6 +24,7 @@ class ChildProcess {
   int pid() const { return pid_; }
   int pidfd() const { return pidfd_; }  // readable once it has ended
   void Signal(int signal) const;
+  bool Stopped() const;  // by a signal; not by a debugger
 
   // Waits for its end: 128 + signal, or its exit code. Empty when `timeout` passes first (< 0: none).
   std::optional<int> Wait(DurationNs timeout);

@@ -6,8 +6,11 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <filesystem>
 #include <string>
+#include <system_error>
 #include <thread>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "common/base/status_macros.h"
@@ -70,6 +73,8 @@ server::CoordinatorOptions ToCoordinatorOptions(const ServeOptions& o) {
   out.insecure = o.insecure;
   out.api_keys = o.api_key;
   out.shutdown_timeout = static_cast<DurationNs>(o.shutdown_timeout * kSecond);
+  out.state_dir = o.state_dir;
+  out.idempotency_ttl = static_cast<DurationNs>(o.idempotency_ttl * kSecond);
   core::CoreOptions& core = out.core;
   core.engine.device = Device(o.device);
   core.engine.compute_dtype = o.compute_dtype;
@@ -97,6 +102,11 @@ int Fail(const absl::Status& status) {
 
 absl::Status LauncherGone(int launcher) {
   return absl::CancelledError(absl::StrCat("the launcher, process ", launcher, ", is not the parent any more"));
+}
+
+// What the launcher hears.
+void Tell(int fd, const std::string& line) {
+  if (fd >= 0 && write(fd, line.data(), line.size()) < 0) std::perror("shoal: ready-fd");
 }
 
 std::string CurlLine(const std::string& url, const std::string& model, bool key) {
@@ -130,8 +140,8 @@ class StartupView {
 
 }  // namespace
 
-int RunCoordinatorVerb(const ServeOptions& options, int ready_fd, int launcher) {
-  if (launcher != 0 && !DieWithParent(launcher)) return Fail(LauncherGone(launcher));
+int RunCoordinatorVerb(const ServeOptions& options, const LaunchedBy& by) {
+  if (by.launcher != 0 && !DieWithParent(by.launcher)) return Fail(LauncherGone(by.launcher));
   const std::atomic<bool>& stop = InstallStopFlag();
   SetUpLogging("coordinator");
   auto summary = Summarise(options);
@@ -140,21 +150,21 @@ int RunCoordinatorVerb(const ServeOptions& options, int ready_fd, int launcher) 
   std::fflush(stdout);
 
   server::CoordinatorOptions coordinator = ToCoordinatorOptions(options);
+  coordinator.after_crash = by.after_crash;
   StartupView view;
   server::Progress progress;
-  progress.on_control_ready = [&](const std::string& address) {
+  progress.on_control_ready = [&](const std::string& address, int http_port) {
     if (options.workers == "external") {
       const size_t colon = address.rfind(':');
       std::printf("waiting for agents: shoal worker --master-addr %s --master-port %s --slots N\n",
                   address.substr(0, colon).c_str(), address.substr(colon + 1).c_str());
       std::fflush(stdout);
     }
-    const std::string line = address + "\n";
-    if (ready_fd >= 0 && write(ready_fd, line.data(), line.size()) < 0) std::perror("shoal: ready-fd");
-    if (ready_fd >= 0) close(ready_fd);
+    Tell(by.ready_fd, absl::StrCat("listening ", address, " ", http_port, "\n"));
   };
   progress.on_state = [&](const core::ClusterState& state) { view.Show(state); };
   progress.on_ready = [&](const std::string& url) {
+    Tell(by.ready_fd, "ready\n");  // first: who reads the words below may count on it
     view.Finish();
     const std::string name = coordinator.served_names.empty() ? summary->name : coordinator.served_names[0];
     std::printf("\nready at %s\n\n%s\n\n", url.c_str(), CurlLine(url, name, !options.api_key.empty()).c_str());
@@ -162,11 +172,15 @@ int RunCoordinatorVerb(const ServeOptions& options, int ready_fd, int launcher) 
   };
   const absl::Status status = server::RunCoordinator(coordinator, progress, stop);
   view.Finish();
+  if (by.private_state && by.launcher != 0 && getppid() != by.launcher) {
+    std::error_code ignored;
+    std::filesystem::remove_all(options.state_dir, ignored);  // the launcher cannot do it any more
+  }
   return status.ok() ? 0 : Fail(status);
 }
 
-int RunWorker(const WorkerOptions& options, int launcher) {
-  if (launcher != 0 && !DieWithParent(launcher)) return Fail(LauncherGone(launcher));
+int RunWorker(const WorkerOptions& options, const LaunchedBy& by) {
+  if (by.launcher != 0 && !DieWithParent(by.launcher)) return Fail(LauncherGone(by.launcher));
   const std::atomic<bool>& stop = InstallStopFlag();
   SetUpLogging("agent");
   agent::AgentOptions agent;
@@ -178,6 +192,10 @@ int RunWorker(const WorkerOptions& options, int launcher) {
   agent.memory_bytes = options.memory_bytes;
   agent.device = Device(options.device);
   agent.orphan_timeout = static_cast<DurationNs>(options.orphan_timeout * kSecond);
+  bool told = false;
+  agent.on_registered = [&] {
+    if (!std::exchange(told, true)) Tell(by.ready_fd, "ready\n");
+  };
   const absl::Status status = agent::RunAgent(agent, stop);
   return status.ok() ? 0 : Fail(status);
 }

@@ -89,6 +89,10 @@ void AddServeFlags(CLI::App* app, ServeOptions& o) {
       ->check(CLI::Range(0.0, 86400.0));
   Flag(app, "--orphan-timeout", o.orphan_timeout, "Seconds the local agent outlives the coordinator")
       ->check(CLI::Range(0.0, 86400.0));
+  Flag(app, "--state-dir", o.state_dir,
+       "Directory of the journal of requests with an Idempotency-Key; empty: one that goes when serve ends");
+  Flag(app, "--idempotency-ttl", o.idempotency_ttl, "Seconds that answers to such requests are kept")
+      ->check(CLI::Range(1.0, 30 * 86400.0));
 }
 
 void AddWorkerFlags(CLI::App* app, WorkerOptions& o) {
@@ -202,13 +206,17 @@ struct Parser {
     Add(Verb::kVersion, "version", "Print the version and build id");
     CLI::App* internal = Add(Verb::kCoordinator, "coordinator", "")->group("");
     AddServeFlags(internal, line.serve);
-    internal->add_option("--ready-fd", line.ready_fd);
+    internal->add_flag("--private-state", line.private_state);
+    internal->add_flag("--after-crash", line.after_crash);
     CLI::App* rank = Add(Verb::kRank, "rank", "")->group("");
     rank->add_option("--reader", line.reader)->required();
     for (CLI::App* sub : {serve, worker, internal}) {
       sub->add_option("--config", config, "YAML file with the same names")->envname("SHOAL_CONFIG");
     }
-    for (CLI::App* sub : {worker, internal}) sub->add_option("--launcher", line.launcher)->group("");
+    for (CLI::App* sub : {worker, internal}) {
+      sub->add_option("--launcher", line.launcher)->group("");
+      sub->add_option("--ready-fd", line.ready_fd)->group("");
+    }
   }
 
   // CLI11 lets the environment fill the flags of all verbs, and verbs share what they fill: only the one that the
@@ -310,6 +318,8 @@ std::string ToYaml(const ServeOptions& o) {
   put("max-queued-requests", o.max_queued_requests);
   put("shutdown-timeout", o.shutdown_timeout);
   put("orphan-timeout", o.orphan_timeout);
+  if (!o.state_dir.empty()) put("state-dir", o.state_dir);
+  put("idempotency-ttl", o.idempotency_ttl);
   out << YAML::EndMap;
   return out.c_str();
 }

@@ -33,6 +33,8 @@ struct ServeOptions {
   long long kv_cache_memory_bytes = 0;
   int max_model_len = 0, max_num_seqs = 64, max_num_batched_tokens = 512, max_queued_requests = 512;
   double shutdown_timeout = 30, orphan_timeout = 60;  // seconds
+  std::string state_dir;                              // empty: a private one, for as long as the launcher lives
+  double idempotency_ttl = 86400;                     // seconds
 };
 
 struct WorkerOptions {
@@ -68,8 +70,11 @@ enum class Verb { kServe, kWorker, kInspect, kChat, kStatus, kVersion, kCoordina
 struct CommandLine {
   Verb verb = Verb::kHelp;
   ServeOptions serve;  // kServe, kCoordinator
-  int ready_fd = -1;   // kCoordinator: where its control address goes
-  int launcher = 0;    // kCoordinator, kWorker: pid of the parent to end with; 0: none
+  // kCoordinator, kWorker:
+  int ready_fd = -1;           // where it says that it listens, and that it is ready
+  int launcher = 0;            // pid of the parent to end with; 0: none
+  bool private_state = false;  // kCoordinator: its state directory goes with the launcher
+  bool after_crash = false;    // kCoordinator: the one before it died of itself
   WorkerOptions worker;
   InspectOptions inspect;
   ClientOptions client;

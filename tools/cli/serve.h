@@ -1,5 +1,5 @@
 // `shoal serve`: a small launcher that starts the coordinator and (unless the workers are external) a local agent as
-// siblings, and ends both together. It never touches gRPC, so that starting processes stays safe.
+// siblings, keeps both alive, and ends both together. It never touches gRPC, so that starting processes stays safe.
 #pragma once
 
 #include "tools/cli/options.h"
@@ -10,10 +10,19 @@ namespace shoal::cli {
 // both.
 int RunServe(const ServeOptions& options);
 
-// `shoal coordinator`, started by the launcher: serves, shows progress on stdout, writes its control address to
-// ready_fd. It and the worker end with the process `launcher`, their parent; 0: with none.
-int RunCoordinatorVerb(const ServeOptions& options, int ready_fd, int launcher);
+// How a child of the launcher is tied to it.
+struct LaunchedBy {
+  int launcher = 0;            // its parent, with which it ends; 0: none
+  int ready_fd = -1;           // for lines to it; -1: none
+  bool private_state = false;  // the state directory is removed when the launcher has died
+  bool after_crash = false;    // the coordinator before this one died of itself
+};
 
-int RunWorker(const WorkerOptions& options, int launcher);
+// `shoal coordinator`: serves and shows progress on stdout. Tells "listening HOST:PORT HTTP_PORT" once agents and
+// clients may connect, and "ready" once the first group is up.
+int RunCoordinatorVerb(const ServeOptions& options, const LaunchedBy& by);
+
+// Tells "ready" once it has registered.
+int RunWorker(const WorkerOptions& options, const LaunchedBy& by);
 
 }  // namespace shoal::cli

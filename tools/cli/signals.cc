@@ -24,6 +24,7 @@ const std::atomic<bool>& InstallStopFlag() {
   sigaction(SIGINT, &action, nullptr);
   sigaction(SIGTERM, &action, nullptr);
   signal(SIGPIPE, SIG_IGN);
+  signal(SIGXFSZ, SIG_IGN);
   return stop;
 }
 

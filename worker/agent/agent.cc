@@ -21,7 +21,8 @@
 namespace shoal::agent {
 namespace {
 
-constexpr DurationNs kFirstRetry = 100 * kMillisecond, kLongestRetry = kSecond;
+// Short, since a coordinator that was killed is back within a second and everything waits for its agents.
+constexpr DurationNs kFirstRetry = 100 * kMillisecond, kLongestRetry = 250 * kMillisecond;
 constexpr auto kPoll = std::chrono::milliseconds(20);
 
 absl::Status CheckAddress(const std::string& what, const std::string& address, bool insecure) {
@@ -91,6 +92,7 @@ absl::Status Attend(const AgentOptions& o, Control& control, int port, const std
   DurationNs interval = 0;
   SHOAL_RETURN_IF_ERROR(session.Register(info, stop, &interval));
   *registered = true;
+  if (o.on_registered != nullptr) o.on_registered();
   return session.Beat(
       interval, [&control] { return control.Beat(); },
       [&control, seen = control.changes()]() mutable {

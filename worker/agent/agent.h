@@ -3,6 +3,7 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -23,6 +24,7 @@ struct AgentOptions {
   std::string rank_binary;                   // executable that runs `rank`; empty: this one (/proc/self/exe)
   std::string build_id;                      // told to the coordinator; empty: BuildId()
   std::string log_directory;                 // where ranks' stderr goes; empty: inherited
+  std::function<void()> on_registered;       // each time, on RunAgent's thread; may be null
 };
 
 // Runs until *stop is true (OK; all ranks ended and reaped), the orphan time-out passes (Unavailable), or the
