@@ -78,14 +78,19 @@ struct VirtualCluster::Agent {
 // One mirror and one cache stand for all ranks: they run the same plans in the same order.
 struct VirtualCluster::Executor {
   explicit Executor(uint64_t e, const plan::MirrorLimits& limits, int pp, TimeNs now)
-      : epoch(e), mirror(limits), kv(static_cast<size_t>(limits.blocks) * limits.block_size, -7), free_at(pp, now) {}
+      : epoch(e),
+        mirror(limits),
+        kv(static_cast<size_t>(limits.blocks) * limits.block_size, -7),
+        free_at(pp, now),
+        ends(pp) {}
   uint64_t epoch;
   plan::PlanMirror mirror;
   std::vector<int32_t> kv;  // [blocks * block_size] token ids
   std::map<plan::SequenceId, int32_t> last_sample;
   std::vector<TimeNs> free_at;  // [pp]
   std::map<plan::SequenceId, TimeNs> sampled_at;
-  bool dead = false;  // a rank is gone: nothing is answered
+  bool dead = false;                      // a rank is gone: nothing is answered
+  std::vector<std::vector<TimeNs>> ends;  // [pp] of each plan
 };
 
 VirtualCluster::VirtualCluster(CoreOptions options, ClusterTimes times, uint64_t seed)
@@ -184,10 +189,32 @@ void VirtualCluster::Beat(const std::string& id, uint64_t incarnation) {
     beat.agent = id;
     beat.incarnation = incarnation;
     beat.epoch = agent.epoch;
+    beat.ranks = Statuses(agent);
     if (!agent.frozen && now_ >= deaf_until_) Post(HeartbeatReceived{beat});
     Beat(id, incarnation);
   });
 }
+
+std::vector<plan::RankStatus> VirtualCluster::Statuses(const Agent& agent) const {
+  std::vector<plan::RankStatus> statuses;
+  if (executor_ == nullptr || executor_->epoch != agent.epoch) return statuses;
+  for (const int32_t rank : agent.ranks) {
+    if (const auto shown = shown_.find(rank); shown != shown_.end()) {
+      statuses.push_back(shown->second);
+      continue;
+    }
+    const std::vector<TimeNs>& ends = executor_->ends[rank / options_.tp];
+    plan::RankStatus& status = statuses.emplace_back();
+    status.rank = rank;
+    status.pid = 4711 + rank;
+    status.step = static_cast<uint64_t>(std::upper_bound(ends.begin(), ends.end(), now_) - ends.begin());
+    status.progress = 10 * status.step;
+    status.state = status.step < ends.size() ? plan::RankState::kRunning : plan::RankState::kReady;
+  }
+  return statuses;
+}
+
+void VirtualCluster::Hang() { executor_->dead = true; }
 
 void VirtualCluster::Say(const std::string& id, TimeNs at, const Event& event, std::function<bool()> before) {
   std::shared_ptr<Agent> agent = agents_.at(id);
@@ -273,6 +300,7 @@ void VirtualCluster::On(const SendLoad& e) {
   agent.loading = e.load.epoch;
   if (executor_ == nullptr || executor_->epoch != e.load.epoch) {
     executor_ = std::make_shared<Executor>(e.load.epoch, e.load.limits, options_.pp, now_);
+    shown_.clear();
     unanswered_.clear();
     in_flight_ = 0;
   }
@@ -348,6 +376,7 @@ void VirtualCluster::Execute(const plan::StepPlan& plan, uint64_t bytes_hash) {
     x.free_at[stage] = done;
     busy_[stage] += takes;
     ended.push_back(done);
+    x.ends[stage].push_back(done);
   }
   for (const plan::RowResult& row : result.rows) x.sampled_at[row.id] = done;
   const size_t trace = plans_.size();
@@ -360,6 +389,9 @@ void VirtualCluster::Execute(const plan::StepPlan& plan, uint64_t bytes_hash) {
     for (int32_t rank : agent->ranks) {
       plan::StepResult mine = result;
       mine.rank = rank;
+      const auto own = own_times_.find(rank);
+      mine.times.started = now_;
+      mine.times.ended = now_ + (own != own_times_.end() ? own->second : kMillisecond);
       const bool samples = rank == (options_.pp - 1) * options_.tp;
       if (!samples) mine.rows.clear();
       if (rank == 0) mine.error = error;
