@@ -22,6 +22,7 @@ struct CoordinatorOptions {
   int http_threads = 1;
   core::CoreOptions core;  // model, revision, incarnation are filled in here
   DurationNs shutdown_timeout = 30 * kSecond;
+  std::string report_dir;  // where stall reports go; empty: nowhere
 };
 
 // What happens while the server comes up, for whoever shows it (the terminal of `serve`). Called from one thread.

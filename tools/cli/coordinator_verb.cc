@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <string>
 #include <thread>
 
@@ -60,6 +61,16 @@ absl::StatusOr<ModelSummary> Summarise(const ServeOptions& options) {
                                                std::string(table->name), ")\n", FormatTable(rows))};
 }
 
+// The directory for stall reports that a value of --report-dir stands for.
+std::string ReportDirectory(const std::string& value) {
+  if (value != "auto") return value;
+  const char* const state = std::getenv("XDG_STATE_HOME");
+  if (state != nullptr && *state == '/') return absl::StrCat(state, "/shoal-reports");
+  const char* const home = std::getenv("HOME");
+  if (home != nullptr && *home == '/') return absl::StrCat(home, "/.local/state/shoal-reports");
+  return "";
+}
+
 server::CoordinatorOptions ToCoordinatorOptions(const ServeOptions& o) {
   server::CoordinatorOptions out;
   out.model = o.model;
@@ -70,6 +81,7 @@ server::CoordinatorOptions ToCoordinatorOptions(const ServeOptions& o) {
   out.insecure = o.insecure;
   out.api_keys = o.api_key;
   out.shutdown_timeout = static_cast<DurationNs>(o.shutdown_timeout * kSecond);
+  out.report_dir = ReportDirectory(o.report_dir);
   core::CoreOptions& core = out.core;
   core.engine.device = Device(o.device);
   core.engine.compute_dtype = o.compute_dtype;

@@ -89,6 +89,9 @@ void AddServeFlags(CLI::App* app, ServeOptions& o) {
       ->check(CLI::Range(0.0, 86400.0));
   Flag(app, "--orphan-timeout", o.orphan_timeout, "Seconds the local agent outlives the coordinator")
       ->check(CLI::Range(0.0, 86400.0));
+  Flag(app, "--report-dir", o.report_dir,
+       "Where a report goes when ranks fail or stall; auto: shoal-reports in $XDG_STATE_HOME or ~/.local/state; "
+       "empty: nowhere");
 }
 
 void AddWorkerFlags(CLI::App* app, WorkerOptions& o) {
@@ -310,6 +313,7 @@ std::string ToYaml(const ServeOptions& o) {
   put("max-queued-requests", o.max_queued_requests);
   put("shutdown-timeout", o.shutdown_timeout);
   put("orphan-timeout", o.orphan_timeout);
+  put("report-dir", o.report_dir);
   out << YAML::EndMap;
   return out.c_str();
 }

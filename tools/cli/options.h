@@ -33,6 +33,7 @@ struct ServeOptions {
   long long kv_cache_memory_bytes = 0;
   int max_model_len = 0, max_num_seqs = 64, max_num_batched_tokens = 512, max_queued_requests = 512;
   double shutdown_timeout = 30, orphan_timeout = 60;  // seconds
+  std::string report_dir = "auto";
 };
 
 struct WorkerOptions {
