@@ -113,11 +113,10 @@ class Core::Impl {
     FillTimes(&report.state);
     report.plans = serving_.RecentPlans();
     const int32_t requests = report.state.running + report.state.waiting;
-    report.next =
-        membership_.phase() == Phase::kJoining
-            ? absl::StrCat("epoch ", membership_.epoch(), " is formed at once, ", requests, " requests go on in it")
-            : absl::StrCat(membership_.detail(), "; ", requests, " requests wait for a group, ", kOutage / kSecond,
-                           " s at most");
+    const bool at_once = membership_.phase() == Phase::kJoining;
+    report.next = at_once ? absl::StrCat("epoch ", membership_.epoch(), " is formed at once")
+                          : absl::StrCat(membership_.detail(), ", for ", kOutage / kSecond, " s at most");
+    absl::StrAppend(&report.next, "; requests that go on then: ", requests);
     fx_.control.push_back(core::Report{std::make_shared<const StallReport>(std::move(report))});
   }
 

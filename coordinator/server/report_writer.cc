@@ -99,11 +99,13 @@ absl::StatusOr<std::string> ReportWriter::Write(const core::StallReport& report)
   }
   const auto now = std::chrono::system_clock::now().time_since_epoch();
   const int64_t unix_ms = std::chrono::duration_cast<std::chrono::milliseconds>(now).count();
-  // Names sort by time; two coordinators may share a directory.
-  const std::string name =
-      absl::StrCat(directory_, "/", std::string(kPrefix), Timestamp(unix_ms), "-", ::getpid(), "-", ++written_);
+  // Names sort by time. Processes and writers may share a directory.
+  std::string name, finished;
+  do {
+    name = absl::StrCat(directory_, "/", std::string(kPrefix), Timestamp(unix_ms), "-", ::getpid(), "-", ++written_);
+    finished = absl::StrCat(name, std::string(kSuffix));
+  } while (::access(finished.c_str(), F_OK) == 0);
   const std::string unfinished = absl::StrCat(name, std::string(kUnfinished));
-  const std::string finished = absl::StrCat(name, std::string(kSuffix));
   absl::Status written = WriteNew(unfinished, ReportJson(report, unix_ms) + "\n");
   if (written.ok() && ::rename(unfinished.c_str(), finished.c_str()) != 0) {
     written = absl::ErrnoToStatus(errno, absl::StrCat("cannot rename ", unfinished));

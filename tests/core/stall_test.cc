@@ -93,7 +93,7 @@ TEST_F(StallTest, RanksThatWaitForEachOtherAreNamedAndReplaced) {
   EXPECT_EQ(report.plans.back().step, 1u + report.plans.size() - 1);
   EXPECT_EQ(report.plans[0].tokens, 8);
   EXPECT_FALSE(report.plans[0].answered);
-  EXPECT_TRUE(Contains(report.next, "epoch 2 is formed at once, 1 requests go on in it")) << report.next;
+  EXPECT_TRUE(Contains(report.next, "epoch 2 is formed at once; requests that go on then: 1")) << report.next;
   ExpectAsAlone();
 }
 

@@ -135,9 +135,9 @@ TEST(WireControl, RoundTrips) {
   EXPECT_EQ(beat_back.ranks[0].waiting_for, std::nullopt);
   for (const int32_t peer : {RankStatus::kAgent, 0, 3}) {
     beat.ranks[0].waiting_for = peer;
+    beat_proto.Clear();
     ToProto(beat, &beat_proto);
     EXPECT_EQ(FromProto(beat_proto)->ranks[0].waiting_for, peer);
-    beat_proto.Clear();
   }
 }
 
