@@ -46,7 +46,7 @@ std::vector<Stragglers::Change> Stragglers::Compare(int32_t stage, const Step& s
     const bool slow = own / kTimes > *middle && own - *middle >= kLeast;
     Rank& rank = ranks_[stage * tp_ + t];
     rank.in_a_row = slow == rank.straggles ? 0 : rank.in_a_row + 1;
-    if (rank.in_a_row < kSteps) continue;
+    if (rank.in_a_row < (slow ? kSteps : kRecovered)) continue;
     rank.in_a_row = 0;
     rank.straggles = slow;
     changes.push_back({stage * tp_ + t, slow, own, *middle});

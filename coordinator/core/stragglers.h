@@ -11,7 +11,8 @@ namespace shoal::core {
 
 class Stragglers {
  public:
-  static constexpr int32_t kSteps = 10;  // in a row, to become one and to be none any more
+  static constexpr int32_t kSteps = 10;       // in a row, to become one
+  static constexpr int32_t kRecovered = 100;  // in a row, to be none any more: who is slow now and then is named once
   static constexpr int32_t kTimes = 3;
   // Below so much, a scheduler's whims make such differences.
   static constexpr DurationNs kLeast = kMillisecond;

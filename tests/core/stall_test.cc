@@ -243,7 +243,7 @@ TEST(StragglerTest, IsNamedOnceUntilItRecovers) {
                          [](const LogLine& line) { return Contains(line.text, "rank 3 is slow"); });
   };
   const auto run = [&](RequestId id) {
-    cluster.Submit(MakeRequest(id, 4, 30));
+    cluster.Submit(MakeRequest(id, 4, 130));
     ASSERT_TRUE(cluster.RunUntilAnswered());
   };
   run(1);

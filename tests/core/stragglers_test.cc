@@ -36,13 +36,21 @@ TEST(StragglersTest, OneGoodStepBeginsTheCountAnew) {
   for (uint64_t step = 1; step <= 95; ++step) {
     EXPECT_TRUE(Step(s, step, {step % 10 == 0 ? 10 * kMs : 40 * kMs, 10 * kMs}).empty());
   }
-  // And so does one bad step on the way back.
-  for (uint64_t step = 96; step <= 110; ++step) Step(s, step, {40 * kMs, 10 * kMs});
+}
+
+TEST(StragglersTest, AHundredGoodStepsInARowEndIt) {
+  Stragglers s(2, 1);
+  for (uint64_t step = 1; step <= 15; ++step) Step(s, step, {40 * kMs, 10 * kMs});
   ASSERT_TRUE(s.straggles(0));
-  for (uint64_t step = 111; step <= 195; ++step) {
-    EXPECT_TRUE(Step(s, step, {step % 10 == 0 ? 40 * kMs : 10 * kMs, 10 * kMs}).empty());
+  for (uint64_t step = 16; step <= 800; ++step) {
+    EXPECT_TRUE(Step(s, step, {step % 100 == 0 ? 40 * kMs : 10 * kMs, 10 * kMs}).empty()) << "one bad step in 100";
   }
   EXPECT_TRUE(s.straggles(0));
+  for (uint64_t step = 801; step <= 899; ++step) EXPECT_TRUE(Step(s, step, {10 * kMs, 10 * kMs}).empty());
+  const auto changes = Step(s, 900, {10 * kMs, 10 * kMs});
+  ASSERT_EQ(changes.size(), 1u);
+  EXPECT_FALSE(changes[0].straggles);
+  EXPECT_FALSE(s.straggles(0));
 }
 
 TEST(StragglersTest, ExactlyThreeTimesIsNotMore) {
