@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -46,6 +47,8 @@ struct RankStatus {
   uint64_t step = 0;      // last finished
   uint64_t progress = 0;  // operations and tiles; stands still <=> stuck
   std::string operation;  // what it is doing or waiting for
+  static constexpr int32_t kAgent = -1;
+  std::optional<int32_t> waiting_for;  // rank, or kAgent (which takes no answers); since this operation began
   int64_t resident_bytes = 0;
   uint64_t decode_steps = 0;                                // steps with at least one decode row
   uint64_t decode_steps_planned = 0;                        // of those: the next plan had arrived before the step ended
@@ -124,12 +127,14 @@ struct LoadProgress {
   std::vector<Cache> caches;
 };
 
-// A rank that is gone; from its agent, at once.
+// A rank that is gone, or alive and of no use any more; from its agent, at once.
 struct RankExit {
   int32_t rank = 0;
   int32_t pid = 0;
   uint64_t epoch = 0;
-  std::string cause;  // "killed by signal 9", "stopped by signal 19", "exited with 1: <last line of its log>"
+  // "killed by signal 9", "stopped by signal 19", "exited with 1: <last line of its log>", "stuck in attention at step
+  // 7"
+  std::string cause;
 };
 
 }  // namespace shoal::plan

@@ -95,7 +95,11 @@ struct RowResult {
 struct StepTimes {
   TimeNs received = 0;  // the plan was in the rank's ring
   TimeNs started = 0, ended = 0;
-  DurationNs waited = 0;  // of that: on other ranks
+  DurationNs waited = 0;    // of that: on other ranks
+  DurationNs sampling = 0;  // of that: what one rank does for its whole stage
+
+  // What it took to do what every tensor rank of its stage does.
+  DurationNs Own() const { return ended - started - waited - sampling; }
 };
 
 // From the sampling rank. Every other rank answers with empty rows.

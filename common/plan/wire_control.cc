@@ -22,6 +22,7 @@ void Put(const RankStatus& in, proto::RankStatus* out) {
   out->set_step(in.step);
   out->set_progress(in.progress);
   out->set_operation(ValidUtf8(in.operation));
+  if (in.waiting_for.has_value()) out->set_waiting_for(*in.waiting_for);
   out->set_resident_bytes(in.resident_bytes);
   out->set_decode_steps(in.decode_steps);
   out->set_decode_steps_planned(in.decode_steps_planned);
@@ -43,6 +44,7 @@ absl::StatusOr<RankStatus> Get(const proto::RankStatus& in) {
   out.step = in.step();
   out.progress = in.progress();
   out.operation = in.operation();
+  if (in.has_waiting_for()) out.waiting_for = in.waiting_for();
   out.resident_bytes = in.resident_bytes();
   out.decode_steps = in.decode_steps();
   out.decode_steps_planned = in.decode_steps_planned();

@@ -10,6 +10,9 @@
 namespace shoal::plan {
 namespace {
 
+// Centuries: sums and differences of a few times stay far from overflow.
+constexpr int64_t kMaxTime = int64_t{1} << 61;
+
 // More than any plan or result can hold; a longer message is not ours.
 constexpr size_t kMaxMessageBytes = 64 << 20;
 
@@ -176,6 +179,7 @@ std::string EncodeResult(const StepResult& result) {
   out.set_started_ns(result.times.started);
   out.set_ended_ns(result.times.ended);
   out.set_waited_ns(result.times.waited);
+  out.set_sampling_ns(result.times.sampling);
   out.set_error(ValidUtf8(result.error));
   return Serialise(out);
 }
@@ -190,7 +194,10 @@ absl::StatusOr<StepResult> DecodeResult(std::string_view bytes) {
     SHOAL_ASSIGN_OR_RETURN(row.error, ToEnum<RowError>(r.error(), proto::RowError_MAX, "row error"));
     out.rows.push_back(std::move(row));
   }
-  out.times = {in.received_ns(), in.started_ns(), in.ended_ns(), in.waited_ns()};
+  out.times = {in.received_ns(), in.started_ns(), in.ended_ns(), in.waited_ns(), in.sampling_ns()};
+  for (const int64_t t : {in.received_ns(), in.started_ns(), in.ended_ns(), in.waited_ns(), in.sampling_ns()}) {
+    if (t < 0 || t > kMaxTime) return absl::InvalidArgumentError("a step's times are out of range");
+  }
   out.error = in.error();
   return out;
 }

@@ -29,6 +29,7 @@ struct CoreOptions {
   uint64_t incarnation = 0;     // of this coordinator process
   uint64_t stored_epoch = 0;    // epoch = max(stored, highest reported at Register) + 1
   DurationNs heartbeat_timeout = 3 * kSecond;
+  DurationNs plan_deadline = 10 * kSecond;  // of plans that nobody gets on with
 };
 
 // What the cluster looks like: /v1/cluster, `shoal status`, gauges.
@@ -42,6 +43,9 @@ struct ClusterState {
     plan::AgentId agent;
     std::string hostname;
     plan::RankStatus status;
+    uint64_t answered = 0;    // last step
+    DurationNs own_time = 0;  // of a step, lately, without waiting for others
+    bool straggles = false;   // against its tensor peers
   };
   struct Agent {
     plan::AgentInfo info;

@@ -1,6 +1,7 @@
 // What goes into the core and what comes out. Plain data: a recorded list of events replays a run.
 #pragma once
 
+#include <memory>
 #include <string>
 #include <variant>
 #include <vector>
@@ -107,6 +108,13 @@ struct LogLine {
   std::string text;
 };
 
-using Effect = std::variant<SendJoin, SendLoad, SendPlan, SendAbort, EmitTokens, FinishRequest, SetTimer, LogLine>;
+// Something was detected: to be written down, away from the core's thread. See report.h.
+struct StallReport;
+struct Report {
+  std::shared_ptr<const StallReport> what;
+};
+
+using Effect =
+    std::variant<SendJoin, SendLoad, SendPlan, SendAbort, EmitTokens, FinishRequest, SetTimer, LogLine, Report>;
 
 }  // namespace shoal::core

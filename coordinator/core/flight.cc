@@ -10,6 +10,8 @@ namespace shoal::core {
 void Flight::Sent(const plan::StepPlan& plan) {
   SHOAL_CHECK(plan.stamp.step == last_sent_ + 1);
   last_sent_ = plan.stamp.step;
+  if (recent_.size() == kRecent) recent_.pop_front();
+  recent_.push_back({plan.stamp.step, static_cast<int32_t>(plan.rows.size()), plan.TokenCount()});
   Plan& kept = plans_.emplace_back();
   kept.step = plan.stamp.step;
   kept.rows.reserve(plan.rows.size());

@@ -34,6 +34,16 @@ class Flight {
   // Precondition: 0 <= result.rank < ranks; the epoch is right.
   Verdict Answer(const plan::StepResult& result, int32_t vocab, std::vector<Row>* rows, std::string* why);
 
+  // The last plans that were sent, oldest first: at most kRecent.
+  static constexpr size_t kRecent = 16;
+  struct Note {
+    uint64_t step;
+    int32_t rows, tokens;
+  };
+  const std::deque<Note>& recent() const { return recent_; }
+  uint64_t answered(int32_t rank) const { return answered_[rank]; }  // last step; precondition as Answer's
+  int32_t sampling_rank() const { return sampling_rank_; }
+
   // How often `id` is in plans in flight.
   int32_t Count(plan::SequenceId id) const;
 
@@ -48,6 +58,7 @@ class Flight {
   int32_t sampling_rank_;
   uint64_t last_sent_ = 0;
   std::deque<Plan> plans_;  // by step, not yet answered by the sampling rank
+  std::deque<Note> recent_;
 };
 
 }  // namespace shoal::core

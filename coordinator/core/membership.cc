@@ -42,7 +42,10 @@ void Membership::Registered(const plan::AgentInfo& info, TimeNs now, EffectList&
     return fx.Warn(
         absl::StrCat(Called(info), " is of build ", info.build_id, ", this is ", options_.build_id, ": not used"));
   }
-  if (InGroup(info.id)) Lose(absl::StrCat(Called(info), " registered again"), /*blamed=*/false, now, fx);
+  if (InGroup(info.id)) {
+    NoteLoss({Detection::kAgentLost, -1, info.id}, now);
+    Lose(absl::StrCat(Called(info), " registered again"), /*blamed=*/false, now, fx);
+  }
   Agent& agent = agents_[info.id] = Agent{};
   agent.info = info;
   agent.order = next_order_++;
@@ -70,6 +73,7 @@ void Membership::AgentLost(const plan::AgentId& id, const std::string& reason, T
   const std::string text = absl::StrCat(Called(it->second.info), " is gone: ", reason);
   fx.Warn(text);
   const bool member = InGroup(id);
+  if (member) NoteLoss({Detection::kAgentLost, -1, id}, now);
   agents_.erase(it);
   if (member) {
     Lose(text, /*blamed=*/false, now, fx);
@@ -97,15 +101,20 @@ void Membership::CountSilence(TimeNs now, EffectList& fx) {
   last_tick_ = now;
   next_tick_ = agents_.empty() ? 0 : now + TickInterval();
   std::string lost;
+  Culprit culprit{Detection::kSilent, -1, {}};
   for (auto& [id, agent] : agents_) {
     if (agent.silent) continue;
     agent.silence += counted;
     if (agent.silence < options_.heartbeat_timeout) continue;
     agent.silent = true;
     fx.Warn(absl::StrCat(Called(agent.info), " has been silent for ", agent.silence / kMillisecond, " ms"));
-    if (InGroup(id)) lost = absl::StrCat(Called(agent.info), " is silent");
+    if (!InGroup(id)) continue;
+    lost = absl::StrCat(Called(agent.info), " is silent");
+    culprit.agent = id;
   }
-  if (!lost.empty()) Lose(lost, /*blamed=*/false, now, fx);
+  if (lost.empty()) return;
+  NoteLoss(culprit, now);
+  Lose(lost, /*blamed=*/false, now, fx);
 }
 
 void Membership::Timer(TimeNs now, EffectList& fx) {
@@ -138,16 +147,34 @@ void Membership::RankExited(const core::RankExited& exited, TimeNs now, EffectLi
   if (e.epoch != epoch_ || !Owns(exited.agent, e.rank)) return;
   const std::string text = absl::StrCat("rank ", e.rank, " (pid ", e.pid, ") ", e.cause);
   fx.Warn(text);
+  NoteLoss({DetectionOf(e.cause), e.rank, exited.agent}, now);
   Lose(text, Blames(e.cause), now, fx);
 }
 
-void Membership::Broken(const std::string& why, TimeNs now, EffectList& fx) {
+void Membership::Broken(int32_t rank, const std::string& why, TimeNs now, EffectList& fx) {
   fx.Error(why);
+  NoteLoss({Detection::kBroken, rank, {}}, now);
   Lose(why, /*blamed=*/true, now, fx);
+}
+
+void Membership::Stalled(int32_t rank, const std::string& why, TimeNs now, EffectList& fx) {
+  fx.Error(why);
+  NoteLoss({Detection::kDeadline, rank, {}}, now);
+  Lose(why, /*blamed=*/true, now, fx);
+}
+
+void Membership::NoteLoss(Culprit culprit, TimeNs now) {
+  if (phase_ != Phase::kReady) return;
+  before_loss_ = {};
+  Fill(&before_loss_, now);
+  culprit_ = std::move(culprit);
+  noted_ = true;
 }
 
 void Membership::Lose(std::string reason, bool blamed, TimeNs now, EffectList& fx) {
   if (group_.empty()) return;
+  if (!std::exchange(noted_, false)) NoteLoss({}, now);
+  noted_ = false;
   const bool was_forming = forming();
   AbortGroup(reason, fx);
   loss_ = std::move(reason);

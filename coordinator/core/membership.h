@@ -12,6 +12,7 @@
 #include "common/plan/shard_plan.h"
 #include "coordinator/core/core.h"
 #include "coordinator/core/effects.h"
+#include "coordinator/core/report.h"
 
 namespace shoal::core {
 
@@ -30,7 +31,9 @@ class Membership {
   void LoadFailed(const core::LoadFailed& failure, TimeNs now, EffectList& fx);
   void RankExited(const core::RankExited& exited, TimeNs now, EffectList& fx);
   // A rank broke the rules or refused a plan.
-  void Broken(const std::string& why, TimeNs now, EffectList& fx);
+  void Broken(int32_t rank, const std::string& why, TimeNs now, EffectList& fx);
+  // Nobody gets on with the plans that were sent.
+  void Stalled(int32_t rank, const std::string& why, TimeNs now, EffectList& fx);
   void Timer(TimeNs now, EffectList& fx);
   TimeNs NextTimer() const;  // 0: none wanted
 
@@ -40,6 +43,9 @@ class Membership {
   // The last loss may have been caused by a step: a rank died of it, or refused it.
   bool blamed() const { return blamed_; }
   const std::string& loss() const { return loss_; }
+  // Of the last group that was ready and has been lost: who, and how all stood before.
+  const Culprit& culprit() const { return culprit_; }
+  const ClusterState& before_loss() const { return before_loss_; }
   const plan::MirrorLimits& limits() const { return limits_; }  // final once ready
   // Every rank of the group that is ready has the very cache that it had in the one before, with the same meaning.
   bool kv_kept() const { return kv_kept_; }
@@ -66,6 +72,9 @@ class Membership {
   void AllJoined(TimeNs now, EffectList& fx);
   // The group is gone: a new epoch, and a new attempt at once or, after failed ones, a little later.
   void Lose(std::string reason, bool blamed, TimeNs now, EffectList& fx);
+  // Before a ready group is lost, while all of it is still known: keeps how it stands. Lose() does so, with nobody to
+  // blame, where it has not been done.
+  void NoteLoss(Culprit culprit, TimeNs now);
   // An agent, when one is known, cannot do what was asked of it. A first group is given up: the process ends and says
   // why. Later there is somebody who waits for its return, and what is wrong may be put right: it is tried again.
   void Refused(Agent* by, std::string reason, TimeNs now, EffectList& fx);
@@ -89,6 +98,9 @@ class Membership {
   Phase phase_ = Phase::kWaitingForAgents;
   std::string detail_, loss_;
   bool blamed_ = false;
+  bool noted_ = false;  // the two below are of the loss that comes now
+  Culprit culprit_;
+  ClusterState before_loss_{};
   bool impossible_ = false;  // failed for what was asked for, not for what happened
   uint64_t epoch_ = 0;
   bool epoch_unused_ = false;  // raised by an abort; no group has had it yet

@@ -250,7 +250,21 @@ void Serving::Accept(Sequence& s, const plan::RowResult& row, TimeNs now, Effect
   if (r.stats.output_tokens == r.max_tokens) Finish(r, FinishReason::kLength, absl::OkStatus(), 0, now, fx);
 }
 
+std::vector<PlanNote> Serving::RecentPlans() const {
+  std::vector<PlanNote> notes;
+  if (group_ == nullptr) return notes;
+  const Flight& flight = group_->flight;
+  const uint64_t answered = flight.answered(flight.sampling_rank());
+  for (const Flight::Note& plan : flight.recent()) {
+    notes.push_back({plan.step, plan.rows, plan.tokens, plan.step <= answered});
+  }
+  return notes;
+}
+
 void Serving::Fill(ClusterState* state) const {
+  for (ClusterState::Rank& rank : state->ranks) {
+    if (group_ != nullptr) rank.answered = group_->flight.answered(rank.rank);
+  }
   state->running = static_cast<int32_t>(running_.size());
   state->waiting = static_cast<int32_t>(waiting_.size());
   state->kv_blocks = group_ ? group_->pool.size() : 0;

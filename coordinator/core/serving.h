@@ -15,6 +15,7 @@
 #include "coordinator/core/flight.h"
 #include "coordinator/core/kv_blocks.h"
 #include "coordinator/core/plan_builder.h"
+#include "coordinator/core/report.h"
 #include "coordinator/core/requests.h"
 #include "coordinator/core/scheduler.h"
 
@@ -61,6 +62,10 @@ class Serving {
 
   bool has_group() const { return group_ != nullptr; }
   bool idle() const { return requests_.empty(); }
+  // Of the present group; 0 without one.
+  int32_t unanswered() const { return group_ != nullptr ? group_->flight.size() : 0; }
+  uint64_t last_sent() const { return group_ != nullptr ? group_->flight.last_sent() : 0; }
+  std::vector<PlanNote> RecentPlans() const;
   void Fill(ClusterState* state) const;
   void CheckInvariants() const;
 

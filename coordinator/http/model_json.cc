@@ -38,6 +38,8 @@ json::object RankObject(const core::ClusterState::Rank& rank) {
   json::object sent;
   for (const auto& [transport, bytes] : rank.status.comm_bytes) sent[transport] = bytes;
   const std::string_view state = plan::RankStateName(rank.status.state);
+  json::value waiting_for = nullptr;
+  if (rank.status.waiting_for.has_value()) waiting_for = *rank.status.waiting_for;
   return {{"rank", rank.rank},
           {"tp", rank.tp_index},
           {"pp", rank.stage},
@@ -48,6 +50,9 @@ json::object RankObject(const core::ClusterState::Rank& rank) {
           {"step", rank.status.step},
           {"progress", rank.status.progress},
           {"operation", rank.status.operation},
+          {"waiting_for", std::move(waiting_for)},
+          {"own_step_us", rank.own_time / kMicrosecond},
+          {"straggles", rank.straggles},
           {"resident_bytes", rank.status.resident_bytes},
           {"decode_steps", rank.status.decode_steps},
           {"decode_steps_planned", rank.status.decode_steps_planned},

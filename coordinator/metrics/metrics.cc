@@ -145,6 +145,10 @@ class Metrics::Impl {
 
   Family<Gauge>& rank_up_ = MakeGauges("shoal:rank_up", "1 for a rank that can execute plans.");
   Family<Gauge>& rank_memory_ = MakeGauges("shoal:rank_resident_bytes", "Resident memory of a rank's process.");
+  Family<Gauge>& rank_step_ =
+      MakeGauges("shoal:rank_step_seconds", "Lately for a step, without waiting for other ranks.");
+  Family<Gauge>& rank_straggler_ =
+      MakeGauges("shoal:rank_straggler", "1 for a rank that takes over 3 times as long as its tensor peers.");
   Family<Gauge>& heartbeat_ = MakeGauges("shoal:agent_heartbeat_age_seconds", "Since the last heartbeat of an agent.");
   Gauge& epoch_ = MakeGauge("shoal:group_epoch", "Raised whenever the group is formed anew.");
   Gauge& load_total_ = MakeGauge("shoal:load_bytes_total_expected", "Bytes of weights to load.");
@@ -210,6 +214,8 @@ void Metrics::Impl::SetRanks(const core::ClusterState& state) {
     const bool up = rank.status.state == plan::RankState::kReady || rank.status.state == plan::RankState::kRunning;
     SetMember(rank_up_, labels, up ? 1 : 0);
     SetMember(rank_memory_, labels, static_cast<double>(rank.status.resident_bytes));
+    SetMember(rank_step_, labels, Seconds(rank.own_time));
+    SetMember(rank_straggler_, labels, rank.straggles ? 1 : 0);
   }
   for (size_t i = 0; i < state.agents.size(); ++i) {
     const Labels labels{{"agent", std::to_string(i)}, {"node", state.agents[i].info.hostname}};

@@ -9,6 +9,7 @@
 #include <chrono>
 #include <memory>
 #include <thread>
+#include <type_traits>
 
 #include "absl/strings/str_cat.h"
 #include "common/base/build_id.h"
@@ -20,6 +21,7 @@
 #include "coordinator/journal/journal.h"
 #include "coordinator/rpc/agents.h"
 #include "coordinator/server/core_thread.h"
+#include "coordinator/server/report_writer.h"
 
 namespace shoal::server {
 namespace {
@@ -103,6 +105,7 @@ class Coordinator {
   CoordinatorOptions options_;
   const Progress& progress_;
   std::unique_ptr<metrics::Metrics> metrics_;
+  std::unique_ptr<ReportWriter> reports_;
   std::unique_ptr<CoreThread> core_;
   std::unique_ptr<http::Api> api_;
   std::unique_ptr<http::HttpServer> http_;
@@ -124,6 +127,7 @@ absl::Status Coordinator::Start() {
   if (core.build_id.empty()) core.build_id = BuildId();
 
   metrics_ = std::make_unique<metrics::Metrics>(served.names.front());
+  reports_ = std::make_unique<ReportWriter>(options_.report_dir);
   core_ = std::make_unique<CoreThread>(core, [served](const core::ClusterState& state) {
     auto model = std::make_shared<http::ServedModel>(served);
     model->max_model_len = state.max_model_len;
@@ -143,6 +147,7 @@ absl::Status Coordinator::Start() {
     std::visit(
         [this](const auto& e) {
           if constexpr (requires { agents_->Carry(e); }) agents_->Carry(e);
+          if constexpr (std::is_same_v<decltype(e), const core::Report&>) reports_->Post(e.what);
         },
         effect);
   });

@@ -27,6 +27,7 @@ struct CoordinatorOptions {
   std::string state_dir;
   DurationNs idempotency_ttl = 24 * 3600 * kSecond;
   bool after_crash = false;  // the coordinator before this one, with the same directory, died of itself
+  std::string report_dir;    // where stall reports go; empty: nowhere
 };
 
 // What happens while the server comes up, for whoever shows it (the terminal of `serve`). Called from one thread.

@@ -90,12 +90,23 @@ TEST(CommandLine, YamlCarriesEveryOptionOfServe) {
   o.compute_dtype = "f32", o.kv_cache_dtype = "bf16", o.transport = "shm", o.threads = 4, o.block_size = 32;
   o.kv_cache_blocks = 100, o.kv_cache_memory_bytes = 1ll << 40, o.max_model_len = 100, o.max_num_seqs = 3;
   o.max_num_batched_tokens = 99, o.max_queued_requests = 17, o.shutdown_timeout = 1.5, o.orphan_timeout = 2.5;
+  o.report_dir = "/reports";
   const std::string file = WriteFile(ToYaml(o));
   const auto line = Parse({"coordinator", "--config", file.c_str()});
   ASSERT_TRUE(line.ok()) << line.status();
   EXPECT_EQ(ToYaml(line->serve), ToYaml(o));
   EXPECT_EQ(line->serve.api_key, o.api_key);
   EXPECT_EQ(line->serve.model, o.model);
+}
+
+TEST(CommandLine, AnEmptyReportDirectoryStaysEmpty) {
+  EXPECT_EQ(Parse({"serve", "m"})->serve.report_dir, "auto");
+  const auto line = Parse({"serve", "m", "--report-dir", ""});
+  ASSERT_TRUE(line.ok()) << line.status();
+  EXPECT_EQ(line->serve.report_dir, "");
+  const auto carried = Parse({"coordinator", "--config", WriteFile(ToYaml(line->serve)).c_str()});
+  ASSERT_TRUE(carried.ok()) << carried.status();
+  EXPECT_EQ(carried->serve.report_dir, "");
 }
 
 TEST(CommandLine, ErrorsSayWhatToDo) {

@@ -57,6 +57,36 @@ TEST(WaitTest, AnAbortEndsItAndNamesWhatWasWaitedFor) {
   EXPECT_TRUE(waiter.Wait(signal, 0, "tensor data", 3).ok()) << "what is there needs no wait";
 }
 
+// What the agent sees of a rank that waits: for whom, and that it still looks.
+TEST(WaitTest, AWaitThatSleepsIsNotedUntilItEnds) {
+  const AbortFlag abort{0};
+  CommStats stats;
+  WaitNote note;
+  Waiter waiter(&abort, &stats, 2, &note);
+  Signal signal{};
+  EXPECT_TRUE(waiter.Wait(signal, 0, "tensor data", 3).ok());
+  EXPECT_EQ(note.looks, 0u) << "what is there needs no wait";
+  std::thread peer([&] {
+    while (note.looks.load() < 3) std::this_thread::yield();
+    EXPECT_EQ(note.peer.load(), 4u) << "1 + the rank";
+    Publish(signal, 1);
+  });
+  EXPECT_TRUE(waiter.Wait(signal, 1, "tensor data", 3).ok());
+  peer.join();
+  EXPECT_EQ(note.peer.load(), 0u);
+}
+
+TEST(WaitTest, AnAbortedWaitIsNotedNoMore) {
+  const AbortFlag abort{1};
+  CommStats stats;
+  WaitNote note;
+  Waiter waiter(&abort, &stats, 2, &note);
+  Signal signal{};
+  EXPECT_EQ(waiter.Wait(signal, 1, "tensor data", 3).code(), absl::StatusCode::kAborted);
+  EXPECT_EQ(note.looks.load(), 1u);
+  EXPECT_EQ(note.peer.load(), 0u);
+}
+
 TEST(SumTest, AddsInTheOrderOfTheParts) {
   // (1e8 + 1) - 1e8 is 0 in f32, (1e8 - 1e8) + 1 is 1.
   const std::vector<float> big(3000, 1e8f), one(3000, 1.0f), minus(3000, -1e8f);

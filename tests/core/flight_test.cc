@@ -50,6 +50,19 @@ TEST_F(FlightTest, TheSamplingRankSettlesAPlan) {
   EXPECT_EQ(Answer(Result(2, 0)), Flight::Verdict::kNoted);  // later than the sampling rank
 }
 
+TEST_F(FlightTest, TheLastPlansAreRemembered) {
+  for (uint64_t step = 3; step <= 40; ++step) flight.Sent(Plan(step));
+  ASSERT_EQ(flight.recent().size(), Flight::kRecent);
+  EXPECT_EQ(flight.recent().front().step, 41 - Flight::kRecent);
+  EXPECT_EQ(flight.recent().back().step, 40u);
+  EXPECT_EQ(flight.recent().back().rows, 3);
+  EXPECT_EQ(flight.recent().back().tokens, 12);
+  EXPECT_EQ(flight.answered(0), 0u);
+  Answer(Result(1, 0));
+  EXPECT_EQ(flight.answered(0), 1u);
+  EXPECT_EQ(flight.answered(flight.sampling_rank()), 0u);
+}
+
 TEST_F(FlightTest, ARowThatIsNotANumberIsAnAnswer) {
   plan::StepResult r = Result(1);
   r.rows[0] = {8, {}, plan::RowError::kNotFinite};

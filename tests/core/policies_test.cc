@@ -155,7 +155,7 @@ TEST(Blames, OnlyWhatAStepCanHaveCaused) {
     EXPECT_FALSE(Blames(outside)) << outside;
   }
   for (const char* step : {"killed by signal 11", "killed by signal 6", "killed by signal 7 (core dumped)",
-                           "exited with 1: CUDA error", "killed by signal 90", ""}) {
+                           "exited with 1: CUDA error", "killed by signal 90", "stuck in attention at step 7", ""}) {
     EXPECT_TRUE(Blames(step)) << step;
   }
 }

@@ -91,7 +91,7 @@ struct VirtualCluster::Agent {
 // One mirror stands for all ranks: they run the same plans in the same order. Each has its own cache.
 struct VirtualCluster::Executor {
   explicit Executor(uint64_t e, const plan::MirrorLimits& limits, int pp, TimeNs now)
-      : epoch(e), mirror(limits), free_at(pp, now) {}
+      : epoch(e), mirror(limits), free_at(pp, now), ends(pp) {}
 
   void Write(int32_t slot, int32_t token) {
     for (auto& [rank, cache] : caches) cache->tokens[slot] = token;
@@ -134,6 +134,7 @@ struct VirtualCluster::Executor {
   std::map<plan::SequenceId, TimeNs> sampled_at;
   bool dead = false;  // a rank is gone: no plan is executed
   TimeNs died_at = 0;
+  std::vector<std::vector<TimeNs>> ends;  // [pp] of each plan
 };
 
 VirtualCluster::VirtualCluster(CoreOptions options, ClusterTimes times, uint64_t seed)
@@ -232,10 +233,32 @@ void VirtualCluster::Beat(const std::string& id, uint64_t incarnation) {
     beat.agent = id;
     beat.incarnation = incarnation;
     beat.epoch = agent.epoch;
+    beat.ranks = Statuses(agent);
     if (!agent.frozen && now_ >= deaf_until_) Post(HeartbeatReceived{beat});
     Beat(id, incarnation);
   });
 }
+
+std::vector<plan::RankStatus> VirtualCluster::Statuses(const Agent& agent) const {
+  std::vector<plan::RankStatus> statuses;
+  if (executor_ == nullptr || executor_->epoch != agent.epoch) return statuses;
+  for (const int32_t rank : agent.ranks) {
+    if (const auto shown = shown_.find(rank); shown != shown_.end()) {
+      statuses.push_back(shown->second);
+      continue;
+    }
+    const std::vector<TimeNs>& ends = executor_->ends[rank / options_.tp];
+    plan::RankStatus& status = statuses.emplace_back();
+    status.rank = rank;
+    status.pid = 4711 + rank;
+    status.step = static_cast<uint64_t>(std::upper_bound(ends.begin(), ends.end(), now_) - ends.begin());
+    status.progress = 10 * status.step;
+    status.state = status.step < ends.size() ? plan::RankState::kRunning : plan::RankState::kReady;
+  }
+  return statuses;
+}
+
+void VirtualCluster::Hang() { executor_->dead = true; }
 
 void VirtualCluster::Say(const std::string& id, TimeNs at, const Event& event, std::function<bool()> before) {
   std::shared_ptr<Agent> agent = agents_.at(id);
@@ -322,6 +345,7 @@ void VirtualCluster::On(const SendLoad& e) {
   if (executor_ == nullptr || executor_->epoch != e.load.epoch) {
     if (executor_ != nullptr) executor_->Die(now_, seed_);
     executor_ = std::make_shared<Executor>(e.load.epoch, e.load.limits, options_.pp, now_);
+    shown_.clear();
     unanswered_.clear();
     in_flight_ = 0;
   }
@@ -412,6 +436,7 @@ void VirtualCluster::Execute(const plan::StepPlan& plan, uint64_t bytes_hash) {
     x.free_at[stage] = done;
     busy_[stage] += takes;
     ended.push_back(done);
+    x.ends[stage].push_back(done);
   }
   for (const plan::RowResult& row : result.rows) x.sampled_at[row.id] = done;
   while (!x.steps.empty() && x.steps.front().ends <= now_) x.steps.pop_front();
@@ -434,6 +459,9 @@ void VirtualCluster::SayResults(const plan::StepResult& result, const std::vecto
       if (!result.error.empty() && rank != 0) continue;  // the others wait for it
       plan::StepResult mine = result;
       mine.rank = rank;
+      const auto own = own_times_.find(rank);
+      mine.times.started = now_;
+      mine.times.ended = now_ + (own != own_times_.end() ? own->second : kMillisecond);
       const bool samples = rank == (options_.pp - 1) * options_.tp;
       if (!samples || !result.error.empty()) mine.rows.clear();
       const TimeNs at = ended[rank / options_.tp];

@@ -13,6 +13,7 @@
 
 #include "common/plan/plan_check.h"
 #include "coordinator/core/core.h"
+#include "coordinator/core/report.h"
 
 namespace shoal::core {
 
@@ -69,6 +70,12 @@ class VirtualCluster {
   void FailStep(const std::string& error) { fail_step_ = error; }  // the next plan's answer from rank 0 says so
   void PoisonRequestsWith(int32_t token) { poison_ = token; }      // a prompt that begins so gives NaN
   void RepeatAnswers() { repeat_answers_ = true; }                 // every answer comes twice
+  // The present group's ranks answer nothing any more; heartbeats go on.
+  void Hang();
+  // What heartbeats say of a rank of the present group from now on, instead of how it gets on with the plans.
+  void Show(const plan::RankStatus& status) { shown_[status.rank] = status; }
+  // What a rank's answers say of its own time in a step; 1 ms unless told.
+  void SetOwnTime(int32_t rank, DurationNs own) { own_times_[rank] = own; }
   void Submit(const GenerateRequest& request);
   void SubmitAt(TimeNs at, const GenerateRequest& request);
   void Cancel(RequestId id, CancelCause cause);
@@ -101,6 +108,7 @@ class VirtualCluster {
   bool Logged(const std::string& part) const;
   const std::vector<SendJoin>& joins() const { return joins_; }
   const std::vector<SendAbort>& aborts() const { return aborts_; }
+  const std::vector<std::shared_ptr<const StallReport>>& reports() const { return reports_; }
 
   struct PlanTrace {
     uint64_t epoch, step;
@@ -133,12 +141,14 @@ class VirtualCluster {
   void On(const FinishRequest& e);
   void On(const SetTimer& e);
   void On(const LogLine& e) { log_.push_back(e); }
+  void On(const Report& e) { reports_.push_back(e.what); }
   void Execute(const plan::StepPlan& plan, uint64_t bytes_hash);
   // Each rank's own, when its stage has ended; `sampled` with that of the sampling rank.
   void SayResults(const plan::StepResult& result, const std::vector<TimeNs>& ended,
                   const std::function<void()>& sampled);
   void Answered(size_t trace, const std::vector<plan::SequenceId>& ids);
   void Beat(const std::string& id, uint64_t incarnation);
+  std::vector<plan::RankStatus> Statuses(const Agent& agent) const;
   // The agent says it after the network's delay, in order, unless it is dead or frozen by then. `before` may take it
   // back: false.
   void Say(const std::string& id, TimeNs at, const Event& event, std::function<bool()> before = nullptr);
@@ -160,6 +170,8 @@ class VirtualCluster {
   std::string fail_step_;
   int32_t poison_ = -1;
   bool repeat_answers_ = false;
+  std::map<int32_t, plan::RankStatus> shown_;
+  std::map<int32_t, DurationNs> own_times_;
 
   std::map<RequestId, Answer> answers_;
   int open_ = 0;
@@ -167,6 +179,7 @@ class VirtualCluster {
   std::vector<LogLine> log_;
   std::vector<SendJoin> joins_;
   std::vector<SendAbort> aborts_;
+  std::vector<std::shared_ptr<const StallReport>> reports_;
   std::vector<PlanTrace> plans_;
   std::map<plan::SequenceId, int> unanswered_;
   int in_flight_ = 0, max_unanswered_ = 0, max_in_flight_ = 0;

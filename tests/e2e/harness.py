@@ -7,6 +7,7 @@ import pathlib
 import signal
 import socket
 import subprocess
+import tempfile
 import threading
 import time
 
@@ -16,6 +17,7 @@ SOURCE = pathlib.Path(os.environ["SHOAL_SOURCE_DIR"])
 BINARY = os.environ["SHOAL_BINARY"]
 GGUF = SOURCE / "models/SmolLM2-135M-Instruct-Q4_1.gguf"
 SAFETENSORS = SOURCE / "models/SmolLM2-135M-Instruct-bf16"
+STATE = tempfile.TemporaryDirectory(prefix="shoal-state-")  # what programs keep for their user
 READY_SECONDS = 120  # generous: several tests may share two cores
 
 
@@ -68,7 +70,7 @@ class Process:
         self.output = ""
         self.process = subprocess.Popen(
             [*prefix, BINARY, *self.args], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
-            env={**os.environ, **(env or {})}, start_new_session=True)
+            env={**os.environ, "XDG_STATE_HOME": STATE.name, **(env or {})}, start_new_session=True)
         self.reader = threading.Thread(target=self._read, daemon=True)
         self.reader.start()
 

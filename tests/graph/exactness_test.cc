@@ -118,6 +118,63 @@ TEST_P(ExactnessTest, AnotherTokenGivesOtherBits) {
   EXPECT_NE(std::memcmp(logits->data() + last, at_once_.data() + last, vocab_ * sizeof(float)), 0);
 }
 
+// Batches of more rows than one op call takes.
+TEST(LongBatches, GiveTheSameBitsAsShortOnes) {
+  for (const DType type : {DType::kF32, DType::kQ4_0}) {
+    const TinyModel tiny = {.layers = 2, .hidden = 96, .ffn = 160, .matrices = type};
+    const auto shards = LoadShards(OpenTinyModel(tiny).value(), 2, 1, "cpu", false).value();
+    const RankSetOptions options = {.blocks = 80, .max_tokens = 1200, .max_samples = 1200, .max_model_len = 80 * 16};
+    const std::vector<int32_t> ids = Ids(0, kTinyVocab, 1100);
+    const auto at_once = TeacherForced(*RankSet::Make(shards, options).value(), ids, {1100});
+    ASSERT_TRUE(at_once.ok()) << at_once.status();
+    const auto in_chunks = TeacherForced(*RankSet::Make(shards, options).value(), ids, {300});
+    ASSERT_TRUE(in_chunks.ok()) << in_chunks.status();
+    ASSERT_EQ(at_once->size(), in_chunks->size());
+    EXPECT_EQ(std::memcmp(at_once->data(), in_chunks->data(), at_once->size() * sizeof(float)), 0);
+  }
+}
+
+// Behind a long context (of zeros here) attention takes few rows at a time.
+TEST(LongBatches, GiveTheSameBitsBehindALongContext) {
+  constexpr int kBegin = 33000;
+  const auto shards = LoadShards(OpenTinyModel({}).value(), 1, 1, "cpu", false).value();
+  std::vector<std::vector<float>> runs;
+  for (const int part : {20, 6, 1}) {
+    auto ranks = RankSet::Make(shards, {.blocks = 2100, .max_model_len = 2100 * 16}).value();
+    for (const ops::KvLayer& layer : ranks->rank(0).kv) {
+      const size_t bytes = size_t{2100} * 16 * layer.kv_heads * layer.head_dim * sizeof(float);
+      std::memset(layer.k, 0, bytes);
+      std::memset(layer.v, 0, bytes);
+    }
+    const std::vector<int32_t> ids = Ids(0, kTinyVocab, 20);
+    std::vector<float>& all = runs.emplace_back();
+    for (int begin = 0; begin < 20; begin += part) {
+      const int end = std::min(begin + part, 20);
+      const auto logits = ranks->Step({{0, kBegin + begin, {ids.begin() + begin, ids.begin() + end}}});
+      ASSERT_TRUE(logits.ok()) << logits.status();
+      all.insert(all.end(), logits->begin(), logits->end());
+    }
+    ASSERT_EQ(all.size(), runs[0].size());
+    EXPECT_EQ(std::memcmp(all.data(), runs[0].data(), all.size() * sizeof(float)), 0) << part;
+  }
+  EXPECT_NE(runs[0][0], runs[0][shards->model.config.vocab]) << "rows differ";
+}
+
+// Null ops report progress once for each call: what grows with the rows is the number of calls.
+TEST(LongBatches, ShowProgressOnTheWay) {
+  const auto shards = LoadShards(OpenTinyModel({}).value(), 1, 1, "null", false).value();
+  std::vector<uint64_t> progress;
+  for (const int rows : {300, 512, 1100}) {
+    auto ranks =
+        RankSet::Make(shards, {.blocks = 80, .max_tokens = 1200, .max_samples = 1200, .max_model_len = 1280}).value();
+    ranks->rank(0).stream->progress = &ranks->rank(0).page->progress;
+    ASSERT_TRUE(TeacherForced(*ranks, Ids(0, kTinyVocab, rows), {rows}).ok());
+    progress.push_back(ranks->rank(0).page->progress);
+  }
+  EXPECT_EQ(progress[0], progress[1]);
+  EXPECT_GT(progress[2], 2 * progress[1] * 3 / 4) << "three calls instead of one";
+}
+
 INSTANTIATE_TEST_SUITE_P(All, ExactnessTest, ::testing::ValuesIn(Cases()),
                          [](const auto& info) { return info.param.name; });
 

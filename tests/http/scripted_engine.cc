@@ -129,6 +129,9 @@ core::ClusterState ScriptedEngine::Cluster() const {
   rank.status.pid = 4711;
   rank.status.state = plan::RankState::kReady;
   rank.status.comm_bytes = {{"shm", 12345}};
+  rank.status.waiting_for = 0;
+  rank.own_time = 1500 * kMicrosecond;
+  rank.straggles = true;
   state.ranks.push_back(rank);
   core::ClusterState::Agent agent{};
   agent.info.id = "agent-a";

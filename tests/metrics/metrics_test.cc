@@ -28,6 +28,8 @@ core::ClusterState State() {
   rank.rank = 1;
   rank.stage = 1;
   rank.status.state = plan::RankState::kDead;
+  rank.own_time = 250 * kMillisecond;
+  rank.straggles = true;
   state.ranks.push_back(rank);
   return state;
 }
@@ -48,6 +50,9 @@ TEST(Metrics, GaugesFollowTheState) {
   ExpectLine(text, R"(shoal:recomputed_tokens_total{engine="0",model_name="m"} 31)");
   ExpectLine(text, R"(shoal:rank_up{node="h",pp="0",rank="0",tp="0"} 1)");
   ExpectLine(text, R"(shoal:rank_up{node="h",pp="1",rank="1",tp="0"} 0)");
+  ExpectLine(text, R"(shoal:rank_step_seconds{node="h",pp="1",rank="1",tp="0"} 0.25)");
+  ExpectLine(text, R"(shoal:rank_straggler{node="h",pp="0",rank="0",tp="0"} 0)");
+  ExpectLine(text, R"(shoal:rank_straggler{node="h",pp="1",rank="1",tp="0"} 1)");
   ExpectLine(text, R"(vllm:prompt_tokens_total{engine="0",model_name="m"} 90)");
   core::ClusterState later = State();
   later.prompt_tokens = 100;

@@ -78,14 +78,28 @@ TEST(WireResult, RoundTrip) {
   result.stamp = {1, 2, 3};
   result.rank = 2;
   result.rows = {{7, {11}, RowError::kNone}, {8, {}, RowError::kNotFinite}};
-  result.times = {1, 2, 3, 4};
+  result.times = {1, 2, 3, 4, 5};
   result.error = "why";
   const StepResult back = DecodeResult(EncodeResult(result)).value();
   EXPECT_EQ(back.stamp, result.stamp);
   EXPECT_EQ(back.rows[0].tokens, std::vector<int32_t>{11});
   EXPECT_EQ(back.rows[1].error, RowError::kNotFinite);
   EXPECT_EQ(back.times.waited, 4);
+  EXPECT_EQ(back.times.sampling, 5);
   EXPECT_EQ(back.error, "why");
+}
+
+// The coordinator subtracts them.
+TEST(WireResult, TimesOutOfRangeAreRefused) {
+  for (const DurationNs bad : {DurationNs{-1}, INT64_MIN, INT64_MAX}) {
+    for (const StepTimes& times :
+         {StepTimes{bad, 0, 0, 0, 0}, {0, bad, 0, 0, 0}, {0, 0, bad, 0, 0}, {0, 0, 0, bad, 0}, {0, 0, 0, 0, bad}}) {
+      StepResult result;
+      result.times = times;
+      EXPECT_FALSE(DecodeResult(EncodeResult(result)).ok());
+    }
+  }
+  EXPECT_EQ((StepTimes{1, 10, 100, 20, 5}.Own()), 65);
 }
 
 TEST(WireControl, RoundTrips) {
@@ -118,6 +132,13 @@ TEST(WireControl, RoundTrips) {
   const Heartbeat beat_back = FromProto(beat_proto).value();
   EXPECT_EQ(beat_back.ranks[0].state, RankState::kReady);
   EXPECT_EQ(beat_back.ranks[0].comm_bytes[0].second, 123);
+  EXPECT_EQ(beat_back.ranks[0].waiting_for, std::nullopt);
+  for (const int32_t peer : {RankStatus::kAgent, 0, 3}) {
+    beat.ranks[0].waiting_for = peer;
+    beat_proto.Clear();
+    ToProto(beat, &beat_proto);
+    EXPECT_EQ(FromProto(beat_proto)->ranks[0].waiting_for, peer);
+  }
 }
 
 // Protobuf refuses a message whose text is not UTF-8: a line of a log that was cut inside a character must not end the

@@ -74,6 +74,8 @@ TEST(EngineTest, CountsStepsTimesAndPlansAhead) {
     EXPECT_LE(result->times.received, result->times.started);
     EXPECT_LE(result->times.started, result->times.ended);
     EXPECT_GE(result->times.waited, 0);
+    EXPECT_GT(result->times.sampling, 0);
+    EXPECT_GT(result->times.Own(), 0);
   }
   for (const absl::Status& s : engines.Stop()) EXPECT_TRUE(s.ok()) << s;
   const rank::ControlPage& page = *ranks->rank(0).page;

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <filesystem>
 #include <string>
 #include <system_error>
@@ -63,6 +64,16 @@ absl::StatusOr<ModelSummary> Summarise(const ServeOptions& options) {
                                                std::string(table->name), ")\n", FormatTable(rows))};
 }
 
+// The directory for stall reports that a value of --report-dir stands for.
+std::string ReportDirectory(const std::string& value) {
+  if (value != "auto") return value;
+  const char* const state = std::getenv("XDG_STATE_HOME");
+  if (state != nullptr && *state == '/') return absl::StrCat(state, "/shoal-reports");
+  const char* const home = std::getenv("HOME");
+  if (home != nullptr && *home == '/') return absl::StrCat(home, "/.local/state/shoal-reports");
+  return "";
+}
+
 server::CoordinatorOptions ToCoordinatorOptions(const ServeOptions& o) {
   server::CoordinatorOptions out;
   out.model = o.model;
@@ -75,6 +86,7 @@ server::CoordinatorOptions ToCoordinatorOptions(const ServeOptions& o) {
   out.shutdown_timeout = static_cast<DurationNs>(o.shutdown_timeout * kSecond);
   out.state_dir = o.state_dir;
   out.idempotency_ttl = static_cast<DurationNs>(o.idempotency_ttl * kSecond);
+  out.report_dir = ReportDirectory(o.report_dir);
   core::CoreOptions& core = out.core;
   core.engine.device = Device(o.device);
   core.engine.compute_dtype = o.compute_dtype;

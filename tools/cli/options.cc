@@ -93,6 +93,9 @@ void AddServeFlags(CLI::App* app, ServeOptions& o) {
        "Directory of the journal of requests with an Idempotency-Key; empty: one that goes when serve ends");
   Flag(app, "--idempotency-ttl", o.idempotency_ttl, "Seconds that answers to such requests are kept")
       ->check(CLI::Range(1.0, 30 * 86400.0));
+  Flag(app, "--report-dir", o.report_dir,
+       "Where a report goes when ranks fail or stall; auto: shoal-reports in $XDG_STATE_HOME or ~/.local/state; "
+       "empty: nowhere");
 }
 
 void AddWorkerFlags(CLI::App* app, WorkerOptions& o) {
@@ -320,6 +323,7 @@ std::string ToYaml(const ServeOptions& o) {
   put("orphan-timeout", o.orphan_timeout);
   if (!o.state_dir.empty()) put("state-dir", o.state_dir);
   put("idempotency-ttl", o.idempotency_ttl);
+  put("report-dir", o.report_dir);
   out << YAML::EndMap;
   return out.c_str();
 }

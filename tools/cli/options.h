@@ -35,6 +35,7 @@ struct ServeOptions {
   double shutdown_timeout = 30, orphan_timeout = 60;  // seconds
   std::string state_dir;                              // empty: a private one, for as long as the launcher lives
   double idempotency_ttl = 86400;                     // seconds
+  std::string report_dir = "auto";
 };
 
 struct WorkerOptions {

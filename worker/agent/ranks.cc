@@ -21,6 +21,7 @@ constexpr size_t kPlanRingBytes = 16 << 20;
 constexpr DurationNs kReadyTimeout = 60 * kSecond;
 // An aborted rank returns from its waits at once; one that does not is inside a long operation, or stopped.
 constexpr DurationNs kEndGrace = 250 * kMillisecond;
+constexpr uint32_t kMaxPeer = 1 << 20;  // a rank that spoils its page must not spoil a heartbeat
 
 }  // namespace
 
@@ -42,7 +43,9 @@ absl::Status Ranks::MakeRing() {
 absl::Status Ranks::Start(std::vector<RankSpec> specs, const std::atomic<bool>& cancelled) {
   SHOAL_RETURN_IF_ERROR(MakeRing());
   for (const RankSpec& spec : specs) SHOAL_RETURN_IF_ERROR(StartOne(spec));
-  return WaitReady(cancelled);
+  SHOAL_RETURN_IF_ERROR(WaitReady(cancelled));
+  StartWatch();
+  return absl::OkStatus();
 }
 
 absl::Status Ranks::StartOne(const RankSpec& spec) {
@@ -116,17 +119,44 @@ void Ranks::OnExit(Slot* slot, pid_t pid, const std::string& cause, bool gone) {
     MutexLock lock(ring_mutex_);
     ring_->DetachReader(slot->reader);
   }
+  if (ending_.load(std::memory_order_acquire) || slot->stuck.load(std::memory_order_acquire)) return;
+  Report(*slot, pid, cause);
+}
+
+// Killed so that it can do no harm when it wakes up; its end is no news then.
+void Ranks::OnStuck(Slot* slot) {
   if (ending_.load(std::memory_order_acquire)) return;
-  Log(absl::StrCat("rank ", slot->rank, " (pid ", pid, ") ", cause));
-  outbox_->Push(plan::RankExit{slot->rank, pid, epoch_, cause});
+  slot->stuck.store(true, std::memory_order_release);
+  Report(*slot, slot->pid.load(), StuckCause(*slot->page));
+  slot->process->Kill();
+}
+
+void Ranks::Report(const Slot& slot, pid_t pid, const std::string& cause) {
+  Log(absl::StrCat("rank ", slot.rank, " (pid ", pid, ") ", cause));
+  outbox_->Push(plan::RankExit{slot.rank, pid, epoch_, cause});
   MutexLock lock(slots_mutex_);
-  if (first_cause_.empty()) first_cause_ = absl::StrCat("rank ", slot->rank, " ", cause);
+  if (first_cause_.empty()) first_cause_ = absl::StrCat("rank ", slot.rank, " ", cause);
+}
+
+void Ranks::StartWatch() {
+  std::vector<RankWatch::Watched> watched;
+  {
+    MutexLock lock(slots_mutex_);
+    for (const auto& owned : slots_) {
+      Slot* const slot = owned.get();
+      watched.push_back({slot->pid.load(), slot->page, [slot] { return slot->dead.load() || slot->stopped.load(); },
+                         [this, slot] { OnStuck(slot); }});
+    }
+  }
+  watch_ = std::make_unique<RankWatch>(std::move(watched), &last_step_);
 }
 
 absl::Status Ranks::Append(const plan::Stamp& stamp, std::string_view plan) {
   MutexLock lock(ring_mutex_);
   if (ring_ == nullptr) return absl::FailedPreconditionError("the ranks have not been started");
-  return ring_->Append(plan::RecordKind::kPlan, stamp, plan);
+  SHOAL_RETURN_IF_ERROR(ring_->Append(plan::RecordKind::kPlan, stamp, plan));
+  last_step_.store(stamp.step, std::memory_order_relaxed);
+  return absl::OkStatus();
 }
 
 std::vector<plan::RankStatus> Ranks::Statuses() const {
@@ -144,6 +174,9 @@ std::vector<plan::RankStatus> Ranks::Statuses() const {
     s.step = page.step.load(std::memory_order_relaxed);
     s.progress = page.progress.load(std::memory_order_relaxed);
     s.operation = std::string(graph::OperationName(page.operation.load(std::memory_order_relaxed)));
+    const uint32_t peer = page.waiting.peer.load(std::memory_order_relaxed);
+    if (peer == comm::WaitNote::kAgent) s.waiting_for = plan::RankStatus::kAgent;
+    if (peer != 0 && peer <= kMaxPeer) s.waiting_for = static_cast<int32_t>(peer - 1);
     s.resident_bytes = ResidentBytes(s.pid);
     s.decode_steps = page.decode_steps.load(std::memory_order_relaxed);
     s.decode_steps_planned = page.decode_steps_planned.load(std::memory_order_relaxed);
@@ -174,6 +207,7 @@ void Ranks::Abort() {
 
 void Ranks::End() {
   Abort();
+  watch_.reset();
   // They stay listed until the last process is gone: Statuses() shows them meanwhile.
   std::vector<Slot*> slots;
   {

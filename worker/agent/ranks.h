@@ -14,6 +14,7 @@
 #include "common/plan/ring.h"
 #include "common/plan/wire_setup.h"
 #include "worker/agent/pump.h"
+#include "worker/agent/rank_watch.h"
 #include "worker/agent/supervisor.h"
 #include "worker/device/memory.h"
 #include "worker/rank/control_page.h"
@@ -53,7 +54,7 @@ class Ranks {
     int reader = 0;
     device::SharedMemory control, results;
     rank::ControlPage* page = nullptr;
-    std::atomic<bool> dead{false}, stopped{false};
+    std::atomic<bool> dead{false}, stopped{false}, stuck{false};
     std::atomic<int32_t> pid{0};
     std::unique_ptr<ResultPump> pump;
     std::unique_ptr<RankProcess> process;
@@ -63,12 +64,16 @@ class Ranks {
   absl::Status StartOne(const RankSpec& spec);
   absl::Status WaitReady(const std::atomic<bool>& cancelled);
   void OnExit(Slot* slot, pid_t pid, const std::string& cause, bool gone);
+  void OnStuck(Slot* slot);
+  void StartWatch() SHOAL_EXCLUDES(slots_mutex_);
+  void Report(const Slot& slot, pid_t pid, const std::string& cause) SHOAL_EXCLUDES(slots_mutex_);
   std::string FirstCause() SHOAL_EXCLUDES(slots_mutex_);
 
   const std::string binary_, log_directory_;
   const uint64_t epoch_;
   Outbox* const outbox_;
-  std::atomic<bool> ending_{false};  // exits are expected from now on
+  std::atomic<bool> ending_{false};     // exits are expected from now on
+  std::atomic<uint64_t> last_step_{0};  // handed to the ranks
 
   Mutex ring_mutex_;
   device::SharedMemory ring_memory_ SHOAL_GUARDED_BY(ring_mutex_);
@@ -77,6 +82,7 @@ class Ranks {
   mutable Mutex slots_mutex_;
   std::vector<std::unique_ptr<Slot>> slots_ SHOAL_GUARDED_BY(slots_mutex_);  // changed by the starting thread only
   std::string first_cause_ SHOAL_GUARDED_BY(slots_mutex_);                   // of a rank that ended
+  std::unique_ptr<RankWatch> watch_;                                         // of the starting thread
 };
 
 }  // namespace shoal::agent

@@ -41,20 +41,20 @@ absl::Status JoinSegment(const ShmLayout& layout, int rank, uint64_t generation,
 
 }  // namespace
 
-ShmRank::ShmRank(const GroupShape& group, int rank, std::byte* segment, const AbortFlag* abort)
+ShmRank::ShmRank(const GroupShape& group, int rank, std::byte* segment, const AbortFlag* abort, WaitNote* note)
     : shape(group),
       layout(group),
       stage(rank / group.tp),
       tensor_index(rank % group.tp),
       memory(segment),
-      waiter(abort, &stats, group.tp * group.pp) {}
+      waiter(abort, &stats, group.tp * group.pp, note) {}
 
 size_t ShmSegmentBytes(const GroupShape& shape) { return ShmLayout(shape).bytes; }
 
 absl::StatusOr<RankComm> MakeShmRank(const GroupShape& shape, int rank, uint64_t generation,
-                                     std::span<std::byte> memory, const AbortFlag* abort) {
+                                     std::span<std::byte> memory, const AbortFlag* abort, WaitNote* note) {
   SHOAL_RETURN_IF_ERROR(CheckShape(shape, rank));
-  auto state = std::make_shared<ShmRank>(shape, rank, memory.data(), abort);
+  auto state = std::make_shared<ShmRank>(shape, rank, memory.data(), abort, note);
   if (memory.size() < state->layout.bytes || reinterpret_cast<uintptr_t>(memory.data()) % alignof(Signal) != 0) {
     return absl::InvalidArgumentError(
         absl::StrCat("a channel segment of ", memory.size(), " bytes, ", state->layout.bytes, " are needed"));

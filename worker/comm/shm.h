@@ -6,6 +6,7 @@
 
 #include "absl/status/statusor.h"
 #include "worker/comm/collective.h"
+#include "worker/comm/wait_note.h"
 
 namespace shoal::comm {
 
@@ -13,8 +14,9 @@ namespace shoal::comm {
 size_t ShmSegmentBytes(const GroupShape& shape);
 
 // `memory`: the segment, mapped in this process; it must stay mapped while the channels live. `generation` (the epoch)
-// must be the same for all ranks: a rank of another generation is refused with FailedPrecondition.
+// must be the same for all ranks: a rank of another generation is refused with FailedPrecondition. `note`: where waits
+// are noted, or null.
 absl::StatusOr<RankComm> MakeShmRank(const GroupShape& shape, int rank, uint64_t generation,
-                                     std::span<std::byte> memory, const AbortFlag* abort);
+                                     std::span<std::byte> memory, const AbortFlag* abort, WaitNote* note = nullptr);
 
 }  // namespace shoal::comm

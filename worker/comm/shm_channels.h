@@ -9,7 +9,7 @@ namespace shoal::comm {
 
 // What all channel ends of one rank share.
 struct ShmRank {
-  ShmRank(const GroupShape& shape, int rank, std::byte* memory, const AbortFlag* abort);
+  ShmRank(const GroupShape& shape, int rank, std::byte* memory, const AbortFlag* abort, WaitNote* note);
 
   Signal* SignalAt(size_t offset) const { return reinterpret_cast<Signal*>(memory + offset); }
 

@@ -65,7 +65,8 @@ class ShmTensor final : public TensorChannel {
 
   absl::Status WaitAll(uint32_t s) {
     for (int r = 0; r < size(); ++r) {
-      if (r != index()) SHOAL_RETURN_IF_ERROR(rank_->waiter.Wait(*SignalOf(r), s, "tensor data", r));
+      const int peer = rank_->stage * size() + r;
+      if (r != index()) SHOAL_RETURN_IF_ERROR(rank_->waiter.Wait(*SignalOf(r), s, "tensor data", peer));
     }
     return absl::OkStatus();
   }

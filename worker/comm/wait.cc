@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/base/futex.h"
+#include "common/base/status_macros.h"
 
 namespace shoal::comm {
 namespace {
@@ -29,8 +30,8 @@ void Publish(Signal& signal, uint32_t value) {
 }
 
 // The machine's cores, not those of this thread: ranks may be bound to one each.
-Waiter::Waiter(const AbortFlag* abort, CommStats* stats, int ranks)
-    : abort_(abort), stats_(stats), crowded_(ranks > sysconf(_SC_NPROCESSORS_ONLN)), spin_(kLongestSpin) {}
+Waiter::Waiter(const AbortFlag* abort, CommStats* stats, int ranks, WaitNote* note)
+    : abort_(abort), stats_(stats), note_(note), crowded_(ranks > sysconf(_SC_NPROCESSORS_ONLN)), spin_(kLongestSpin) {}
 
 bool Waiter::Spin(Signal& signal, uint32_t value, TimeNs deadline) {
   const RealClock clock;
@@ -46,22 +47,27 @@ bool Waiter::Spin(Signal& signal, uint32_t value, TimeNs deadline) {
 absl::Status Waiter::WaitSlowly(Signal& signal, uint32_t value, const char* what, int peer) {
   const RealClock clock;
   const TimeNs begin = clock.Now();
-  bool there = Spin(signal, value, begin + (crowded_ ? 0 : spin_));
-  while (!there) {
+  const bool there = Spin(signal, value, begin + (crowded_ ? 0 : spin_));
+  if (!there) SHOAL_RETURN_IF_ERROR(Sleep(signal, value, what, peer));
+  const DurationNs waited = clock.Now() - begin;
+  spin_ = waited < 2 * kLongestSpin ? kLongestSpin : std::max(spin_ / 2, kShortestSpin);
+  stats_->waited += waited;
+  return absl::OkStatus();
+}
+
+absl::Status Waiter::Sleep(Signal& signal, uint32_t value, const char* what, int peer) {
+  NotedWait noted(note_, static_cast<uint32_t>(peer) + 1);
+  while (true) {
+    noted.Look();
     if (abort_->load(std::memory_order_acquire) != 0) {
       return absl::AbortedError(absl::StrCat("aborted while waiting for ", what, " of rank ", peer));
     }
     signal.sleepers.fetch_add(1, std::memory_order_seq_cst);
     const uint32_t seen = signal.value.load(std::memory_order_seq_cst);
-    there = Reached(seen, value);
-    if (!there) FutexWait(&signal.value, seen, kSleep);
+    if (!Reached(seen, value)) FutexWait(&signal.value, seen, kSleep);
     signal.sleepers.fetch_sub(1, std::memory_order_relaxed);
-    there = Reached(signal.value.load(std::memory_order_acquire), value);
+    if (Reached(signal.value.load(std::memory_order_acquire), value)) return absl::OkStatus();
   }
-  const DurationNs waited = clock.Now() - begin;
-  spin_ = waited < 2 * kLongestSpin ? kLongestSpin : std::max(spin_ / 2, kShortestSpin);
-  stats_->waited += waited;
-  return absl::OkStatus();
 }
 
 }  // namespace shoal::comm

@@ -7,6 +7,7 @@
 
 #include "absl/status/status.h"
 #include "worker/comm/collective.h"
+#include "worker/comm/wait_note.h"
 
 namespace shoal::comm {
 
@@ -27,8 +28,9 @@ void Publish(Signal& signal, uint32_t value);
 // One per rank; its thread only.
 class Waiter {
  public:
-  // `ranks` run on this host: with more of them than cores, waiting gives the core away at once.
-  Waiter(const AbortFlag* abort, CommStats* stats, int ranks);
+  // `ranks` run on this host: with more of them than cores, waiting gives the core away at once. `note` (may be null)
+  // says for whom a wait that sleeps waits.
+  Waiter(const AbortFlag* abort, CommStats* stats, int ranks, WaitNote* note = nullptr);
 
   // OK once `signal` has reached `value`; Aborted, naming `what` and `peer`, once the abort flag is raised.
   absl::Status Wait(Signal& signal, uint32_t value, const char* what, int peer) {
@@ -38,10 +40,12 @@ class Waiter {
 
  private:
   absl::Status WaitSlowly(Signal& signal, uint32_t value, const char* what, int peer);
+  absl::Status Sleep(Signal& signal, uint32_t value, const char* what, int peer);
   bool Spin(Signal& signal, uint32_t value, TimeNs deadline);
 
   const AbortFlag* abort_;
   CommStats* stats_;
+  WaitNote* note_;
   bool crowded_;
   DurationNs spin_;  // adapts: long while waits end within it, short while they do not
 };

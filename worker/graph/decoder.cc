@@ -135,6 +135,7 @@ DecoderImpl::DecoderImpl(DecoderParts parts)
     : p_(std::move(parts)),
       s_(ShapeOf(p_.config, p_.shard, p_.tensor->size(), p_.options, *p_.table, p_.stream->threads())),
       rope_(p_.config.rope, p_.options.max_tokens) {
+  attends_.reserve(kRowsPerCall);  // each has a row
   for (int32_t head = p_.shard.heads.begin; head < p_.shard.heads.end; ++head) {
     q_to_kv_.push_back(model::KvHeadOf(p_.config, head) - p_.shard.kv_heads.begin);
   }

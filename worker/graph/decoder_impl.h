@@ -1,6 +1,7 @@
 // The decoder's own declarations, shared by its sources: decoder.cc (what happens once or around the layers), layer.cc.
 #pragma once
 
+#include <algorithm>
 #include <initializer_list>
 #include <vector>
 
@@ -10,6 +11,21 @@
 #include "worker/graph/scratch.h"
 
 namespace shoal::graph {
+
+// An op is called with at most so many rows: between two calls there is progress, whatever the op does. A task of a
+// matmul is then some 100 million products at most, 0.1 s on a slow core without vector instructions.
+inline constexpr int kRowsPerCall = 512;
+// So many rows of a long context: attention then cuts its tasks by context, where they would else take as long.
+inline constexpr int kLongContext = 32768, kLongContextRows = 8;
+
+// fn(begin, count) for parts of [0, rows), in order.
+template <typename F>
+absl::Status InParts(int rows, int part, F fn) {
+  for (int begin = 0; begin < rows; begin += part) {
+    if (absl::Status s = fn(begin, std::min(part, rows - begin)); !s.ok()) return s;
+  }
+  return absl::OkStatus();
+}
 
 // What does not change from step to step.
 struct DecoderParts {
@@ -44,7 +60,9 @@ class DecoderImpl final : public Decoder {
                      const float* pending);
   absl::Status AttentionBlock(const weights::LayerWeights& w, const ops::KvLayer& cache, const Batch& batch,
                               const float* pending);
+  absl::Status WriteCache(const ops::KvLayer& cache, const Batch& batch);
   absl::Status Attend(const ops::KvLayer& cache, const Batch& batch);
+  absl::Status Activate(int tokens);
   absl::Status FeedForwardBlock(const weights::LayerWeights& w, int tokens);
 
   // x += add (when set); y = norm(x) * w.
@@ -68,7 +86,8 @@ class DecoderImpl final : public Decoder {
   const DecoderParts p_;
   const Scratch s_;
   RopeTable rope_;
-  std::vector<int32_t> q_to_kv_;  // [local heads] -> local kv head
+  std::vector<int32_t> q_to_kv_;                 // [local heads] -> local kv head
+  std::vector<ops::AttentionSequence> attends_;  // of one call
 };
 
 }  // namespace shoal::graph

@@ -5,7 +5,7 @@
 namespace shoal::graph {
 namespace {
 
-constexpr std::array<std::string_view, 24> kNames = {
+constexpr std::array<std::string_view, 25> kNames = {
     "waiting for a plan",
     "checking a plan",
     "waiting for sampled tokens",
@@ -30,8 +30,9 @@ constexpr std::array<std::string_view, 24> kNames = {
     "sampling",
     "posting tokens",
     "sending activations to the next stage",
+    "handing over its answer",
 };
-static_assert(kNames.size() == static_cast<size_t>(Operation::kSend) + 1);
+static_assert(kNames.size() == static_cast<size_t>(Operation::kAnswer) + 1);
 
 }  // namespace
 

@@ -31,6 +31,7 @@ enum class Operation : uint32_t {
   kSample,
   kPostTokens,
   kSend,
+  kAnswer,  // handing its result to the agent
 };
 
 // "attention", "all-reduce after attention", ...; "unknown" for any other number.

@@ -6,11 +6,12 @@
 #include <cstdint>
 
 #include "worker/comm/collective.h"
+#include "worker/comm/wait_note.h"
 
 namespace shoal::rank {
 
 struct alignas(64) ControlPage {
-  static constexpr uint64_t kMagic = 0x53484f414c435031;  // "SHOALCP1"
+  static constexpr uint64_t kMagic = 0x53484f414c435032;  // "SHOALCP2"
   uint64_t magic = kMagic;
 
   // Written by the agent.
@@ -22,6 +23,8 @@ struct alignas(64) ControlPage {
   std::atomic<uint64_t> step{0};       // last finished
   std::atomic<uint32_t> state{0};      // plan::RankState
   std::atomic<uint32_t> operation{0};  // graph::Operation
+  // For whom it waits, since this operation began: `progress` stands still meanwhile.
+  comm::WaitNote waiting;
   std::atomic<uint64_t> decode_steps{0}, decode_steps_planned{0};
   struct SentBytes {
     std::atomic<int64_t> tensor{0}, activation{0}, token{0};

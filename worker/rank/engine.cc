@@ -44,6 +44,7 @@ class Engine {
   StepBatch batch_;
   TokenFeed feed_;  // used on stage 0 only
   std::vector<int32_t> ids_, tokens_;
+  DurationNs sampling_ = 0;  // of the present step
 };
 
 absl::Status Engine::Run() {
@@ -68,17 +69,20 @@ absl::Status Engine::Step(const plan::StepPlan& plan, TimeNs arrived) {
   result.times.received = arrived;
   result.times.started = p_.clock->Now();
   const DurationNs waited = p_.comm->stats->waited;
+  sampling_ = 0;
   const absl::Status status = Execute(plan, &result.rows);
   if (absl::IsAborted(status)) return status;  // nobody waits for the answer any more
   const bool next_is_here = p_.plans->HasNext();
   result.times.ended = p_.clock->Now();
   result.times.waited = p_.comm->stats->waited - waited;
+  result.times.sampling = sampling_;
   if (status.ok()) {
     Count(plan, next_is_here);
   } else {
     result.rows.clear();
     result.error = status.ToString();
   }
+  Begin(Operation::kAnswer);
   const absl::Status answered = p_.on_result(std::move(result));
   return status.ok() ? answered : status;
 }
@@ -125,8 +129,10 @@ absl::Status Engine::Sample(uint64_t step, std::vector<plan::RowResult>* rows) {
 
 absl::Status Engine::SampleHere(uint64_t step, std::span<const float> logits, std::vector<plan::RowResult>* rows) {
   Begin(Operation::kSample);
+  const TimeNs begin = p_.clock->Now();
   tokens_.resize(batch_.sampled().size());
   SHOAL_RETURN_IF_ERROR(sampling::Sample(*p_.table, *p_.stream, logits, p_.limits.vocab, batch_.sampling(), tokens_));
+  sampling_ = p_.clock->Now() - begin;
   for (size_t i = 0; i < tokens_.size(); ++i) {
     plan::RowResult& row = rows->emplace_back();
     row.id = batch_.sampled()[i];

@@ -120,13 +120,17 @@ void SetState(ControlPage* page, plan::RankState state) {
 }
 
 // Hands results to the agent. Waits while the ring is full: the agent is slow, or it will abort or kill this rank.
-absl::Status SendResult(plan::RingWriter& ring, const ControlPage& page, const plan::StepResult& result) {
+absl::Status SendResult(plan::RingWriter& ring, ControlPage& page, const plan::StepResult& result) {
   const std::string bytes = plan::EncodeResult(result);
+  absl::Status appended = ring.Append(plan::RecordKind::kResult, result.stamp, bytes);
+  if (!absl::IsResourceExhausted(appended)) return appended;
+  comm::NotedWait noted(&page.waiting, comm::WaitNote::kAgent);
   while (true) {
-    absl::Status appended = ring.Append(plan::RecordKind::kResult, result.stamp, bytes);
-    if (!absl::IsResourceExhausted(appended)) return appended;
+    noted.Look();
     if (page.abort.load(std::memory_order_acquire) != 0) return absl::AbortedError("the group was aborted");
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    appended = ring.Append(plan::RecordKind::kResult, result.stamp, bytes);
+    if (!absl::IsResourceExhausted(appended)) return appended;
   }
 }
 
@@ -148,9 +152,9 @@ absl::Status Run(Inherited& in, const plan::RankSetup& setup, plan::RingReader& 
   const std::vector<ops::KvLayer> layers = kv::MakeLayers(kv_shape, {in.kv.data(), in.kv.size()});
 
   const comm::GroupShape channels = ChannelShape(setup.model, setup.limits, setup.tp, setup.pp);
-  SHOAL_ASSIGN_OR_RETURN(
-      comm::RankComm comm,
-      comm::MakeShmRank(channels, setup.rank, setup.epoch, {in.channels.data(), in.channels.size()}, &in.page->abort));
+  SHOAL_ASSIGN_OR_RETURN(comm::RankComm comm,
+                         comm::MakeShmRank(channels, setup.rank, setup.epoch, {in.channels.data(), in.channels.size()},
+                                           &in.page->abort, &in.page->waiting));
   const std::unique_ptr<ops::Stream> stream = ops::MakeCpuStream(setup.threads);
   stream->progress = &in.page->progress;
 
