@@ -72,6 +72,11 @@ struct SendLoad {
   plan::AgentId agent;
   plan::LoadModel load;
 };
+// While loading, once all ranks have published their addresses: those of all. A refusal comes back as LoadFailed.
+struct SendConnect {
+  plan::AgentId agent;
+  plan::ConnectRanks connect;
+};
 // One plan to every agent of the group.
 struct SendPlan {
   std::vector<plan::AgentId> agents;
@@ -107,6 +112,7 @@ struct LogLine {
   std::string text;
 };
 
-using Effect = std::variant<SendJoin, SendLoad, SendPlan, SendAbort, EmitTokens, FinishRequest, SetTimer, LogLine>;
+using Effect =
+    std::variant<SendJoin, SendLoad, SendConnect, SendPlan, SendAbort, EmitTokens, FinishRequest, SetTimer, LogLine>;
 
 }  // namespace shoal::core

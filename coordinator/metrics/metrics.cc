@@ -141,6 +141,8 @@ class Metrics::Impl {
 
   Family<Gauge>& rank_up_ = MakeGauges("shoal:rank_up", "1 for a rank that can execute plans.");
   Family<Gauge>& rank_memory_ = MakeGauges("shoal:rank_resident_bytes", "Resident memory of a rank's process.");
+  Family<Gauge>& rank_comm_ =
+      MakeGauges("shoal:rank_comm_bytes", "Bytes that a rank has sent to others since it started, by transport.");
   Family<Gauge>& heartbeat_ = MakeGauges("shoal:agent_heartbeat_age_seconds", "Since the last heartbeat of an agent.");
   Gauge& epoch_ = MakeGauge("shoal:group_epoch", "Raised whenever the group is formed anew.");
   Gauge& load_total_ = MakeGauge("shoal:load_bytes_total_expected", "Bytes of weights to load.");
@@ -204,6 +206,11 @@ void Metrics::Impl::SetRanks(const core::ClusterState& state) {
     const bool up = rank.status.state == plan::RankState::kReady || rank.status.state == plan::RankState::kRunning;
     SetMember(rank_up_, labels, up ? 1 : 0);
     SetMember(rank_memory_, labels, static_cast<double>(rank.status.resident_bytes));
+    for (const auto& [transport, bytes] : rank.status.comm_bytes) {
+      Labels with_transport = labels;
+      with_transport["transport"] = transport;
+      SetMember(rank_comm_, with_transport, static_cast<double>(bytes));
+    }
   }
   for (size_t i = 0; i < state.agents.size(); ++i) {
     const Labels labels{{"agent", std::to_string(i)}, {"node", state.agents[i].info.hostname}};

@@ -137,6 +137,7 @@ TEST_F(RoutesTest, VersionAndCluster) {
   EXPECT_EQ(At(cluster, "ranks.0.pp"), "0");
   EXPECT_EQ(At(cluster, "ranks.0.state"), "\"ready\"");
   EXPECT_EQ(At(cluster, "ranks.0.comm_bytes.shm"), "12345");
+  EXPECT_EQ(At(cluster, "transport"), "\"gloo\"");
   EXPECT_EQ(At(cluster, "agents.0.id"), "\"agent-a\"");
   EXPECT_EQ(At(cluster, "agents.0.heartbeat_age_ms"), "250");
   EXPECT_EQ(At(cluster, "kv_blocks_free"), "75");
