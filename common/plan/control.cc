@@ -8,6 +8,8 @@ std::string_view RankStateName(RankState s) {
       return "starting";
     case RankState::kLoading:
       return "loading";
+    case RankState::kConnecting:
+      return "connecting";
     case RankState::kReady:
       return "ready";
     case RankState::kRunning:

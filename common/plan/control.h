@@ -37,7 +37,9 @@ struct AgentInfo {
   std::string held_model;           // revision + layout key
 };
 
-enum class RankState : uint8_t { kStarting, kLoading, kReady, kRunning, kDead };
+// kConnecting: has published its address, where its transport needs one, and connects as soon as it has those of
+// others.
+enum class RankState : uint8_t { kStarting, kLoading, kConnecting, kReady, kRunning, kDead };
 std::string_view RankStateName(RankState s);
 
 struct RankStatus {
@@ -70,8 +72,10 @@ struct EngineOptions {
   std::string kv_dtype = "auto";       // "auto" (f16; f32 when compute is f32) | "f32" | "f16" | "bf16"
   std::string load_format = "auto";    // "auto" | "dummy"
   uint64_t dummy_seed = 0;
-  std::string transport = "auto";  // "auto" (= shm) | "shm"
-  int32_t block_size = 16;         // tokens per KV block
+  // "auto" | "shm" | "gloo". The coordinator decides what "auto" is: shm inside one host, else gloo. Agents never see
+  // it but from tests, and take it for shm. Not part of the numerics id: all transports give the same bits.
+  std::string transport = "auto";
+  int32_t block_size = 16;  // tokens per KV block
 };
 
 struct RankAssignment {
@@ -111,6 +115,13 @@ struct LoadModel {
   MirrorLimits limits;  // final
 };
 
+// What a rank publishes so that others can connect to it; opaque to everybody but ranks of its transport.
+inline constexpr size_t kMaxAddressBytes = 64 * 1024;
+struct RankAddress {
+  int32_t rank = 0;
+  std::string bytes;
+};
+
 // Streamed while loading; the last one has `done`.
 struct LoadProgress {
   AgentId agent;
@@ -125,7 +136,20 @@ struct LoadProgress {
     bool operator==(const Cache&) const = default;
   };
   std::vector<Cache> caches;
+  // Of all ranks of the agent, once, where the transport needs them. The load goes on after ConnectRanks.
+  std::vector<RankAddress> addresses;
 };
+
+// The addresses of all ranks of the group, ascending.
+struct ConnectRanks {
+  uint64_t epoch = 0;
+  uint64_t coordinator = 0;  // incarnation
+  std::vector<RankAddress> ranks;
+};
+
+// The exit code of a rank that ends because the transport has lost one of the others: not its own fault, nor that of
+// the step.
+inline constexpr int kLostPeerExit = 4;
 
 // A rank that is gone, or alive and of no use any more; from its agent, at once.
 struct RankExit {

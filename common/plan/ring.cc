@@ -177,7 +177,7 @@ absl::StatusOr<Record> RingReader::Take() {
   }
   const uint64_t need = sizeof header + RoundUp(header.length);
   if (need > to_end || at + need > head || header.kind < static_cast<uint32_t>(RecordKind::kSetup) ||
-      header.kind > static_cast<uint32_t>(RecordKind::kStop)) {
+      header.kind > static_cast<uint32_t>(RecordKind::kConnect)) {
     return absl::DataLossError(
         absl::StrCat("a malformed record in a ring: kind ", header.kind, ", ", header.length, " bytes"));
   }

@@ -18,7 +18,8 @@ namespace shoal::plan {
 inline constexpr int kMaxRingReaders = 64;
 
 // Kinds of records. Anything else is refused.
-enum class RecordKind : uint32_t { kSetup = 1, kPlan = 2, kResult = 3, kStop = 4 };
+// kAddress: what a rank publishes; kConnect: what all ranks of the group have published.
+enum class RecordKind : uint32_t { kSetup = 1, kPlan = 2, kResult = 3, kStop = 4, kAddress = 5, kConnect = 6 };
 
 struct Record {
   RecordKind kind;

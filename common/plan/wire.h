@@ -21,6 +21,7 @@ class JoinGroupRequest;
 class JoinGroupReply;
 class LoadModelRequest;
 class LoadModelProgress;
+class ConnectRanksRequest;
 class RankExit;
 }  // namespace shoal::proto
 
@@ -49,6 +50,9 @@ void ToProto(const LoadModel& in, proto::LoadModelRequest* out);
 absl::StatusOr<LoadModel> FromProto(const proto::LoadModelRequest& in);
 void ToProto(const LoadProgress& in, proto::LoadModelProgress* out);
 absl::StatusOr<LoadProgress> FromProto(const proto::LoadModelProgress& in);
+void ToProto(const ConnectRanks& in, proto::ConnectRanksRequest* out);
+// InvalidArgument unless there is one address, of a bounded length, for each of ranks 0, 1, ...
+absl::StatusOr<ConnectRanks> FromProto(const proto::ConnectRanksRequest& in);
 void ToProto(const RankExit& in, proto::RankExit* out);
 absl::StatusOr<RankExit> FromProto(const proto::RankExit& in);
 

@@ -14,6 +14,8 @@ constexpr int kMaxSlots = 1024;  // of one agent; more is a mistake, not a machi
 constexpr uint64_t kMaxEpoch = uint64_t{1} << 63;
 // 1 PiB of weights on one agent: more is a mistake, and sums over all agents stay far from overflow.
 constexpr int64_t kMaxLoadBytes = int64_t{1} << 50;
+constexpr int kMaxTransports = 16;    // a rank can count bytes of
+constexpr int kMaxRanks = kMaxSlots;  // of a group, whose addresses travel together
 
 void Put(const RankStatus& in, proto::RankStatus* out) {
   out->set_rank(in.rank);
@@ -48,8 +50,30 @@ absl::StatusOr<RankStatus> Get(const proto::RankStatus& in) {
   out.resident_bytes = in.resident_bytes();
   out.decode_steps = in.decode_steps();
   out.decode_steps_planned = in.decode_steps_planned();
+  if (in.comm_bytes_size() > kMaxTransports) {
+    return absl::InvalidArgumentError(absl::StrCat(in.comm_bytes_size(), " transports"));
+  }
   for (const auto& c : in.comm_bytes()) out.comm_bytes.emplace_back(c.transport(), c.bytes());
   return out;
+}
+
+template <typename Addresses>
+absl::StatusOr<std::vector<RankAddress>> GetAddresses(const Addresses& in) {
+  if (in.size() > kMaxRanks) return absl::InvalidArgumentError(absl::StrCat(in.size(), " addresses of ranks"));
+  std::vector<RankAddress> out;
+  for (const proto::RankAddress& a : in) {
+    if (a.rank() < 0 || a.address().empty() || a.address().size() > kMaxAddressBytes) {
+      return absl::InvalidArgumentError(absl::StrCat("rank ", a.rank(), " has an address of ", a.address().size(),
+                                                     " bytes; 1 to ", kMaxAddressBytes, " are possible"));
+    }
+    out.push_back({a.rank(), a.address()});
+  }
+  return out;
+}
+
+void PutAddress(const RankAddress& in, proto::RankAddress* out) {
+  out->set_rank(in.rank);
+  out->set_address(in.bytes);
 }
 
 }  // namespace
@@ -237,6 +261,7 @@ void ToProto(const LoadProgress& in, proto::LoadModelProgress* out) {
     cache->set_rank(c.rank);
     cache->set_id(c.id);
   }
+  for (const RankAddress& a : in.addresses) PutAddress(a, out->add_addresses());
 }
 
 absl::StatusOr<LoadProgress> FromProto(const proto::LoadModelProgress& in) {
@@ -244,8 +269,25 @@ absl::StatusOr<LoadProgress> FromProto(const proto::LoadModelProgress& in) {
     if (bytes < 0 || bytes > kMaxLoadBytes)
       return absl::InvalidArgumentError(absl::StrCat("a load of ", bytes, " bytes"));
   }
-  LoadProgress out = {in.agent(), in.bytes_done(), in.bytes_total(), in.done(), in.reused(), in.bytes_read(), {}};
+  LoadProgress out{in.agent(), in.bytes_done(), in.bytes_total(), in.done(), in.reused(), in.bytes_read(), {}, {}};
   for (const proto::KvCache& c : in.caches()) out.caches.push_back({c.rank(), c.id()});
+  SHOAL_ASSIGN_OR_RETURN(out.addresses, GetAddresses(in.addresses()));
+  return out;
+}
+
+void ToProto(const ConnectRanks& in, proto::ConnectRanksRequest* out) {
+  out->set_epoch(in.epoch);
+  out->set_coordinator(in.coordinator);
+  for (const RankAddress& a : in.ranks) PutAddress(a, out->add_addresses());
+}
+
+absl::StatusOr<ConnectRanks> FromProto(const proto::ConnectRanksRequest& in) {
+  ConnectRanks out{in.epoch(), in.coordinator(), {}};
+  SHOAL_ASSIGN_OR_RETURN(out.ranks, GetAddresses(in.addresses()));
+  for (size_t i = 0; i < out.ranks.size(); ++i) {
+    if (out.ranks[i].rank == static_cast<int32_t>(i)) continue;
+    return absl::InvalidArgumentError(absl::StrCat("the address of rank ", out.ranks[i].rank, " in place of rank ", i));
+  }
   return out;
 }
 

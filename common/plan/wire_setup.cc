@@ -1,6 +1,7 @@
 #include "common/plan/wire_setup.h"
 
 #include "absl/strings/str_cat.h"
+#include "common/base/utf8.h"
 #include "common/plan/wire.h"
 #include "worker.pb.h"
 
@@ -78,6 +79,7 @@ std::string EncodeSetup(const RankSetup& setup) {
   ToProto(setup.engine, out.mutable_engine());
   ToProto(setup.limits, out.mutable_limits());
   out.set_threads(setup.threads);
+  out.set_host(ValidUtf8(setup.host));
   return out.SerializeAsString();
 }
 
@@ -108,7 +110,22 @@ absl::StatusOr<RankSetup> DecodeSetup(std::string_view bytes) {
   if (!limits.ok()) return limits.status();
   out.limits = *limits;
   out.threads = in.threads();
+  out.host = in.host();
   return out;
+}
+
+std::string EncodeConnect(const ConnectRanks& connect) {
+  proto::ConnectRanksRequest out;
+  ToProto(connect, &out);
+  return out.SerializeAsString();
+}
+
+absl::StatusOr<ConnectRanks> DecodeConnect(std::string_view bytes) {
+  proto::ConnectRanksRequest in;
+  if (!in.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) {
+    return absl::DataLossError("a malformed connect record");
+  }
+  return FromProto(in);
 }
 
 }  // namespace shoal::plan

@@ -1,4 +1,4 @@
-// What an agent tells each of its ranks before the first plan: the payload of the ring's kSetup record.
+// What an agent tells each of its ranks before the first plan: payloads of the ring's kSetup and kConnect records.
 #pragma once
 
 #include <string>
@@ -19,10 +19,15 @@ struct RankSetup {
   EngineOptions engine;
   MirrorLimits limits;
   int32_t threads = 1;
+  std::string host;  // that the transport binds, where it binds one
 };
 
 std::string EncodeSetup(const RankSetup& setup);
 // Checks ranges and enum values; the model's own consistency is CheckConfig's.
 absl::StatusOr<RankSetup> DecodeSetup(std::string_view bytes);
+
+// The payload of the ring's kConnect record.
+std::string EncodeConnect(const ConnectRanks& connect);
+absl::StatusOr<ConnectRanks> DecodeConnect(std::string_view bytes);
 
 }  // namespace shoal::plan

@@ -1,12 +1,17 @@
 #include "coordinator/core/blame.h"
 
 #include <csignal>
+#include <string>
 
 #include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "common/plan/control.h"
 
 namespace shoal::core {
 
 bool Blames(std::string_view cause) {
+  const std::string lost = absl::StrCat("exited with ", plan::kLostPeerExit);
+  if (cause == lost || cause.starts_with(lost + ":")) return false;
   constexpr std::string_view kBefore = "by signal ";
   const size_t at = cause.find(kBefore);
   if (at == std::string_view::npos) return true;

@@ -38,6 +38,7 @@ struct ClusterState {
   std::string detail;  // what is being waited for, or why it failed
   uint64_t epoch = 0;
   std::string numerics_id;
+  std::string transport;  // between the ranks of the present or last group; empty: none yet
   struct Rank {
     int32_t rank, tp_index, stage;
     plan::AgentId agent;

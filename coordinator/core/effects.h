@@ -11,8 +11,9 @@
 namespace shoal::core {
 
 struct EffectList {
-  std::vector<Effect> control;  // SendJoin, SendLoad, SendPlan, SendAbort, SetTimer, LogLine, Report
-  std::vector<Effect> client;   // EmitTokens, FinishRequest
+  // SendJoin, SendLoad, SendConnect, SendPlan, SendAbort, SetTimer, LogLine, Report
+  std::vector<Effect> control;
+  std::vector<Effect> client;  // EmitTokens, FinishRequest
 
   void Log(LogLine::Level level, std::string text) { control.push_back(LogLine{level, std::move(text)}); }
   void Info(std::string text) { Log(LogLine::Level::kInfo, std::move(text)); }

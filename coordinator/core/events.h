@@ -73,6 +73,11 @@ struct SendLoad {
   plan::AgentId agent;
   plan::LoadModel load;
 };
+// While loading, once all ranks have published their addresses: those of all. A refusal comes back as LoadFailed.
+struct SendConnect {
+  plan::AgentId agent;
+  plan::ConnectRanks connect;
+};
 // One plan to every agent of the group.
 struct SendPlan {
   std::vector<plan::AgentId> agents;
@@ -114,7 +119,7 @@ struct Report {
   std::shared_ptr<const StallReport> what;
 };
 
-using Effect =
-    std::variant<SendJoin, SendLoad, SendPlan, SendAbort, EmitTokens, FinishRequest, SetTimer, LogLine, Report>;
+using Effect = std::variant<SendJoin, SendLoad, SendConnect, SendPlan, SendAbort, EmitTokens, FinishRequest, SetTimer,
+                            LogLine, Report>;
 
 }  // namespace shoal::core

@@ -52,7 +52,7 @@ void Membership::Registered(const plan::AgentInfo& info, TimeNs now, EffectList&
   agent.heard = now;
   fx.Info(absl::StrCat(Called(info), ", pid ", info.pid, ", registered with ", info.slots.size(), " slots"));
   const std::vector<plan::AgentInfo> usable = Usable();
-  if (usable.front().boot_id != info.boot_id) {
+  if (options_.engine.transport == kSharedMemory && usable.front().boot_id != info.boot_id) {
     fx.Warn(absl::StrCat(Called(info), " has another boot id than ", usable.front().hostname,
                          ": shared memory does not reach it, so one group cannot use both"));
   }

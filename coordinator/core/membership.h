@@ -66,10 +66,18 @@ class Membership {
     bool joined = false, loaded = false;  // in this epoch
     plan::JoinReply reply;
     plan::LoadProgress progress;
+    std::vector<plan::RankAddress> addresses;  // of its ranks; empty: not published yet
   };
 
   void TryForm(TimeNs now, EffectList& fx);
   void AllJoined(TimeNs now, EffectList& fx);
+  // Whether ranks of this group have to publish addresses.
+  bool needs_addresses() const { return transport_ != kSharedMemory; }
+  // What is wrong with the addresses that an agent says its ranks have published; empty: nothing.
+  std::string Misaddressed(const Agent& agent, const plan::LoadProgress& progress) const;
+  // All have published: everybody gets all addresses.
+  void ConnectRanks(TimeNs now, EffectList& fx);
+  std::vector<int32_t> RanksOf(const plan::AgentId& agent) const;  // ascending
   // The group is gone: a new epoch, and a new attempt at once or, after failed ones, a little later.
   void Lose(std::string reason, bool blamed, TimeNs now, EffectList& fx);
   // Before a ready group is lost, while all of it is still known: keeps how it stands. Lose() does so, with nobody to
@@ -88,6 +96,7 @@ class Membership {
   void CompareCaches();
   bool All(bool Agent::*flag) const;                          // of the group
   Agent* Member(const plan::AgentId& agent, uint64_t epoch);  // null: not of this group
+  static constexpr std::string_view kSharedMemory = "shm", kBetweenHosts = "gloo", kAutomatic = "auto";
   bool forming() const { return phase_ == Phase::kJoining || phase_ == Phase::kLoading; }
 
   // How often silence is counted: a lost agent is noticed at most this late.
@@ -105,6 +114,8 @@ class Membership {
   uint64_t epoch_ = 0;
   bool epoch_unused_ = false;  // raised by an abort; no group has had it yet
   std::string numerics_id_;
+  std::string transport_;    // of the present group, or the last one
+  bool connecting_ = false;  // the addresses have been sent
   plan::MirrorLimits limits_;
   std::map<plan::AgentId, Agent> agents_;
   std::vector<plan::RankAssignment> group_;  // by rank; empty: none

@@ -31,7 +31,9 @@ bool MayPass(const absl::Status& status) {
 void Membership::TryForm(TimeNs now, EffectList& fx) {
   if (phase_ != Phase::kWaitingForAgents || retry_at_ != 0) return;
   const std::vector<plan::AgentInfo> usable = Usable();
-  auto placed = PlaceRanks(usable, {options_.tp, options_.pp, options_.nnodes, previous_});
+  const std::string& wanted = options_.engine.transport;
+  auto placed = PlaceRanks(
+      usable, {options_.tp, options_.pp, options_.nnodes, previous_, /*span_hosts=*/wanted != kSharedMemory});
   if (!placed.ok()) {
     detail_ = std::string(placed.status().message());
     return;
@@ -43,9 +45,14 @@ void Membership::TryForm(TimeNs now, EffectList& fx) {
   epoch_unused_ = false;
   phase_ = Phase::kJoining;
   deadline_ = now + kJoinDeadline;
+  connecting_ = false;
   const std::vector<plan::AgentId> members = GroupAgents();
+  const bool one_host = std::all_of(members.begin(), members.end(), [&](const plan::AgentId& id) {
+    return agents_.at(id).info.boot_id == agents_.at(members[0]).info.boot_id;
+  });
+  transport_ = wanted != kAutomatic ? wanted : std::string(one_host ? kSharedMemory : kBetweenHosts);
   detail_ = absl::StrCat("joining ", ranks(), " ranks on ", members.size(), members.size() == 1 ? " agent" : " agents",
-                         AfterFailure());
+                         " over ", transport_, AfterFailure());
   fx.Info(absl::StrCat("epoch ", epoch_, ": ", detail_));
 
   plan::JoinGroup join;
@@ -54,6 +61,7 @@ void Membership::TryForm(TimeNs now, EffectList& fx) {
   join.model = options_.model_path;
   join.revision = options_.revision;
   join.engine = options_.engine;
+  join.engine.transport = transport_;
   join.tp = options_.tp;
   join.pp = options_.pp;
   join.shard_hash = shard_hash_;
@@ -65,6 +73,7 @@ void Membership::TryForm(TimeNs now, EffectList& fx) {
     agent.joined = agent.loaded = false;
     agent.reply = {};
     agent.progress = {};
+    agent.addresses.clear();
     fx.control.push_back(SendJoin{id, join});
   }
 }
@@ -79,13 +88,10 @@ void Membership::JoinAnswered(const core::JoinAnswered& answer, TimeNs now, Effe
     fx.Warn(text);
     return Lose(text, /*blamed=*/false, now, fx);
   }
-  std::vector<int32_t> named, assigned;
+  std::vector<int32_t> named;
   for (const plan::JoinReply::Rank& r : answer.reply->ranks) named.push_back(r.rank);
-  for (const plan::RankAssignment& a : group_) {
-    if (a.agent == answer.agent) assigned.push_back(a.rank);
-  }
   std::sort(named.begin(), named.end());
-  if (named != assigned) {
+  if (named != RanksOf(answer.agent)) {
     return Refused(agent, absl::StrCat(who, " answered for other ranks than its own"), now, fx);
   }
   agent->reply = *answer.reply;
@@ -125,8 +131,16 @@ void Membership::AllJoined(TimeNs now, EffectList& fx) {
 void Membership::LoadAdvanced(const core::LoadAdvanced& advance, TimeNs now, EffectList& fx) {
   Agent* agent = Member(advance.progress.agent, advance.epoch);
   if (agent == nullptr || phase_ != Phase::kLoading || agent->loaded) return;
-  if (advance.progress.bytes_done > agent->progress.bytes_done) deadline_ = now + kLoadDeadline;
+  if (const std::string wrong = Misaddressed(*agent, advance.progress); !wrong.empty()) {
+    return Refused(agent, absl::StrCat("agent ", advance.progress.agent, " on ", agent->info.hostname, " ", wrong), now,
+                   fx);
+  }
+  const bool published = !advance.progress.addresses.empty();
+  if (published || advance.progress.bytes_done > agent->progress.bytes_done) deadline_ = now + kLoadDeadline;
   agent->progress = advance.progress;
+  if (published) agent->addresses = std::move(agent->progress.addresses);
+  agent->progress.addresses.clear();
+  if (published) ConnectRanks(now, fx);
   agent->loaded = advance.progress.done;
   if (!All(&Agent::loaded)) return;
   CompareCaches();
@@ -146,6 +160,31 @@ void Membership::CompareCaches() {
   }
   kv_kept_ = groups_formed_ > 0 && now == caches_ && std::find(now.ids.begin(), now.ids.end(), 0u) == now.ids.end();
   caches_ = std::move(now);
+}
+
+std::string Membership::Misaddressed(const Agent& agent, const plan::LoadProgress& progress) const {
+  if (!needs_addresses()) return progress.addresses.empty() ? "" : "published addresses, which nobody needs";
+  if (progress.done && !connecting_) return "says that its ranks are ready before they could connect";
+  if (progress.addresses.empty()) return "";
+  if (!agent.addresses.empty()) return "published its ranks' addresses twice";
+  std::vector<int32_t> named;
+  for (const plan::RankAddress& a : progress.addresses) named.push_back(a.rank);
+  std::sort(named.begin(), named.end());
+  return named == RanksOf(agent.info.id) ? "" : "published addresses of other ranks than its own";
+}
+
+void Membership::ConnectRanks(TimeNs now, EffectList& fx) {
+  plan::ConnectRanks connect{epoch_, options_.incarnation, {}};
+  for (const plan::AgentId& id : GroupAgents()) {
+    const std::vector<plan::RankAddress>& published = agents_.at(id).addresses;
+    if (published.empty()) return;
+    connect.ranks.insert(connect.ranks.end(), published.begin(), published.end());
+  }
+  std::sort(connect.ranks.begin(), connect.ranks.end(), [](const auto& a, const auto& b) { return a.rank < b.rank; });
+  connecting_ = true;
+  deadline_ = now + kLoadDeadline;
+  detail_ = absl::StrCat("connecting ranks over ", transport_, AfterFailure());
+  for (const plan::AgentId& id : GroupAgents()) fx.control.push_back(SendConnect{id, connect});
 }
 
 void Membership::LoadFailed(const core::LoadFailed& failure, TimeNs now, EffectList& fx) {
@@ -169,6 +208,14 @@ bool Membership::InGroup(const plan::AgentId& id) const {
 
 bool Membership::Owns(const plan::AgentId& agent, int32_t rank) const {
   return rank >= 0 && rank < static_cast<int32_t>(group_.size()) && group_[rank].agent == agent;
+}
+
+std::vector<int32_t> Membership::RanksOf(const plan::AgentId& agent) const {
+  std::vector<int32_t> ranks;
+  for (const plan::RankAssignment& a : group_) {
+    if (a.agent == agent) ranks.push_back(a.rank);
+  }
+  return ranks;
 }
 
 std::vector<plan::AgentId> Membership::GroupAgents() const {
@@ -206,6 +253,7 @@ std::vector<plan::AgentInfo> Membership::Usable() const {
 void Membership::Fill(ClusterState* state, TimeNs now) const {
   state->epoch = epoch_;
   state->numerics_id = numerics_id_;
+  state->transport = transport_;
   state->groups_formed = groups_formed_;
   for (const auto& [id, agent] : agents_) {
     state->agents.push_back({agent.info, now - agent.heard});
@@ -236,6 +284,7 @@ void Membership::CheckInvariants() const {
     SHOAL_CHECK(group_[i].slot >= 0 && group_[i].slot < static_cast<int32_t>(agent.info.slots.size()));
     SHOAL_CHECK(phase_ == Phase::kJoining || agent.joined);
     SHOAL_CHECK(phase_ != Phase::kReady || agent.loaded);
+    SHOAL_CHECK(phase_ != Phase::kReady || !needs_addresses() || (connecting_ && !agent.addresses.empty()));
     for (size_t j = 0; j < i; ++j) SHOAL_CHECK(group_[i].agent != group_[j].agent || group_[i].slot != group_[j].slot);
   }
   SHOAL_CHECK(agents_.empty() || next_tick_ != 0);

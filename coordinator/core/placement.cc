@@ -1,6 +1,7 @@
 #include "coordinator/core/placement.h"
 
 #include <algorithm>
+#include <iterator>
 #include <string>
 
 #include "absl/strings/str_cat.h"
@@ -9,10 +10,10 @@
 namespace shoal::core {
 namespace {
 
-// Slots of the agents of one host while ranks are put on them.
-class Host {
+// Slots of some agents while ranks are put on them.
+class Pool {
  public:
-  Host(std::vector<const plan::AgentInfo*> agents, const PlacementWish& wish) : wish_(wish) {
+  Pool(std::vector<const plan::AgentInfo*> agents, const PlacementWish& wish) : wish_(wish) {
     for (const plan::AgentInfo* info : agents)
       agents_.push_back({info, std::vector<bool>(info->slots.size(), false), 0});
     ranks_.resize(wish.tp * wish.pp);
@@ -99,6 +100,14 @@ class Host {
   std::vector<bool> placed_;
 };
 
+// Whether a rank was on an agent, still there, of another boot id.
+bool StaysElsewhere(std::span<const plan::AgentInfo> agents, const PlacementWish& wish, const std::string& boot) {
+  return std::any_of(wish.previous.begin(), wish.previous.end(), [&](const plan::RankAssignment& p) {
+    return std::any_of(agents.begin(), agents.end(),
+                       [&](const plan::AgentInfo& a) { return a.id == p.agent && a.boot_id != boot; });
+  });
+}
+
 }  // namespace
 
 absl::StatusOr<std::vector<plan::RankAssignment>> PlaceRanks(std::span<const plan::AgentInfo> agents,
@@ -108,22 +117,29 @@ absl::StatusOr<std::vector<plan::RankAssignment>> PlaceRanks(std::span<const pla
   for (const plan::AgentInfo& a : agents) {
     if (std::find(boots.begin(), boots.end(), a.boot_id) == boots.end()) boots.push_back(a.boot_id);
   }
+  const auto slots_of = [](const std::vector<const plan::AgentInfo*>& some) {
+    size_t slots = 0;
+    for (const plan::AgentInfo* a : some) slots += a->slots.size();
+    return slots;
+  };
+  const auto enough = [&](const std::vector<const plan::AgentInfo*>& some) {
+    return some.size() >= static_cast<size_t>(wish.nnodes) && slots_of(some) >= world;
+  };
+  std::vector<const plan::AgentInfo*> all;
+  for (const plan::AgentInfo& a : agents) all.push_back(&a);
   for (const std::string& boot : boots) {
     std::vector<const plan::AgentInfo*> here;
-    size_t slots = 0;
-    for (const plan::AgentInfo& a : agents) {
-      if (a.boot_id != boot) continue;
-      here.push_back(&a);
-      slots += a.slots.size();
-    }
-    if (here.size() >= static_cast<size_t>(wish.nnodes) && slots >= world) return Host(here, wish).Place();
-    found.push_back(absl::StrCat(here.size(), " with ", slots, " slots on ", here[0]->hostname));
+    std::copy_if(all.begin(), all.end(), std::back_inserter(here), [&](auto* a) { return a->boot_id == boot; });
+    const bool free = !wish.span_hosts || !StaysElsewhere(agents, wish, boot);
+    if (free && enough(here)) return Pool(here, wish).Place();
+    found.push_back(absl::StrCat(here.size(), " with ", slots_of(here), " slots on ", here[0]->hostname));
   }
+  if (wish.span_hosts && enough(all)) return Pool(all, wish).Place();
   std::string wait = absl::StrCat("waiting for ", wish.nnodes, wish.nnodes == 1 ? " agent" : " agents", " with ", world,
                                   world == 1 ? " slot; there " : " slots; there ",
                                   found.empty() ? "is none" : absl::StrCat("are ", absl::StrJoin(found, ", ")));
-  if (boots.size() > 1) {
-    absl::StrAppend(&wait, "; a group cannot span hosts (boot ids differ, and shared memory is the only transport)");
+  if (boots.size() > 1 && !wish.span_hosts) {
+    absl::StrAppend(&wait, "; over shared memory a group cannot span hosts (boot ids differ)");
   }
   return absl::UnavailableError(wait);
 }

@@ -103,6 +103,7 @@ std::string ClusterJson(const core::ClusterState& state) {
                                       {"detail", state.detail},
                                       {"epoch", state.epoch},
                                       {"numerics_id", state.numerics_id},
+                                      {"transport", state.transport},
                                       {"tensor_parallel_size", tp},
                                       {"pipeline_parallel_size", pp},
                                       {"agents", std::move(agents)},

@@ -149,6 +149,8 @@ class Metrics::Impl {
       MakeGauges("shoal:rank_step_seconds", "Lately for a step, without waiting for other ranks.");
   Family<Gauge>& rank_straggler_ =
       MakeGauges("shoal:rank_straggler", "1 for a rank that takes over 3 times as long as its tensor peers.");
+  Family<Gauge>& rank_comm_ =
+      MakeGauges("shoal:rank_comm_bytes", "Bytes that a rank has sent to others since it started, by transport.");
   Family<Gauge>& heartbeat_ = MakeGauges("shoal:agent_heartbeat_age_seconds", "Since the last heartbeat of an agent.");
   Gauge& epoch_ = MakeGauge("shoal:group_epoch", "Raised whenever the group is formed anew.");
   Gauge& load_total_ = MakeGauge("shoal:load_bytes_total_expected", "Bytes of weights to load.");
@@ -216,6 +218,11 @@ void Metrics::Impl::SetRanks(const core::ClusterState& state) {
     SetMember(rank_memory_, labels, static_cast<double>(rank.status.resident_bytes));
     SetMember(rank_step_, labels, Seconds(rank.own_time));
     SetMember(rank_straggler_, labels, rank.straggles ? 1 : 0);
+    for (const auto& [transport, bytes] : rank.status.comm_bytes) {
+      Labels with_transport = labels;
+      with_transport["transport"] = transport;
+      SetMember(rank_comm_, with_transport, static_cast<double>(bytes));
+    }
   }
   for (size_t i = 0; i < state.agents.size(); ++i) {
     const Labels labels{{"agent", std::to_string(i)}, {"node", state.agents[i].info.hostname}};

@@ -64,6 +64,7 @@ class AgentLink : public std::enable_shared_from_this<AgentLink> {
 
   void Join(const core::SendJoin& effect);
   void Load(const core::SendLoad& effect);
+  void Connect(const core::SendConnect& effect);
   void SendPlan(const core::SendPlan& effect);
   void Abort(const core::SendAbort& effect);
 

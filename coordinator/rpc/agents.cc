@@ -54,6 +54,9 @@ class AgentsImpl final : public Agents {
   void Carry(const core::SendLoad& effect) override {
     if (const auto link = service_.Find(effect.agent)) link->Load(effect);
   }
+  void Carry(const core::SendConnect& effect) override {
+    if (const auto link = service_.Find(effect.agent)) link->Connect(effect);
+  }
   void Carry(const core::SendPlan& effect) override {
     for (const plan::AgentId& agent : effect.agents) {
       if (const auto link = service_.Find(agent)) link->SendPlan(effect);

@@ -18,7 +18,7 @@ namespace {
 
 // Joining ends the ranks of the former group and reads the model's headers, maybe from a cold network disk.
 constexpr auto kJoinDeadline = std::chrono::seconds(120);
-constexpr auto kAbortDeadline = std::chrono::seconds(30);
+constexpr auto kAbortDeadline = std::chrono::seconds(30), kConnectDeadline = std::chrono::seconds(30);
 
 // The connection or the deadline failed. An agent never answers with these two codes: what went wrong on its side and
 // may go well the next time (a rank that ended while it started, an epoch that is over) is ABORTED, and is an answer.
@@ -104,6 +104,31 @@ class AbortCall final : public UnaryCall<proto::AbortReply> {
   proto::AbortRequest request_;
 };
 
+class ConnectCall final : public UnaryCall<proto::ConnectRanksReply> {
+ public:
+  ConnectCall(std::shared_ptr<AgentLink> link, const plan::ConnectRanks& connect)
+      : UnaryCall(std::move(link), kConnectDeadline), epoch_(connect.epoch) {
+    plan::ToProto(connect, &request_);
+  }
+  uint64_t epoch() const override { return epoch_; }
+
+  void Start(std::shared_ptr<ConnectCall> self) {
+    stub_->async()->ConnectRanks(&context_, &request_, &reply_,
+                                 [self = std::move(self)](const grpc::Status& status) { self->Done(status); });
+  }
+
+ private:
+  void Done(const grpc::Status& status) {
+    link_->Leave(this);
+    if (link_->Retired(epoch_) || status.ok()) return;
+    if (Unreached(status)) return LoseFor("ConnectRanks", status);
+    link_->Deliver(core::LoadFailed{link_->info().id, epoch_, plan::FromGrpc(status)});
+  }
+
+  const uint64_t epoch_;
+  proto::ConnectRanksRequest request_;
+};
+
 // No deadline: a load takes as long as it takes; heartbeats tell whether the agent lives.
 class LoadCall final : public Call, private grpc::ClientReadReactor<proto::LoadModelProgress> {
  public:
@@ -171,6 +196,10 @@ void StartJoin(const std::shared_ptr<AgentLink>& link, const plan::JoinGroup& jo
 
 void StartLoad(const std::shared_ptr<AgentLink>& link, const plan::LoadModel& load) {
   StartIfEntered(link, std::make_shared<LoadCall>(link, load));
+}
+
+void StartConnect(const std::shared_ptr<AgentLink>& link, const plan::ConnectRanks& connect) {
+  StartIfEntered(link, std::make_shared<ConnectCall>(link, connect));
 }
 
 void StartAbort(const std::shared_ptr<AgentLink>& link, uint64_t epoch, const std::string& reason) {

@@ -7,6 +7,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <utility>
@@ -82,7 +83,8 @@ int FreePort() {
   return ntohs(address.sin_port);
 }
 
-TinyGroup::TinyGroup(EventLog* log, rpc::Agents* agents, const std::string& device) : log_(log), agents_(agents) {
+TinyGroup::TinyGroup(EventLog* log, rpc::Agents* agents, const std::string& device, const std::string& transport)
+    : log_(log), agents_(agents) {
   TinyModel tiny;
   tiny.layers = 4;
   WriteTinyGguf(tiny, dir_ / "tiny.gguf");
@@ -90,6 +92,7 @@ TinyGroup::TinyGroup(EventLog* log, rpc::Agents* agents, const std::string& devi
   EXPECT_TRUE(files.ok()) << files.status();
   if (files.ok()) files_ = *std::move(files);
   engine_.device = device;
+  engine_.transport = transport;
   engine_.compute_dtype = "f32";
 }
 
@@ -136,17 +139,13 @@ std::vector<plan::LoadProgress> TinyGroup::Form(uint64_t epoch, int tp, int pp,
   replies_.clear();
   Join(epoch, tp, pp, agents);
   std::vector<plan::LoadProgress> done;
-  for (size_t i = 0; i < agents.size(); ++i) {
-    auto answered = log_->Take<core::JoinAnswered>([&](const auto& e) { return e.epoch == epoch; });
-    if (!answered.has_value() || !answered->reply.ok()) {
-      ADD_FAILURE() << (answered.has_value() ? answered->reply.status().ToString() : "no answer to JoinGroup");
-      return done;
-    }
-    replies_.push_back(*answered->reply);
-  }
-  for (const plan::AgentInfo& a : agents) {
-    members_.push_back(a.id);
-    agents_->Carry(core::SendLoad{a.id, {epoch, limits()}});
+  if (!TakeJoins(epoch, agents.size())) return done;
+  for (const plan::AgentInfo& a : agents) members_.push_back(a.id);
+  if (engine_.transport == "gloo") {
+    const plan::ConnectRanks connect = LoadUntilPublished(epoch, agents);
+    for (const plan::AgentInfo& a : agents) agents_->Carry(core::SendConnect{a.id, connect});
+  } else {
+    for (const plan::AgentInfo& a : agents) agents_->Carry(core::SendLoad{a.id, {epoch, limits()}});
   }
   for (size_t i = 0; i < agents.size(); ++i) {
     auto loaded = log_->Take<core::LoadAdvanced>([&](const auto& e) { return e.epoch == epoch && e.progress.done; });
@@ -159,15 +158,57 @@ std::vector<plan::LoadProgress> TinyGroup::Form(uint64_t epoch, int tp, int pp,
   return done;
 }
 
-plan::StepResult TinyGroup::RunStep(plan::StepPlan plan) {
+bool TinyGroup::TakeJoins(uint64_t epoch, size_t agents) {
+  for (size_t i = 0; i < agents; ++i) {
+    auto answered = log_->Take<core::JoinAnswered>([&](const auto& e) { return e.epoch == epoch; });
+    if (!answered.has_value() || !answered->reply.ok()) {
+      ADD_FAILURE() << (answered.has_value() ? answered->reply.status().ToString() : "no answer to JoinGroup");
+      return false;
+    }
+    replies_.push_back(*answered->reply);
+  }
+  return true;
+}
+
+plan::ConnectRanks TinyGroup::LoadUntilPublished(uint64_t epoch, const std::vector<plan::AgentInfo>& agents) {
+  plan::ConnectRanks connect{epoch, kCoordinator, {}};
+  for (const plan::AgentInfo& a : agents) agents_->Carry(core::SendLoad{a.id, {epoch, limits()}});
+  for (size_t i = 0; i < agents.size(); ++i) {
+    auto published = log_->Take<core::LoadAdvanced>(
+        [&](const auto& e) { return e.epoch == epoch && !e.progress.addresses.empty(); });
+    if (!published.has_value()) {
+      ADD_FAILURE() << "an agent did not publish";
+      return connect;
+    }
+    const std::vector<plan::RankAddress>& more = published->progress.addresses;
+    connect.ranks.insert(connect.ranks.end(), more.begin(), more.end());
+  }
+  std::sort(connect.ranks.begin(), connect.ranks.end(), [](const auto& a, const auto& b) { return a.rank < b.rank; });
+  return connect;
+}
+
+plan::Stamp TinyGroup::Send(plan::StepPlan plan) {
   plan.stamp = {epoch_, kCoordinator, ++step_};
   const absl::Status applied = mirror_->Apply(plan, false);
   EXPECT_TRUE(applied.ok()) << applied;
   plan.mirror_digest = mirror_->digest();
   agents_->Carry(core::SendPlan{members_, plan.stamp, plan::EncodePlan(plan)});
+  return plan.stamp;
+}
+
+void TinyGroup::SendStep() {
+  plan::StepPlan plan;
+  if (ended_ != 0) plan.ends.push_back(std::exchange(ended_, 0));
+  plan.starts.push_back({next_sequence_, {1}, 1, {}, {1}, 0});
+  plan.rows.push_back({.id = next_sequence_++, .position = 0, .count = 1, .output = plan::RowOutput::kSample});
+  Send(std::move(plan));
+}
+
+plan::StepResult TinyGroup::RunStep(plan::StepPlan plan) {
+  const plan::Stamp stamp = Send(std::move(plan));
   plan::StepResult sampled;
   for (int i = 0; i < ranks_; ++i) {
-    auto answer = log_->Take<core::StepAnswered>([&](const auto& e) { return e.result.stamp == plan.stamp; });
+    auto answer = log_->Take<core::StepAnswered>([&](const auto& e) { return e.result.stamp == stamp; });
     if (!answer.has_value()) {
       ADD_FAILURE() << "step " << step_ << " has " << i << " answers of " << ranks_;
       return sampled;

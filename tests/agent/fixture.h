@@ -85,21 +85,28 @@ int FreePort();
 // A tiny model on disk and the groups made of it.
 class TinyGroup {
  public:
-  TinyGroup(EventLog* log, rpc::Agents* agents, const std::string& device);
+  TinyGroup(EventLog* log, rpc::Agents* agents, const std::string& device, const std::string& transport = "auto");
 
   // Ranks in order over the agents' slots. The join, sent to all agents.
   void Join(uint64_t epoch, int tp, int pp, const std::vector<plan::AgentInfo>& agents);
   plan::JoinGroup MakeJoin(uint64_t epoch, int tp, int pp, const std::vector<plan::AgentInfo>& agents) const;
   // Joins, loads and waits; what each agent said at the end of its load.
   std::vector<plan::LoadProgress> Form(uint64_t epoch, int tp, int pp, const std::vector<plan::AgentInfo>& agents);
+  // Loads as far as addresses are published: those of all ranks, or fewer when an agent does not.
+  plan::ConnectRanks LoadUntilPublished(uint64_t epoch, const std::vector<plan::AgentInfo>& agents);
   // One prompt, greedy: `count` tokens from the sampling rank. Each step waits for the answers of all ranks.
   std::vector<int32_t> Generate(const std::vector<int32_t>& prompt, int count);
+
+  // The first step of another sequence, without waiting for its answers.
+  void SendStep();
 
   const std::vector<plan::JoinReply>& replies() const { return replies_; }
   const model::ModelFiles& files() const { return files_; }
   plan::MirrorLimits limits() const;
 
  private:
+  bool TakeJoins(uint64_t epoch, size_t agents);
+  plan::Stamp Send(plan::StepPlan plan);
   plan::StepResult RunStep(plan::StepPlan plan);
 
   EventLog* log_;

@@ -125,6 +125,10 @@ TEST(CommandLine, ValuesAreChecked) {
   EXPECT_FALSE(Parse({"serve", "m", "--port", "70000"}).ok());
   EXPECT_FALSE(Parse({"serve", "m", "--max-num-seqs", "many"}).ok());
   EXPECT_FALSE(Parse({"serve", "m", "--load-format", "guess"}).ok());
+  EXPECT_FALSE(Parse({"serve", "m", "--transport", "pigeon"}).ok());
+  for (const char* transport : {"auto", "shm", "gloo"}) {
+    EXPECT_EQ(Parse({"serve", "m", "--transport", transport})->serve.transport, transport);
+  }
   EXPECT_FALSE(Parse({"serve", "m", "--config", "/does/not/exist.yaml"}).ok());
   EXPECT_FALSE(Parse({"serve", "m", "--config", WriteFile("max-num-seqs: many\n").c_str()}).ok());
   EXPECT_FALSE(Parse({"serve", "m", "--config", WriteFile("[1, 2").c_str()}).ok());

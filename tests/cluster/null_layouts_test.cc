@@ -67,12 +67,9 @@ TEST_P(NullLayoutsTest, TextOfARequestIsThatOfItAlone) {
   EXPECT_EQ(got->tokens[0], OneRank().tokens[3]);
 }
 
-INSTANTIATE_TEST_SUITE_P(All, NullLayoutsTest,
-                         ::testing::Combine(::testing::ValuesIn(kLayouts), ::testing::ValuesIn(comm::kAllTransports)),
-                         [](const auto& info) {
-                           return "L" + LayoutName(std::get<0>(info.param)) +
-                                  comm::TransportName(std::get<1>(info.param));
-                         });
+INSTANTIATE_TEST_SUITE_P(All, NullLayoutsTest, ::testing::ValuesIn(LayoutsAndTransports()), [](const auto& info) {
+  return "L" + LayoutName(std::get<0>(info.param)) + comm::TransportName(std::get<1>(info.param));
+});
 
 }  // namespace
 }  // namespace shoal::testing

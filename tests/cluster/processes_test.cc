@@ -1,4 +1,5 @@
-// Ranks as processes over one shared segment: the same text as in threads; one killed, and the others end when told to.
+// Ranks as processes, over one shared segment and over Gloo: the same text as in threads; one killed, and the others
+// end: when told to, or by themselves where the transport notices.
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <spawn.h>
@@ -7,6 +8,7 @@
 #include <unistd.h>
 
 #include <csignal>
+#include <optional>
 #include <thread>
 
 #include "common/base/rng.h"
@@ -67,13 +69,15 @@ std::vector<plan::StepPlan> PlansFor(const DriverResult& texts, const plan::Mirr
 
 class Processes {
  public:
-  Processes(Layout layout, const std::string& model, const std::string& table) : ranks_(layout.tp * layout.pp) {
+  Processes(Layout layout, const std::string& model, const std::string& table, comm::Transport transport)
+      : transport_(transport), ranks_(layout.tp * layout.pp) {
     const comm::GroupShape shape = ProcessShape(kTiny.hidden, layout.tp, layout.pp);
     bytes_ = SegmentBytes(shape);
     segment_ = memfd_create("cluster", 0);
     EXPECT_EQ(ftruncate(segment_, static_cast<off_t>(bytes_)), 0);
     pages_ = static_cast<rank::ControlPage*>(mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_SHARED, segment_, 0));
     for (int r = 0; r < static_cast<int>(ranks_.size()); ++r) Start(r, layout, model, table);
+    if (transport == comm::Transport::kGloo) Introduce();
   }
   ~Processes() {
     for (Rank& rank : ranks_) {
@@ -86,18 +90,11 @@ class Processes {
     close(segment_);
   }
 
-  void Submit(int r, const plan::StepPlan& plan) {
-    const std::string message = plan::EncodePlan(plan);
-    const auto size = static_cast<uint32_t>(message.size());
-    const std::string frame = std::string(reinterpret_cast<const char*>(&size), sizeof(size)) + message;
-    EXPECT_EQ(write(ranks_[r].in, frame.data(), frame.size()), static_cast<ssize_t>(frame.size()));
-  }
+  void Submit(int r, const plan::StepPlan& plan) { Tell(r, plan::EncodePlan(plan)); }
   absl::StatusOr<plan::StepResult> Result(int r) {
-    uint32_t size = 0;
-    if (!ReadAll(ranks_[r].out, &size, sizeof(size))) return absl::UnavailableError("the rank is gone");
-    std::string message(size, 0);
-    if (!ReadAll(ranks_[r].out, message.data(), size)) return absl::UnavailableError("half a result");
-    return plan::DecodeResult(message);
+    const std::optional<std::string> message = Hear(r);
+    if (!message.has_value()) return absl::UnavailableError("the rank is gone");
+    return plan::DecodeResult(*message);
   }
   void Kill(int r) { kill(ranks_[r].pid, SIGKILL); }
   void CloseInput(int r) {
@@ -115,6 +112,26 @@ class Processes {
     int in = -1, out = -1;
   };
 
+  void Tell(int r, const std::string& message) {
+    const auto size = static_cast<uint32_t>(message.size());
+    const std::string frame = std::string(reinterpret_cast<const char*>(&size), sizeof(size)) + message;
+    EXPECT_EQ(write(ranks_[r].in, frame.data(), frame.size()), static_cast<ssize_t>(frame.size()));
+  }
+  std::optional<std::string> Hear(int r) {
+    uint32_t size = 0;
+    if (!ReadAll(ranks_[r].out, &size, sizeof(size))) return std::nullopt;
+    std::string message(size, 0);
+    if (!ReadAll(ranks_[r].out, message.data(), size)) return std::nullopt;
+    return message;
+  }
+  // Everybody's address to everybody.
+  void Introduce() {
+    std::vector<std::string> addresses;
+    for (int r = 0; r < size(); ++r) addresses.push_back(Hear(r).value_or(""));
+    for (int r = 0; r < size(); ++r) {
+      for (const std::string& address : addresses) Tell(r, address);
+    }
+  }
   static bool ReadAll(int fd, void* data, size_t bytes) {
     for (auto* at = static_cast<char*>(data); bytes > 0;) {
       const ssize_t n = read(fd, at, bytes);
@@ -144,7 +161,8 @@ class Processes {
                                      std::to_string(layout.tp),
                                      std::to_string(layout.pp),
                                      std::to_string(r),
-                                     std::to_string(segment_)};
+                                     std::to_string(segment_),
+                                     std::string(comm::kTransportNames[static_cast<size_t>(transport_)])};
     std::vector<char*> argv;
     for (std::string& arg : args) argv.push_back(arg.data());
     argv.push_back(nullptr);
@@ -156,13 +174,14 @@ class Processes {
     ranks_[r].out = out[0];
   }
 
+  const comm::Transport transport_;
   std::vector<Rank> ranks_;
   size_t bytes_ = 0;
   int segment_ = -1;
   rank::ControlPage* pages_ = nullptr;
 };
 
-class ProcessesTest : public ::testing::Test {
+class ProcessesTest : public ::testing::TestWithParam<comm::Transport> {
  protected:
   void SetUp() override {
     std::signal(SIGPIPE, SIG_IGN);
@@ -172,13 +191,13 @@ class ProcessesTest : public ::testing::Test {
   const std::string model_ = directory_ / "tiny.gguf";
 };
 
-TEST_F(ProcessesTest, TextIsThatOfThreads) {
+TEST_P(ProcessesTest, TextIsThatOfThreads) {
   for (const char* table : {"null", "cpu"}) {
     const auto shards = LoadShards(OpenTinyModel(kTiny).value(), 2, 2, table, false).value();
     const auto threads = RunAlone(
         *RankSet::Make(shards, {.transport = comm::TestTransport::kShm, .kv = DType::kF16}).value(), Requests(), {});
     ASSERT_TRUE(threads.ok()) << threads.status();
-    Processes group({2, 2}, model_, table);
+    Processes group({2, 2}, model_, table, GetParam());
     const auto plans = PlansFor(*threads, ProcessLimits(kTiny.vocab));
     for (const plan::StepPlan& plan : plans) {
       for (int r = 0; r < group.size(); ++r) group.Submit(r, plan);
@@ -198,17 +217,19 @@ TEST_F(ProcessesTest, TextIsThatOfThreads) {
       group.CloseInput(r);
       EXPECT_EQ(group.Reap(r), 0) << "rank " << r;
       EXPECT_EQ(group.page(r).step, 10u);
-      EXPECT_GT(group.page(r).sent[static_cast<size_t>(comm::Transport::kShm)].tensor, 0);
-      EXPECT_EQ(group.page(r).sent[static_cast<size_t>(comm::Transport::kLocal)].tensor, 0);
+      for (size_t t = 0; t < comm::kTransportNames.size(); ++t) {
+        EXPECT_EQ(group.page(r).sent[t].tensor > 0, t == static_cast<size_t>(GetParam())) << comm::kTransportNames[t];
+      }
     }
   }
 }
 
-TEST_F(ProcessesTest, WhenOneIsKilledTheOthersWaitUntilTheyAreAborted) {
+TEST_P(ProcessesTest, WhenOneIsKilledTheOthersWaitUntilTheyAreAborted) {
+  if (GetParam() != comm::Transport::kShm) GTEST_SKIP() << "they end by themselves";
   const auto shards = LoadShards(OpenTinyModel(kTiny).value(), 1, 1, "null", false).value();
   const auto texts = RunAlone(*RankSet::Make(shards, {}).value(), Requests(), {});
   ASSERT_TRUE(texts.ok()) << texts.status();
-  Processes group({2, 2}, model_, "null");
+  Processes group({2, 2}, model_, "null", GetParam());
   const auto plans = PlansFor(*texts, ProcessLimits(kTiny.vocab));
   for (int r = 0; r < group.size(); ++r) group.Submit(r, plans[0]);
   ASSERT_TRUE(group.Result(2).ok());
@@ -229,6 +250,30 @@ TEST_F(ProcessesTest, WhenOneIsKilledTheOthersWaitUntilTheyAreAborted) {
     EXPECT_LE(group.page(r).step, 1u);
   }
 }
+
+TEST_P(ProcessesTest, WhenOneIsKilledTheOthersAreTold) {
+  if (GetParam() != comm::Transport::kGloo) GTEST_SKIP() << "nothing tells them";
+  const auto shards = LoadShards(OpenTinyModel(kTiny).value(), 1, 1, "null", false).value();
+  const auto texts = RunAlone(*RankSet::Make(shards, {}).value(), Requests(), {});
+  ASSERT_TRUE(texts.ok()) << texts.status();
+  Processes group({2, 2}, model_, "null", GetParam());
+  const auto plans = PlansFor(*texts, ProcessLimits(kTiny.vocab));
+  for (int r = 0; r < group.size(); ++r) group.Submit(r, plans[0]);
+  ASSERT_TRUE(group.Result(2).ok());
+  group.Kill(1);
+  EXPECT_TRUE(WIFSIGNALED(group.Reap(1)));
+  for (const int r : {0, 2, 3}) group.Submit(r, plans[1]);
+  for (const int r : {0, 2, 3}) {
+    const int status = group.Reap(r);
+    EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 8) << "rank " << r << " ended with " << status;
+    EXPECT_LE(group.page(r).step, 1u);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(All, ProcessesTest, ::testing::Values(comm::Transport::kShm, comm::Transport::kGloo),
+                         [](const auto& info) {
+                           return std::string(comm::kTransportNames[static_cast<size_t>(info.param)]);
+                         });
 
 }  // namespace
 }  // namespace shoal::testing

@@ -1,10 +1,12 @@
-// One rank of a group as a process: `cluster_rank MODEL TABLE TP PP RANK SEGMENT_FD`. The segment holds a control page
-// per rank, then the channels. Plans come through stdin and results go to stdout, each as 4 bytes of length and the
-// message.
+// One rank of a group as a process: `cluster_rank MODEL TABLE TP PP RANK SEGMENT_FD TRANSPORT`. The segment holds a
+// control page per rank, then the channels of shm. Over gloo the rank first writes its address to stdout and reads
+// those of all from stdin. Plans come through stdin and results go to stdout. All of these are 4 bytes of length and
+// the message.
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -15,6 +17,7 @@
 #include "kernels/ops/backends.h"
 #include "tests/cluster/harness/shards.h"
 #include "tests/cluster/process_shape.h"
+#include "worker/comm/gloo.h"
 #include "worker/comm/shm.h"
 #include "worker/kv/kv_cache.h"
 #include "worker/rank/engine.h"
@@ -32,13 +35,24 @@ bool ReadAll(int fd, void* data, size_t bytes) {
   return true;
 }
 
+absl::Status ReadMessage(std::string* message) {
+  uint32_t bytes = 0;
+  if (!ReadAll(STDIN_FILENO, &bytes, sizeof(bytes))) return absl::CancelledError("end of input");
+  message->assign(bytes, 0);
+  return ReadAll(STDIN_FILENO, message->data(), bytes) ? absl::OkStatus() : absl::DataLossError("half a message");
+}
+
+void WriteMessage(const std::string& message) {
+  const auto size = static_cast<uint32_t>(message.size());
+  const std::string frame = std::string(reinterpret_cast<const char*>(&size), sizeof(size)) + message;
+  if (write(STDOUT_FILENO, frame.data(), frame.size()) != static_cast<ssize_t>(frame.size())) std::_Exit(9);
+}
+
 class StdinPlans final : public rank::PlanSource {
  public:
   absl::Status Next(plan::StepPlan* plan, TimeNs* arrived) override {
-    uint32_t bytes = 0;
-    if (!ReadAll(STDIN_FILENO, &bytes, sizeof(bytes))) return absl::CancelledError("end of input");
-    std::string message(bytes, 0);
-    if (!ReadAll(STDIN_FILENO, message.data(), bytes)) return absl::DataLossError("half a plan");
+    std::string message;
+    SHOAL_RETURN_IF_ERROR(ReadMessage(&message));
     SHOAL_ASSIGN_OR_RETURN(*plan, plan::DecodePlan(message));
     *arrived = RealClock().Now();
     return absl::OkStatus();
@@ -46,7 +60,16 @@ class StdinPlans final : public rank::PlanSource {
   bool HasNext() const override { return false; }
 };
 
-absl::Status Run(const std::string& model_path, const std::string& table, int tp, int pp, int rank, int fd) {
+absl::StatusOr<comm::RankComm> ConnectGloo(const comm::GroupShape& shape, int rank, const comm::AbortFlag* abort) {
+  std::signal(SIGPIPE, SIG_IGN);
+  SHOAL_ASSIGN_OR_RETURN(const auto listener, comm::GlooListener::Listen(shape, rank, 1, "127.0.0.1", abort));
+  WriteMessage(listener->address());
+  std::vector<std::string> addresses(shape.tp * shape.pp);
+  for (std::string& address : addresses) SHOAL_RETURN_IF_ERROR(ReadMessage(&address));
+  return listener->Connect(addresses, 60 * kSecond);
+}
+
+absl::Status Run(const std::string& model_path, const std::string& table, int tp, int pp, int rank, int fd, bool gloo) {
   SHOAL_ASSIGN_OR_RETURN(const model::ModelFiles files, model::OpenModel(model_path));
   SHOAL_ASSIGN_OR_RETURN(const auto shards, LoadShards({files.config, files.checkpoint}, tp, pp, table, false));
   const comm::GroupShape shape = ProcessShape(files.config.hidden, tp, pp);
@@ -56,7 +79,8 @@ absl::Status Run(const std::string& model_path, const std::string& table, int tp
   auto* pages = static_cast<rank::ControlPage*>(memory);
   rank::ControlPage& page = pages[rank];
   const std::span<std::byte> channels(reinterpret_cast<std::byte*>(pages + tp * pp), comm::ShmSegmentBytes(shape));
-  SHOAL_ASSIGN_OR_RETURN(comm::RankComm comm, comm::MakeShmRank(shape, rank, 1, channels, &page.abort));
+  SHOAL_ASSIGN_OR_RETURN(comm::RankComm comm, gloo ? ConnectGloo(shape, rank, &page.abort)
+                                                   : comm::MakeShmRank(shape, rank, 1, channels, &page.abort));
 
   const plan::MirrorLimits limits = ProcessLimits(files.config.vocab);
   const plan::RankShard& shard = shards->plan.ranks[rank];
@@ -83,10 +107,7 @@ absl::Status Run(const std::string& model_path, const std::string& table, int tp
   parts.page = &page;
   parts.clock = &clock;
   parts.on_result = [](plan::StepResult result) {
-    const std::string message = plan::EncodeResult(result);
-    const auto size = static_cast<uint32_t>(message.size());
-    const std::string frame = std::string(reinterpret_cast<const char*>(&size), sizeof(size)) + message;
-    if (write(STDOUT_FILENO, frame.data(), frame.size()) != static_cast<ssize_t>(frame.size())) std::_Exit(9);
+    WriteMessage(plan::EncodeResult(result));
     return absl::OkStatus();
   };
   return rank::RunEngine(std::move(parts));
@@ -96,10 +117,12 @@ absl::Status Run(const std::string& model_path, const std::string& table, int tp
 }  // namespace shoal::testing
 
 int main(int argc, char** argv) {
-  if (argc != 7) return 2;
-  const absl::Status status = shoal::testing::Run(argv[1], argv[2], std::atoi(argv[3]), std::atoi(argv[4]),
-                                                  std::atoi(argv[5]), std::atoi(argv[6]));
+  if (argc != 8) return 2;
+  const absl::Status status =
+      shoal::testing::Run(argv[1], argv[2], std::atoi(argv[3]), std::atoi(argv[4]), std::atoi(argv[5]),
+                          std::atoi(argv[6]), argv[7] == std::string("gloo"));
   if (status.ok()) return 0;
   std::fprintf(stderr, "%s\n", status.ToString().c_str());
+  if (absl::IsUnavailable(status)) return 8;
   return absl::IsAborted(status) ? 7 : 1;
 }

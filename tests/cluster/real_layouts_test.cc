@@ -53,12 +53,22 @@ const Reference& OneRank() {
   return *reference;
 }
 
-class RealLayoutsTest : public ::testing::TestWithParam<Layout> {};
+class RealLayoutsTest : public ::testing::TestWithParam<Layout> {
+ protected:
+  // Those that the layout is tried over.
+  static std::vector<comm::TestTransport> Transports() {
+    std::vector<comm::TestTransport> found;
+    for (const auto& [layout, transport] : LayoutsAndTransports()) {
+      if (LayoutName(layout) == LayoutName(GetParam())) found.push_back(transport);
+    }
+    return found;
+  }
+};
 
 TEST_P(RealLayoutsTest, LogitsAndGreedyTextAreThoseOfOneRank) {
   const auto shards = LoadShards(Model(), GetParam().tp, GetParam().pp, "cpu", true);
   ASSERT_TRUE(shards.ok()) << shards.status();
-  for (const comm::TestTransport transport : comm::kAllTransports) {
+  for (const comm::TestTransport transport : Transports()) {
     SCOPED_TRACE(comm::TransportName(transport));
     auto ranks = RankSet::Make(*shards, Options(transport)).value();
     const auto english = TeacherForced(*ranks, kEnglish, {9, 5});

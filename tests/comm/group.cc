@@ -1,11 +1,13 @@
 #include "tests/comm/group.h"
 
 #include <chrono>
+#include <csignal>
 #include <cstdlib>
 #include <cstring>
 #include <future>
 
 #include "common/base/check.h"
+#include "worker/comm/gloo.h"
 #include "worker/comm/local.h"
 #include "worker/comm/shm.h"
 
@@ -19,17 +21,64 @@ std::string TransportName(TestTransport t) {
       return "LocalUnbuffered";
     case TestTransport::kShm:
       return "Shm";
+    case TestTransport::kGloo:
+      return "Gloo";
   }
   return "";
 }
 
-Transport Carrier(TestTransport t) { return t == TestTransport::kShm ? Transport::kShm : Transport::kLocal; }
+Transport Carrier(TestTransport t) {
+  switch (t) {
+    case TestTransport::kShm:
+      return Transport::kShm;
+    case TestTransport::kGloo:
+      return Transport::kGloo;
+    default:
+      return Transport::kLocal;
+  }
+}
+
+std::vector<RankComm> ConnectGloo(const GroupShape& shape, std::span<const AbortFlag* const> abort) {
+  std::signal(SIGPIPE, SIG_IGN);
+  std::vector<std::unique_ptr<GlooListener>> listeners;
+  std::vector<std::string> addresses;
+  for (int r = 0; r < shape.tp * shape.pp; ++r) {
+    auto listener = GlooListener::Listen(shape, r, 7, "127.0.0.1", abort[r]);
+    SHOAL_CHECK(listener.ok());
+    addresses.push_back((*listener)->address());
+    listeners.push_back(*std::move(listener));
+  }
+  std::vector<std::future<absl::StatusOr<RankComm>>> connecting;
+  for (auto& listener : listeners) {
+    connecting.push_back(std::async(std::launch::async, [&] { return listener->Connect(addresses, 30 * kSecond); }));
+  }
+  std::vector<RankComm> ranks;
+  for (auto& rank : connecting) {
+    auto connected = rank.get();
+    SHOAL_CHECK(connected.ok());
+    ranks.push_back(*std::move(connected));
+  }
+  return ranks;
+}
+
+bool Eventually(const std::function<absl::Status()>& attempt) {
+  const RealClock clock;
+  const TimeNs end = clock.Now() + 30 * kSecond;
+  while (!attempt().ok()) {
+    if (clock.Now() > end) return false;
+  }
+  return true;
+}
 
 void TestGroup::Free::operator()(void* memory) const { std::free(memory); }
 
 TestGroup::TestGroup(const GroupShape& shape, TestTransport transport) : abort_(shape.tp * shape.pp) {
   std::vector<const AbortFlag*> flags;
   for (const AbortFlag& flag : abort_) flags.push_back(&flag);
+  if (transport == TestTransport::kGloo) {
+    ranks_ = ConnectGloo(shape, flags);
+    return;
+  }
   if (transport != TestTransport::kShm) {
     const bool buffered = transport == TestTransport::kLocal;
     ranks_ = MakeLocalGroup(shape, buffered ? LocalMode::kBuffered : LocalMode::kUnbuffered, flags);

@@ -11,12 +11,18 @@
 
 namespace shoal::comm {
 
-enum class TestTransport { kLocal, kLocalUnbuffered, kShm };
+enum class TestTransport { kLocal, kLocalUnbuffered, kShm, kGloo };
 inline constexpr TestTransport kAllTransports[] = {TestTransport::kLocal, TestTransport::kLocalUnbuffered,
-                                                   TestTransport::kShm};
+                                                   TestTransport::kShm, TestTransport::kGloo};
 std::string TransportName(TestTransport t);
 
 Transport Carrier(TestTransport t);  // what must carry the bytes
+
+// The ranks of a group over Gloo on loopback, connected with each other.
+std::vector<RankComm> ConnectGloo(const GroupShape& shape, std::span<const AbortFlag* const> abort);
+
+// Whether `attempt` succeeds soon. Room that a peer has made is news that travels, where memory is not shared.
+bool Eventually(const std::function<absl::Status()>& attempt);
 
 class TestGroup {
  public:

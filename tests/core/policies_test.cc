@@ -61,6 +61,22 @@ TEST(PlaceRanks, SaysWhatIsMissing) {
   EXPECT_EQ(Place({Agent("a", 1), Agent("b", 1, {}, "y"), Agent("c", 1, {}, "y")}, {2, 1, 2, {}}), "b0 c0");
 }
 
+TEST(PlaceRanks, SpansHostsOnlyWhereNoneIsEnough) {
+  const auto spanning = [](int tp, int nnodes, std::vector<plan::RankAssignment> previous = {}) {
+    return PlacementWish{tp, 1, nnodes, std::move(previous), true};
+  };
+  EXPECT_EQ(Place({Agent("a", 1), Agent("b", 1, {}, "y")}, spanning(2, 2)), "a0 b0");
+  EXPECT_EQ(Place({Agent("a", 1), Agent("b", 2, {}, "y")}, spanning(2, 1)), "b0 b1");
+  EXPECT_EQ(Place({Agent("a", 1), Agent("b", 1, {}, "y"), Agent("c", 1, {}, "y")}, spanning(2, 2)), "b0 c0");
+  // Ranks stay, whatever else has come.
+  const std::vector<plan::RankAssignment> before = {{0, "a", 0}, {1, "b", 0}};
+  EXPECT_EQ(Place({Agent("a", 1), Agent("b", 1, {}, "y"), Agent("c", 1, {}, "y")}, spanning(2, 2, before)), "a0 b0");
+  EXPECT_EQ(Place({Agent("c", 2, {}, "y"), Agent("a", 1)}, spanning(2, 2, before)), "a0 c0");
+  EXPECT_EQ(Place({Agent("c", 2, {}, "y")}, spanning(2, 1, before)), "c0 c1");
+  EXPECT_EQ(Place({Agent("a", 1), Agent("b", 1, {}, "y")}, spanning(3, 2)),
+            "waiting for 2 agents with 3 slots; there are 1 with 1 slots on host-x, 1 with 1 slots on host-y");
+}
+
 CoreOptions Options() {
   CoreOptions o;
   o.model.vocab = 100;
@@ -150,12 +166,13 @@ TEST(ServiceRate, ForetellsFromWhatFinishedLately) {
 }
 
 TEST(Blames, OnlyWhatAStepCanHaveCaused) {
-  for (const char* outside :
-       {"killed by signal 9", "stopped by signal 19", "killed by signal 15", "killed by signal 2"}) {
+  for (const char* outside : {"killed by signal 9", "stopped by signal 19", "killed by signal 15", "killed by signal 2",
+                              "exited with 4", "exited with 4: rank 0: UNAVAILABLE: lost rank 1"}) {
     EXPECT_FALSE(Blames(outside)) << outside;
   }
-  for (const char* step : {"killed by signal 11", "killed by signal 6", "killed by signal 7 (core dumped)",
-                           "exited with 1: CUDA error", "killed by signal 90", "stuck in attention at step 7", ""}) {
+  for (const char* step :
+       {"killed by signal 11", "killed by signal 6", "killed by signal 7 (core dumped)", "exited with 1: CUDA error",
+        "killed by signal 90", "stuck in attention at step 7", "exited with 40", ""}) {
     EXPECT_TRUE(Blames(step)) << step;
   }
 }

@@ -1,5 +1,6 @@
 // Groups that form, break and come back, with requests inside.
 #include <algorithm>
+#include <functional>
 
 #include "absl/strings/str_cat.h"
 #include "common/base/rng.h"
@@ -92,8 +93,10 @@ TEST(Forming, AdoptsAgentsThatHoldWeights) {
   }
 }
 
-TEST(Forming, AgentsOfOtherHostsAreNotUsed) {
-  VirtualCluster cluster(Options(1, 2, 2), {}, 1);
+TEST(Forming, OverSharedMemoryAgentsOfOtherHostsAreNotUsed) {
+  CoreOptions o = Options(1, 2, 2);
+  o.engine.transport = "shm";
+  VirtualCluster cluster(o, {}, 1);
   cluster.AddAgent({.id = "a", .boot_id = "here"});
   cluster.AddAgent({.id = "b", .boot_id = "there"});
   cluster.RunUntil(kSecond);
@@ -103,6 +106,79 @@ TEST(Forming, AgentsOfOtherHostsAreNotUsed) {
   cluster.AddAgent({.id = "c", .boot_id = "here"});
   ASSERT_TRUE(cluster.RunUntilReady());
   for (const auto& rank : cluster.state().ranks) EXPECT_NE(rank.agent, "b");
+  EXPECT_TRUE(cluster.connects().empty());
+}
+
+// "auto" is what reaches all agents of the group; "gloo" is gloo, also inside a host.
+TEST(Forming, TheTransportReachesAllAgents) {
+  for (const char* wanted : {"auto", "gloo"}) {
+    for (const char* second : {"here", "there"}) {
+      CoreOptions o = Options(2, 2, 2);
+      o.engine.transport = wanted;
+      VirtualCluster cluster(o, {}, 1);
+      cluster.AddAgent({.id = "b", .slots = 2, .boot_id = "here"});
+      cluster.AddAgent({.id = "a", .slots = 2, .boot_id = second});
+      ASSERT_TRUE(cluster.RunUntilReady()) << cluster.state().detail;
+      const bool shared = std::string(wanted) == "auto" && std::string(second) == "here";
+      EXPECT_EQ(cluster.state().transport, shared ? "shm" : "gloo");
+      for (const SendJoin& join : cluster.joins()) EXPECT_EQ(join.join.engine.transport, cluster.state().transport);
+      ASSERT_EQ(cluster.connects().size(), shared ? 0u : 2u);
+      for (const SendConnect& sent : cluster.connects()) {
+        EXPECT_EQ(sent.connect.epoch, cluster.state().epoch);
+        EXPECT_EQ(sent.connect.coordinator, o.incarnation);
+        ASSERT_EQ(sent.connect.ranks.size(), 4u);
+        for (int32_t r = 0; r < 4; ++r) {
+          EXPECT_EQ(sent.connect.ranks[r].rank, r);
+          EXPECT_EQ(sent.connect.ranks[r].bytes, absl::StrCat("rank ", r));
+        }
+      }
+      const GenerateRequest r = MakeRequest(2, 8, 20);
+      cluster.Submit(r);
+      ASSERT_TRUE(cluster.RunUntilAnswered());
+      ExpectAsAlone(cluster, r);
+    }
+  }
+}
+
+TEST(Forming, AddressesThatNobodyCouldPublishAreRefused) {
+  const auto detail = [](const std::function<void(plan::LoadProgress&)>& spoil, const char* transport = "gloo") {
+    CoreOptions o = Options(2, 1, 1);
+    o.engine.transport = transport;
+    VirtualCluster cluster(o, {}, 1);
+    cluster.AddAgent({.id = "a", .slots = 2});
+    EXPECT_TRUE(cluster.RunUntil([&] { return cluster.state().phase == Phase::kLoading; }, kSecond));
+    plan::LoadProgress progress{"a", 0, 0, false, false, 0, {{0, "x"}, {1, "y"}}};
+    spoil(progress);
+    cluster.Post(LoadAdvanced{cluster.state().epoch, progress});
+    return cluster.state().phase == Phase::kFailed ? cluster.state().detail : "";
+  };
+  EXPECT_EQ(detail([](auto&) {}), "");
+  EXPECT_TRUE(Contains(detail([](auto& p) { p.addresses.pop_back(); }), "addresses of other ranks"));
+  EXPECT_TRUE(Contains(detail([](auto& p) { p.addresses[1].rank = 0; }), "addresses of other ranks"));
+  EXPECT_TRUE(Contains(detail([](auto& p) { p.addresses[1].rank = 2; }), "addresses of other ranks"));
+  EXPECT_TRUE(Contains(detail([](auto& p) { p.done = true; }), "before they could connect"));
+  EXPECT_TRUE(Contains(detail([](auto&) {}, "shm"), "nobody needs"));
+}
+
+TEST(Forming, AddressesOfAnEpochThatIsOverConnectNobody) {
+  CoreOptions o = Options(1, 2, 2);
+  o.engine.transport = "gloo";
+  VirtualCluster cluster(o, {}, 1);
+  cluster.AddAgent({.id = "a"});
+  cluster.AddAgent({.id = "b"});
+  ASSERT_TRUE(cluster.RunUntil([&] { return cluster.state().phase == Phase::kLoading; }, kSecond));
+  const uint64_t before = cluster.state().epoch;
+  cluster.Post(LoadAdvanced{before, {"a", 0, 0, false, false, 0, {{0, "old"}}}});
+  cluster.KillAgent("b");
+  cluster.AddAgent({.id = "c"});
+  ASSERT_TRUE(cluster.RunUntil([&] { return cluster.state().phase == Phase::kLoading; }, 10 * kSecond));
+  cluster.Post(LoadAdvanced{before, {"a", 0, 0, false, false, 0, {{0, "old"}}}});
+  ASSERT_TRUE(cluster.RunUntilReady());
+  ASSERT_FALSE(cluster.connects().empty());
+  for (const SendConnect& sent : cluster.connects()) {
+    EXPECT_EQ(sent.connect.epoch, cluster.state().epoch);
+    EXPECT_EQ(sent.connect.ranks[0].bytes, "rank 0");
+  }
 }
 
 TEST(Forming, AnotherBuildIsNotUsed) {

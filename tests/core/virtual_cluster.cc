@@ -83,6 +83,7 @@ struct VirtualCluster::Agent {
   uint64_t epoch = 0;
   TimeNs last_said = 0;
   std::vector<int32_t> ranks;
+  bool publishes = false;                            // its ranks need addresses
   uint64_t loading = 0;                              // epoch of the load in progress; 0: none
   std::map<int32_t, std::shared_ptr<Cache>> caches;  // by rank
   std::vector<std::function<void()>> held;           // what it would have said or heard while frozen
@@ -320,6 +321,7 @@ void VirtualCluster::On(const SendJoin& e) {
   if (e.join.epoch < agent.epoch) return;  // as agents do
   agent.epoch = e.join.epoch;
   agent.ranks.clear();
+  agent.publishes = e.join.engine.transport != "shm";
   agent.loading = 0;
   plan::JoinReply reply;
   reply.numerics_id = agent.spec.numerics_id;
@@ -349,7 +351,6 @@ void VirtualCluster::On(const SendLoad& e) {
     unanswered_.clear();
     in_flight_ = 0;
   }
-  plan::LoadProgress done = {e.agent, 1000, 1000, true, false, 1000, {}};
   for (int32_t rank : agent.ranks) {
     std::shared_ptr<Cache>& cache = agent.caches[rank];
     const auto slots = static_cast<size_t>(e.load.limits.blocks) * e.load.limits.block_size;
@@ -357,14 +358,30 @@ void VirtualCluster::On(const SendLoad& e) {
       cache = std::make_shared<Cache>(Cache{++caches_made_, std::vector<int32_t>(slots, kGarbage)});
     }
     executor_->caches[rank] = cache;
-    done.caches.push_back({rank, cache->id});
   }
-  Say(e.agent, now_, LoadAdvanced{e.load.epoch, {e.agent, 500, 1000, false, false, 500, {}}});
-  Say(e.agent, now_ + Between(0, 5 * kMillisecond), LoadAdvanced{e.load.epoch, done}, [&agent, epoch = e.load.epoch] {
-    if (agent.loading != epoch) return false;
-    agent.loading = 0;
-    return true;
-  });
+  Say(e.agent, now_, LoadAdvanced{e.load.epoch, {e.agent, 500, 1000, false, false, 500, {}, {}}});
+  if (!agent.publishes) return Loaded(e.agent, e.load.epoch);
+  plan::LoadProgress published{e.agent, 1000, 1000, false, false, 1000, {}, {}};
+  for (const int32_t rank : agent.ranks) published.addresses.push_back({rank, absl::StrCat("rank ", rank)});
+  Say(e.agent, now_ + Between(0, 5 * kMillisecond), LoadAdvanced{e.load.epoch, published});
+}
+
+void VirtualCluster::On(const SendConnect& e) {
+  connects_.push_back(e);
+  auto it = agents_.find(e.agent);
+  if (it == agents_.end() || !it->second->alive) return;
+  if (it->second->frozen) return it->second->held.push_back([this, e] { On(e); });
+  if (it->second->loading == e.connect.epoch) Loaded(e.agent, e.connect.epoch);
+}
+
+void VirtualCluster::Loaded(const std::string& id, uint64_t epoch) {
+  Agent& agent = *agents_.at(id);
+  Say(id, now_ + Between(0, 5 * kMillisecond), LoadAdvanced{epoch, {id, 1000, 1000, true, false, 1000, {}}},
+      [&agent, epoch] {
+        if (agent.loading != epoch) return false;
+        agent.loading = 0;
+        return true;
+      });
 }
 
 void VirtualCluster::On(const SendAbort& e) {

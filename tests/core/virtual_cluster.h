@@ -107,6 +107,7 @@ class VirtualCluster {
   const std::vector<LogLine>& log() const { return log_; }
   bool Logged(const std::string& part) const;
   const std::vector<SendJoin>& joins() const { return joins_; }
+  const std::vector<SendConnect>& connects() const { return connects_; }
   const std::vector<SendAbort>& aborts() const { return aborts_; }
   const std::vector<std::shared_ptr<const StallReport>>& reports() const { return reports_; }
 
@@ -135,6 +136,8 @@ class VirtualCluster {
   void Carry(const std::vector<Effect>& effects);
   void On(const SendJoin& e);
   void On(const SendLoad& e);
+  void On(const SendConnect& e);
+  void Loaded(const std::string& id, uint64_t epoch);
   void On(const SendPlan& e);
   void On(const SendAbort& e);
   void On(const EmitTokens& e);
@@ -178,6 +181,7 @@ class VirtualCluster {
   std::vector<std::string> problems_;
   std::vector<LogLine> log_;
   std::vector<SendJoin> joins_;
+  std::vector<SendConnect> connects_;
   std::vector<SendAbort> aborts_;
   std::vector<std::shared_ptr<const StallReport>> reports_;
   std::vector<PlanTrace> plans_;

@@ -21,6 +21,7 @@ def square():
 def test_four_ranks_are_in_the_table(square):
     harness.until(lambda: all(r["pid"] for r in square.cluster()["ranks"]), 10, "a heartbeat with the ranks' pids")
     cluster = square.cluster()
+    assert cluster["transport"] == "shm"
     assert [(r["rank"], r["tp"], r["pp"]) for r in cluster["ranks"]] == [(0, 0, 0), (1, 1, 0), (2, 0, 1), (3, 1, 1)]
     pids = [r["pid"] for r in cluster["ranks"]]
     assert len(set(pids)) == 4 and all(harness.alive(p) for p in pids)
@@ -40,7 +41,7 @@ def test_activations_travel_over_the_named_transport_only(square):
         counts = [r["comm_bytes"] for r in square.cluster()["ranks"]]
         return counts if all(c.get("shm", 0) > 0 for c in counts) else None
     for counts in harness.until(moved, 10, "bytes over shm on every rank"):
-        assert counts["local"] == 0 and set(counts) == {"local", "shm"}, counts
+        assert counts["local"] == counts["gloo"] == 0 and set(counts) == {"local", "shm", "gloo"}, counts
 
 
 def test_plans_are_ahead_of_execution(square):

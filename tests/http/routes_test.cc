@@ -140,6 +140,7 @@ TEST_F(RoutesTest, VersionAndCluster) {
   EXPECT_EQ(At(cluster, "ranks.0.waiting_for"), "0");
   EXPECT_EQ(At(cluster, "ranks.0.own_step_us"), "1500");
   EXPECT_EQ(At(cluster, "ranks.0.straggles"), "true");
+  EXPECT_EQ(At(cluster, "transport"), "\"gloo\"");
   EXPECT_EQ(At(cluster, "agents.0.id"), "\"agent-a\"");
   EXPECT_EQ(At(cluster, "agents.0.heartbeat_age_ms"), "250");
   EXPECT_EQ(At(cluster, "kv_blocks_free"), "75");

@@ -113,6 +113,7 @@ core::ClusterState ScriptedEngine::Cluster() const {
   state.phase = core::ClusterState::Phase::kReady;
   state.epoch = 3;
   state.numerics_id = "fp_test";
+  state.transport = "gloo";
   state.kv_blocks = 100;
   state.kv_blocks_free = 75;
   state.block_size = 16;

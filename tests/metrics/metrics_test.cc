@@ -24,6 +24,7 @@ core::ClusterState State() {
   core::ClusterState::Rank rank{};
   rank.hostname = "h";
   rank.status.state = plan::RankState::kRunning;
+  rank.status.comm_bytes = {{"shm", 0}, {"gloo", 77}};
   state.ranks.push_back(rank);
   rank.rank = 1;
   rank.stage = 1;
@@ -53,6 +54,8 @@ TEST(Metrics, GaugesFollowTheState) {
   ExpectLine(text, R"(shoal:rank_step_seconds{node="h",pp="1",rank="1",tp="0"} 0.25)");
   ExpectLine(text, R"(shoal:rank_straggler{node="h",pp="0",rank="0",tp="0"} 0)");
   ExpectLine(text, R"(shoal:rank_straggler{node="h",pp="1",rank="1",tp="0"} 1)");
+  ExpectLine(text, R"(shoal:rank_comm_bytes{node="h",pp="0",rank="0",tp="0",transport="gloo"} 77)");
+  ExpectLine(text, R"(shoal:rank_comm_bytes{node="h",pp="0",rank="0",tp="0",transport="shm"} 0)");
   ExpectLine(text, R"(vllm:prompt_tokens_total{engine="0",model_name="m"} 90)");
   core::ClusterState later = State();
   later.prompt_tokens = 100;

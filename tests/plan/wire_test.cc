@@ -7,6 +7,7 @@
 #include "cluster.pb.h"
 #include "common/base/rng.h"
 #include "common/plan/control.h"
+#include "common/plan/wire_setup.h"
 #include "plan.pb.h"
 #include "worker.pb.h"
 
@@ -174,6 +175,53 @@ TEST(WireControl, BytesThatAreNotTextArrive) {
   EXPECT_EQ(FromProto(carry(join, proto::JoinGroupRequest()))->model, bad) << "a path is not text";
 }
 
+TEST(WireControl, AddressesArrive) {
+  const std::string bytes("\0\xff not text", 11);
+  LoadProgress progress{"a", 1, 2, false, true, 3, {{1, bytes}, {4, std::string(kMaxAddressBytes, 'x')}}};
+  proto::LoadModelProgress message;
+  ToProto(progress, &message);
+  const auto back = FromProto(message);
+  ASSERT_TRUE(back.ok()) << back.status();
+  ASSERT_EQ(back->addresses.size(), 2u);
+  EXPECT_EQ(back->addresses[0].rank, 1);
+  EXPECT_EQ(back->addresses[0].bytes, bytes);
+  EXPECT_EQ(back->addresses[1].bytes.size(), kMaxAddressBytes);
+  const auto connect = DecodeConnect(EncodeConnect({7, UINT64_MAX, {{0, bytes}, {1, "b"}}}));
+  ASSERT_TRUE(connect.ok()) << connect.status();
+  EXPECT_EQ(connect->epoch, 7u);
+  EXPECT_EQ(connect->coordinator, UINT64_MAX);
+  ASSERT_EQ(connect->ranks.size(), 2u);
+  EXPECT_EQ(connect->ranks[0].bytes, bytes);
+  EXPECT_EQ(connect->ranks[1].rank, 1);
+}
+
+TEST(WireControl, RefusesAddressesThatAreNone) {
+  const auto published = [](int32_t rank, size_t bytes, int count = 1) {
+    proto::LoadModelProgress message;
+    for (int i = 0; i < count; ++i) {
+      message.add_addresses()->set_rank(rank);
+      message.mutable_addresses(i)->set_address(std::string(bytes, 'x'));
+    }
+    return FromProto(message).ok();
+  };
+  EXPECT_TRUE(published(0, 1));
+  EXPECT_FALSE(published(-1, 1));
+  EXPECT_FALSE(published(0, 0));
+  EXPECT_FALSE(published(0, kMaxAddressBytes + 1));
+  EXPECT_TRUE(published(0, 1, 1024));
+  EXPECT_FALSE(published(0, 1, 1025));
+  const auto connects = [](std::vector<int32_t> ranks) {
+    ConnectRanks connect{1, 1, {}};
+    for (const int32_t rank : ranks) connect.ranks.push_back({rank, "x"});
+    return DecodeConnect(EncodeConnect(connect)).ok();
+  };
+  EXPECT_TRUE(connects({0, 1, 2}));
+  EXPECT_FALSE(connects({0, 2}));
+  EXPECT_FALSE(connects({1, 0}));
+  EXPECT_FALSE(connects({0, 0}));
+  EXPECT_EQ(DecodeConnect("\xff\xff").status().code(), absl::StatusCode::kDataLoss);
+}
+
 TEST(RankState, HasADifferentNameForEach) {
   EXPECT_EQ(RankStateName(RankState::kReady), "ready");
   EXPECT_EQ(RankStateName(RankState::kDead), "dead");
@@ -188,6 +236,11 @@ TEST(WireControl, RefusesNonsense) {
   EXPECT_EQ(FromProto(join).status().code(), absl::StatusCode::kInvalidArgument);
   proto::Heartbeat beat;
   beat.add_ranks()->set_state(99);
+  EXPECT_EQ(FromProto(beat).status().code(), absl::StatusCode::kInvalidArgument);
+  beat.mutable_ranks(0)->set_state(1);
+  for (int i = 0; i < 16; ++i) beat.mutable_ranks(0)->add_comm_bytes();
+  EXPECT_TRUE(FromProto(beat).ok());
+  beat.mutable_ranks(0)->add_comm_bytes();
   EXPECT_EQ(FromProto(beat).status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(FromProto(proto::AgentInfo()).status().code(), absl::StatusCode::kInvalidArgument);
 }

@@ -37,6 +37,7 @@ RankSetup Example() {
   s.engine = {"ref", "f32", "bf16", "dummy", 77, "shm", 32};
   s.limits = {100, 32, 8, 512, 2048, 49152};
   s.threads = 4;
+  s.host = "::1";
   return s;
 }
 
@@ -64,6 +65,7 @@ TEST(Setup, SurvivesTheTrip) {
   EXPECT_EQ(512, out->limits.max_tokens);
   EXPECT_EQ(49152, out->limits.vocab);
   EXPECT_EQ(4, out->threads);
+  EXPECT_EQ("::1", out->host);
 }
 
 TEST(Setup, NonsenseIsRefused) {

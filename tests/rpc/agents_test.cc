@@ -69,7 +69,17 @@ class FakeWorker final : public proto::Worker::Service {
     return aborts_.front();
   }
 
+  // Waits for addresses; how many there were.
+  int SawAddresses() {
+    MutexLock lock(mutex_);
+    while (addresses_ == 0) {
+      if (!changed_.WaitFor(mutex_, testing::kPatience)) return 0;
+    }
+    return addresses_;
+  }
+
   grpc::Status join_status = grpc::Status::OK;
+  grpc::Status connect_status = grpc::Status::OK;
   bool hold_join = false;
   std::vector<proto::LoadModelProgress> load_messages;
   grpc::Status load_status = grpc::Status::OK;
@@ -87,6 +97,13 @@ class FakeWorker final : public proto::Worker::Service {
                          grpc::ServerWriter<proto::LoadModelProgress>* writer) override {
     for (const auto& message : load_messages) writer->Write(message);
     return load_status;
+  }
+  grpc::Status ConnectRanks(grpc::ServerContext*, const proto::ConnectRanksRequest* request,
+                            proto::ConnectRanksReply*) override {
+    MutexLock lock(mutex_);
+    addresses_ = request->addresses_size();
+    changed_.NotifyAll();
+    return connect_status;
   }
   grpc::Status Execute(grpc::ServerContext*,
                        grpc::ServerReaderWriter<proto::ExecuteReply, proto::ExecuteRequest>* stream) override {
@@ -120,6 +137,7 @@ class FakeWorker final : public proto::Worker::Service {
   bool released_ SHOAL_GUARDED_BY(mutex_) = false;
   std::vector<uint64_t> steps_ SHOAL_GUARDED_BY(mutex_), aborts_ SHOAL_GUARDED_BY(mutex_);
   size_t bytes_ SHOAL_GUARDED_BY(mutex_) = 0;
+  int addresses_ SHOAL_GUARDED_BY(mutex_) = 0;
 };
 
 class AgentsTest : public ::testing::Test {
@@ -184,6 +202,27 @@ plan::StepResult ResultOf(const plan::Stamp& stamp) {
   result.stamp = stamp;
   result.rank = 3;
   return result;
+}
+
+TEST_F(AgentsTest, AddressesReachTheAgentAndItsRefusalFailsTheLoad) {
+  ASSERT_TRUE(Register(Info()).ok());
+  const core::SendConnect connect{"a", {3, 7, {{0, "x"}, {1, "y"}}}};
+  agents_->Carry(connect);
+  EXPECT_EQ(2, worker_.SawAddresses());
+  EXPECT_EQ(0, log_.Count<core::LoadFailed>());
+  worker_.connect_status = grpc::Status(grpc::StatusCode::FAILED_PRECONDITION, "nobody waits");
+  agents_->Carry(connect);
+  const auto failed = log_.Take<core::LoadFailed>();
+  ASSERT_TRUE(failed.has_value());
+  EXPECT_EQ("a", failed->agent);
+  EXPECT_EQ(3u, failed->epoch);
+  EXPECT_EQ(absl::StatusCode::kFailedPrecondition, failed->status.code());
+  // Once a newer epoch has begun, it says nothing.
+  agents_->Carry(core::SendAbort{"a", 4, "the test wants it"});
+  agents_->Carry(connect);
+  EXPECT_EQ(4u, worker_.FirstAbort());
+  EXPECT_EQ(0, log_.Count<core::LoadFailed>());
+  EXPECT_EQ(0, log_.Count<core::AgentLost>());
 }
 
 TEST_F(AgentsTest, RegistrationTellsIncarnationAndInterval) {

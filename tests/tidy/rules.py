@@ -43,6 +43,7 @@ GUARDED = [
     (re.compile(r"(^|/)(grpc|grpcpp)/|\.pb\.h$|^google/protobuf/|^google/rpc/"),
      re.compile(r"^common/plan/wire|^coordinator/rpc/|^worker/agent/|^tests/|^tools/"),
      "protobuf and gRPC stay in common/plan/wire, coordinator/rpc and worker/agent"),
+    (re.compile(r"^gloo/"), re.compile(r"^worker/comm/gloo"), "Gloo, and what it throws, stays in worker/comm/gloo*"),
     (re.compile(r"(^|/)nccl[^/]*\.h$"), re.compile(r"^worker/comm/nccl|^tests/gpu/"), "nccl.h stays in worker/comm/nccl*"),
     (re.compile(r"(^|/)(cuda|cublas|cudnn|curand)[^/]*\.h$"),
      re.compile(r"^kernels/cuda/|^worker/device/cuda|^worker/comm/nccl|^tests/gpu/"),

@@ -28,7 +28,7 @@ int Run(const CommandLine& line) {
     case Verb::kWorker:
       return RunWorker(line.worker, {line.launcher, line.ready_fd, false, false});
     case Verb::kRank:
-      return rank::RunRankProcess(line.reader).ok() ? 0 : 1;  // it has said what went wrong
+      return rank::RankExitCode(rank::RunRankProcess(line.reader));  // it has said what went wrong
     case Verb::kInspect:
       return Report(RunInspect(line.inspect.model, line.inspect.tensor_parallel_size,
                                line.inspect.pipeline_parallel_size, line.inspect.json, stdout));

@@ -26,9 +26,9 @@ std::string Bytes(const json::object& o, const char* key) {
 void Print(const json::object& cluster) {
   std::printf("%s  epoch %s  %s\n", Text(cluster, "phase").c_str(), Text(cluster, "epoch").c_str(),
               Text(cluster, "detail").c_str());
-  std::printf("running %s  waiting %s  KV blocks free %s of %s\n\n", Text(cluster, "running").c_str(),
+  std::printf("running %s  waiting %s  KV blocks free %s of %s  transport %s\n\n", Text(cluster, "running").c_str(),
               Text(cluster, "waiting").c_str(), Text(cluster, "kv_blocks_free").c_str(),
-              Text(cluster, "kv_blocks").c_str());
+              Text(cluster, "kv_blocks").c_str(), Text(cluster, "transport").c_str());
   std::vector<std::vector<std::string>> rows = {
       {"rank", "tp", "pp", "host", "pid", "state", "step", "memory", "doing"}};
   const json::value* ranks = cluster.if_contains("ranks");

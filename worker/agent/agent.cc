@@ -87,8 +87,9 @@ absl::Status Attend(const AgentOptions& o, Control& control, int port, const std
                     bool* registered) {
   const RealClock clock;
   CoordinatorSession session(o.coordinator, &clock);
-  plan::AgentInfo info = control.Info();
-  SHOAL_ASSIGN_OR_RETURN(info.address, AdvertisedAddress(o.listen, port, o.coordinator));
+  SHOAL_ASSIGN_OR_RETURN(const std::string address, AdvertisedAddress(o.listen, port, o.coordinator));
+  control.SetAddress(address);
+  const plan::AgentInfo info = control.Info();
   DurationNs interval = 0;
   SHOAL_RETURN_IF_ERROR(session.Register(info, stop, &interval));
   *registered = true;

@@ -92,8 +92,13 @@ void Control::Join(plan::JoinGroup join, OnJoined done) {
 
 absl::StatusOr<plan::JoinReply> Control::DoJoin(const plan::JoinGroup& join) {
   EndCurrent(absl::AbortedError(absl::StrCat("epoch ", join.epoch, " has begun")));
+  GroupContext context = context_;
+  {
+    MutexLock lock(mutex_);
+    context.self.address = address_;
+  }
   plan::JoinReply reply;
-  SHOAL_ASSIGN_OR_RETURN(std::shared_ptr<Group> group, Group::Join(join, context_, &reply));
+  SHOAL_ASSIGN_OR_RETURN(std::shared_ptr<Group> group, Group::Join(join, context, &reply));
   {
     MutexLock lock(mutex_);
     if (join.epoch == highest_epoch_ && !stopped_) {
@@ -145,12 +150,24 @@ absl::StatusOr<std::shared_ptr<Group>> Control::Open(uint64_t epoch, uint64_t co
   return group;
 }
 
+absl::Status Control::Connect(plan::ConnectRanks connect) {
+  const std::shared_ptr<Group> group = Current();
+  if (group == nullptr) return absl::AbortedError(absl::StrCat("there is no group of epoch ", connect.epoch, " here"));
+  return group->Connect(std::move(connect));
+}
+
+void Control::SetAddress(const std::string& address) {
+  MutexLock lock(mutex_);
+  address_ = address;
+}
+
 plan::AgentInfo Control::Info() const {
   plan::AgentInfo info = context_.self;
   Shelf::HeldWeights held = shelf_.Held();
   info.held_ranks = std::move(held.ranks);
   info.held_model = std::move(held.key);
   MutexLock lock(mutex_);
+  info.address = address_;
   info.highest_epoch = highest_epoch_;
   return info;
 }

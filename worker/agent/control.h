@@ -31,6 +31,8 @@ class Control {
   using OnProgress = std::function<void(const plan::LoadProgress&)>;
   using OnDone = std::function<void(absl::Status)>;
   void Load(plan::LoadModel load, OnProgress report, OnDone done) SHOAL_EXCLUDES(mutex_);
+  // Hands the group that is being loaded the addresses of all its ranks; at once, beside the load. Any thread.
+  absl::Status Connect(plan::ConnectRanks connect) SHOAL_EXCLUDES(mutex_);
   // Ends groups of epochs below `epoch`; `done` once none of their processes is left.
   void Abort(uint64_t epoch, const std::string& reason, OnDone done) SHOAL_EXCLUDES(mutex_);
   // Ends the group, whatever its epoch; the epoch stays.
@@ -39,6 +41,8 @@ class Control {
   // The group that a step stream of this epoch belongs to.
   absl::StatusOr<std::shared_ptr<Group>> Open(uint64_t epoch, uint64_t coordinator) SHOAL_EXCLUDES(mutex_);
 
+  // Where the coordinator reaches this agent; ranks listen for others on the same host. Before the first Join().
+  void SetAddress(const std::string& address) SHOAL_EXCLUDES(mutex_);
   // What to tell at Register, and with each heartbeat (agent, incarnation, epoch and ranks are filled in).
   plan::AgentInfo Info() const SHOAL_EXCLUDES(mutex_);
   plan::Heartbeat Beat() const SHOAL_EXCLUDES(mutex_);
@@ -68,6 +72,7 @@ class Control {
   bool stopped_ SHOAL_GUARDED_BY(mutex_) = false;
   uint64_t highest_epoch_ SHOAL_GUARDED_BY(mutex_) = 0;
   uint64_t joined_epoch_ SHOAL_GUARDED_BY(mutex_) = 0;  // the last that a JoinGroup was accepted for
+  std::string address_ SHOAL_GUARDED_BY(mutex_);
   std::shared_ptr<Group> group_ SHOAL_GUARDED_BY(mutex_);
   std::deque<std::function<void()>> jobs_ SHOAL_GUARDED_BY(mutex_);
   std::atomic<uint64_t> changes_{0};

@@ -2,22 +2,30 @@
 #include "worker/agent/group.h"
 
 #include <algorithm>
+#include <chrono>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "common/base/status_macros.h"
+#include "common/plan/wire_grpc.h"
 #include "worker/agent/loader.h"
 #include "worker/comm/shm.h"
 #include "worker/kv/kv_cache.h"
 
 namespace shoal::agent {
+namespace {
+
+// How late a rank's death or the group's end may be noticed while addresses are awaited.
+constexpr auto kConnectPoll = std::chrono::milliseconds(10);
+
+}  // namespace
 
 absl::StatusOr<std::shared_ptr<Group>> Group::Join(const plan::JoinGroup& join, const GroupContext& context,
                                                    plan::JoinReply* reply) {
   SHOAL_ASSIGN_OR_RETURN(std::unique_ptr<Joined> joined, ResolveJoin(join, context.self));
   *reply = ReplyTo(*joined, *context.shelf);
   Channels channels;
-  if (!joined->alone && joined->has_first_rank) {
+  if (joined->transport == comm::Transport::kShm && !joined->alone && joined->has_first_rank) {
     const size_t bytes = comm::ShmSegmentBytes(rank::ChannelShape(joined->files.config, join.limits, join.tp, join.pp));
     SHOAL_ASSIGN_OR_RETURN(channels, Channels::CreateNamed(join.comm_token, bytes));
   }
@@ -51,7 +59,10 @@ absl::Status Group::OpenChannels(const plan::MirrorLimits& limits) {
   const plan::JoinGroup& join = joined_->join;
   const size_t bytes = comm::ShmSegmentBytes(rank::ChannelShape(joined_->files.config, limits, join.tp, join.pp));
   MutexLock lock(channels_mutex_);
-  if (joined_->alone) {
+  if (!shares_memory()) {
+    // Ranks map all that they inherit.
+    SHOAL_ASSIGN_OR_RETURN(channels_, Channels::Anonymous(1));
+  } else if (joined_->alone) {
     SHOAL_ASSIGN_OR_RETURN(channels_, Channels::Anonymous(bytes));
   } else if (!joined_->has_first_rank) {
     SHOAL_ASSIGN_OR_RETURN(channels_, Channels::OpenNamed(join.comm_token, bytes));
@@ -77,7 +88,8 @@ absl::StatusOr<std::vector<RankSpec>> Group::MakeSpecs(const plan::MirrorLimits&
                   .model = joined_->files.config,
                   .engine = join.engine,
                   .limits = limits,
-                  .threads = local.slot.threads};
+                  .threads = local.slot.threads,
+                  .host = plan::HostOf(context_.self.address)};
     spec.weights_fd = context_.shelf->Weights(joined_->weights_key, local.rank)->fd();
     spec.kv_fd = kv->memory.fd();
     caches->push_back({local.rank, kv->id});
@@ -99,11 +111,52 @@ absl::StatusOr<plan::LoadProgress> Group::Load(const plan::LoadModel& load,
   progress.agent = context_.self.id;
   SHOAL_RETURN_IF_ERROR(LoadWeights(*joined_, context_.cores, *context_.shelf, cancelled_, report, &progress));
   SHOAL_RETURN_IF_ERROR(OpenChannels(l));
-  SHOAL_ASSIGN_OR_RETURN(std::vector<RankSpec> specs, MakeSpecs(l, &progress.caches));
-  SHOAL_RETURN_IF_ERROR(ranks_.Start(std::move(specs), cancelled_));
+  SHOAL_ASSIGN_OR_RETURN(const std::vector<RankSpec> specs, MakeSpecs(l, &progress.caches));
+  SHOAL_RETURN_IF_ERROR(ranks_.Start(specs));
+  if (!shares_memory()) SHOAL_RETURN_IF_ERROR(Rendezvous(report, progress));
+  SHOAL_RETURN_IF_ERROR(ranks_.AwaitReady(cancelled_));
   loaded_.store(true, std::memory_order_release);
   progress.done = true;
   return progress;
+}
+
+absl::Status Group::Rendezvous(const std::function<void(const plan::LoadProgress&)>& report,
+                               plan::LoadProgress progress) {
+  SHOAL_ASSIGN_OR_RETURN(progress.addresses, ranks_.AwaitAddresses(cancelled_));
+  {
+    MutexLock lock(connect_mutex_);
+    connect_wanted_ = true;
+  }
+  report(progress);
+  plan::ConnectRanks connect;
+  {
+    // As long as it takes the slowest agent to load: the coordinator ends it otherwise.
+    MutexLock lock(connect_mutex_);
+    while (!connect_.has_value()) {
+      if (cancelled_.load()) return absl::CancelledError("the group has been ended while its ranks started");
+      SHOAL_RETURN_IF_ERROR(ranks_.Alive());
+      connect_came_.WaitFor(connect_mutex_, kConnectPoll);
+    }
+    connect = *connect_;
+  }
+  return ranks_.Connect(connect);
+}
+
+absl::Status Group::Connect(plan::ConnectRanks connect) {
+  const size_t ranks = joined_->join.ranks.size();
+  if (connect.epoch != epoch_ || connect.coordinator != coordinator_ || cancelled_.load()) {
+    return absl::AbortedError(absl::StrCat("there is no group of epoch ", connect.epoch, " here"));
+  }
+  if (connect.ranks.size() != ranks) {
+    return absl::InvalidArgumentError(absl::StrCat(connect.ranks.size(), " addresses for ", ranks, " ranks"));
+  }
+  MutexLock lock(connect_mutex_);
+  if (!std::exchange(connect_wanted_, false)) {
+    return absl::FailedPreconditionError("no rank of the group waits for addresses");
+  }
+  connect_ = std::move(connect);
+  connect_came_.NotifyAll();
+  return absl::OkStatus();
 }
 
 absl::Status Group::Append(const plan::Stamp& stamp, std::string_view plan) {
@@ -139,7 +192,7 @@ void Group::End(const absl::Status& why) {
   ranks_.End();
   outbox_.Close(why);
   // Also where this agent never opened the channels: the one that made them may have been killed.
-  if (!joined_->alone) Channels::Remove(joined_->join.comm_token);
+  if (shares_memory() && !joined_->alone) Channels::Remove(joined_->join.comm_token);
 }
 
 }  // namespace shoal::agent

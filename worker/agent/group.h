@@ -5,6 +5,7 @@
 #include <atomic>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -40,11 +41,15 @@ class Group {
   uint64_t coordinator() const { return coordinator_; }
   Outbox& outbox() { return outbox_; }
 
-  // Loads what is missing, starts the ranks and waits for them. Blocks. `report` gets every state but the last, which
-  // is returned. Once: after a failure the group can only be ended, and another call is FailedPrecondition.
-  // InvalidArgument: limits other than those of the join, but for the blocks and a shorter model length.
+  // Loads what is missing, starts the ranks and waits for them; where the transport needs addresses, reports those of
+  // the ranks and waits for Connect(). Blocks. `report` gets every state but the last, which is returned. Once: after a
+  // failure the group can only be ended, and another call is FailedPrecondition. InvalidArgument: limits other than
+  // those of the join, but for the blocks and a shorter model length.
   absl::StatusOr<plan::LoadProgress> Load(const plan::LoadModel& load,
                                           const std::function<void(const plan::LoadProgress&)>& report);
+  // The addresses of all ranks of the group, once Load() has reported those of the ranks here. Any thread.
+  // InvalidArgument: not as many as ranks; FailedPrecondition: nobody waits for them.
+  absl::Status Connect(plan::ConnectRanks connect) SHOAL_EXCLUDES(connect_mutex_);
   // The ranks are up. Any thread.
   bool loaded() const { return loaded_.load(std::memory_order_acquire); }
 
@@ -64,6 +69,9 @@ class Group {
                                                   std::vector<plan::LoadProgress::Cache>* caches);
   absl::Status CheckLimits(const plan::MirrorLimits& limits) const;
   absl::Status OpenChannels(const plan::MirrorLimits& limits);
+  bool shares_memory() const { return joined_->transport == comm::Transport::kShm; }
+  // Reports what the ranks here have published, and hands them what all of them have.
+  absl::Status Rendezvous(const std::function<void(const plan::LoadProgress&)>& report, plan::LoadProgress progress);
 
   const uint64_t epoch_, coordinator_;
   const GroupContext context_;
@@ -74,6 +82,10 @@ class Group {
   Ranks ranks_;
   Mutex channels_mutex_;
   Channels channels_ SHOAL_GUARDED_BY(channels_mutex_);
+  Mutex connect_mutex_;
+  CondVar connect_came_;
+  bool connect_wanted_ SHOAL_GUARDED_BY(connect_mutex_) = false;
+  std::optional<plan::ConnectRanks> connect_ SHOAL_GUARDED_BY(connect_mutex_);
 };
 
 }  // namespace shoal::agent

@@ -36,11 +36,10 @@ absl::Status OpenCheckpoint(Joined& joined) {
   return model::CheckTensors(joined.files.config, *joined.checkpoint);
 }
 
-absl::Status CheckEngine(const plan::JoinGroup& join) {
-  if (join.engine.transport != "auto" && join.engine.transport != "shm") {
-    return absl::InvalidArgumentError(absl::StrCat("transport ", join.engine.transport, ": there is shm"));
-  }
-  return absl::OkStatus();
+absl::StatusOr<comm::Transport> FindTransport(const std::string& name) {
+  if (name == "auto" || name == "shm") return comm::Transport::kShm;
+  if (name == "gloo") return comm::Transport::kGloo;
+  return absl::InvalidArgumentError(absl::StrCat("transport ", name, ": there are shm and gloo"));
 }
 
 // They size memory and go to ranks, which take them as good.
@@ -115,7 +114,7 @@ int64_t MemoryFor(const Joined& joined, const LocalRank& local) {
 absl::StatusOr<std::unique_ptr<Joined>> ResolveJoin(const plan::JoinGroup& join, const plan::AgentInfo& self) {
   auto joined = std::make_unique<Joined>();
   joined->join = join;
-  SHOAL_RETURN_IF_ERROR(CheckEngine(join));
+  SHOAL_ASSIGN_OR_RETURN(joined->transport, FindTransport(join.engine.transport));
   SHOAL_ASSIGN_OR_RETURN(const std::vector<plan::RankAssignment> own, OwnAssignments(join, self));
   SHOAL_ASSIGN_OR_RETURN(joined->numerics, rank::ResolveNumerics(join.engine));
   SHOAL_ASSIGN_OR_RETURN(joined->table, ops::FindOpTable(join.engine.device));

@@ -29,6 +29,7 @@ struct Joined {
   std::shared_ptr<const model::Checkpoint> checkpoint;  // of the files, or dummy weights like them
   const ops::OpTable* table = nullptr;
   rank::Numerics numerics;
+  comm::Transport transport = comm::Transport::kShm;
   std::string numerics_id;       // equal, and the same revision <=> the same bytes for the same request
   std::string weights_key;       // equal <=> loaded regions may be used again
   std::vector<LocalRank> ranks;  // of this agent, ascending

@@ -40,11 +40,9 @@ absl::Status Ranks::MakeRing() {
   return absl::OkStatus();
 }
 
-absl::Status Ranks::Start(std::vector<RankSpec> specs, const std::atomic<bool>& cancelled) {
+absl::Status Ranks::Start(const std::vector<RankSpec>& specs) {
   SHOAL_RETURN_IF_ERROR(MakeRing());
   for (const RankSpec& spec : specs) SHOAL_RETURN_IF_ERROR(StartOne(spec));
-  SHOAL_RETURN_IF_ERROR(WaitReady(cancelled));
-  StartWatch();
   return absl::OkStatus();
 }
 
@@ -81,35 +79,66 @@ absl::Status Ranks::StartOne(const RankSpec& spec) {
   return absl::OkStatus();
 }
 
-absl::Status Ranks::WaitReady(const std::atomic<bool>& cancelled) {
+std::vector<Ranks::Slot*> Ranks::Slots() {
+  MutexLock lock(slots_mutex_);
+  std::vector<Slot*> slots;
+  for (const auto& slot : slots_) slots.push_back(slot.get());
+  return slots;
+}
+
+absl::Status Ranks::AwaitState(plan::RankState state, const std::atomic<bool>& cancelled) {
   const RealClock clock;
   const TimeNs deadline = clock.Now() + kReadyTimeout;
-  std::vector<Slot*> slots;
-  {
-    MutexLock lock(slots_mutex_);
-    for (const auto& slot : slots_) slots.push_back(slot.get());
-  }
-  for (Slot* slot : slots) {
-    while (slot->page->state.load(std::memory_order_acquire) != static_cast<uint32_t>(plan::RankState::kReady)) {
+  for (Slot* slot : Slots()) {
+    while (slot->page->state.load(std::memory_order_acquire) != static_cast<uint32_t>(state)) {
       if (cancelled.load()) return absl::CancelledError("the group has been ended while its ranks started");
-      if (const std::string cause = FirstCause(); !cause.empty()) return absl::AbortedError(cause);
+      SHOAL_RETURN_IF_ERROR(Alive());
       if (clock.Now() > deadline) {
-        return absl::AbortedError(
-            absl::StrCat("rank ", slot->rank, " is not ready after ", kReadyTimeout / kSecond, " s"));
+        return absl::AbortedError(absl::StrCat("rank ", slot->rank, " is not ", std::string(plan::RankStateName(state)),
+                                               " after ", kReadyTimeout / kSecond, " s"));
       }
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
     }
-    SHOAL_ASSIGN_OR_RETURN(plan::RingReader reader,
-                           plan::RingReader::Attach({slot->results.data(), slot->results.size()}, 0));
-    const plan::RankExit if_spoilt{slot->rank, slot->pid.load(), epoch_, ""};
-    slot->pump = std::make_unique<ResultPump>(std::move(reader), if_spoilt, outbox_);
+    if (slot->from_rank.has_value()) continue;
+    SHOAL_ASSIGN_OR_RETURN(slot->from_rank, plan::RingReader::Attach({slot->results.data(), slot->results.size()}, 0));
   }
   return absl::OkStatus();
 }
 
-std::string Ranks::FirstCause() {
+absl::StatusOr<std::vector<plan::RankAddress>> Ranks::AwaitAddresses(const std::atomic<bool>& cancelled) {
+  SHOAL_RETURN_IF_ERROR(AwaitState(plan::RankState::kConnecting, cancelled));
+  std::vector<plan::RankAddress> addresses;
+  for (Slot* slot : Slots()) {
+    // Published before the state said so.
+    SHOAL_ASSIGN_OR_RETURN(plan::Record record, slot->from_rank->Next(kSecond, nullptr));
+    const bool sound = record.kind == plan::RecordKind::kAddress && record.stamp.epoch == epoch_ &&
+                       !record.payload.empty() && record.payload.size() <= plan::kMaxAddressBytes;
+    if (!sound) return absl::DataLossError(absl::StrCat("rank ", slot->rank, " has published no address"));
+    addresses.push_back({slot->rank, std::move(record.payload)});
+  }
+  return addresses;
+}
+
+absl::Status Ranks::Connect(const plan::ConnectRanks& connect) {
+  MutexLock lock(ring_mutex_);
+  return ring_->Append(plan::RecordKind::kConnect, {connect.epoch, connect.coordinator, 0},
+                       plan::EncodeConnect(connect));
+}
+
+absl::Status Ranks::AwaitReady(const std::atomic<bool>& cancelled) {
+  SHOAL_RETURN_IF_ERROR(AwaitState(plan::RankState::kReady, cancelled));
+  for (Slot* slot : Slots()) {
+    const plan::RankExit if_spoilt{slot->rank, slot->pid.load(), epoch_, ""};
+    slot->pump = std::make_unique<ResultPump>(*std::move(slot->from_rank), if_spoilt, outbox_);
+    slot->from_rank.reset();
+  }
+  StartWatch();
+  return absl::OkStatus();
+}
+
+absl::Status Ranks::Alive() {
   MutexLock lock(slots_mutex_);
-  return first_cause_;
+  return first_cause_.empty() ? absl::OkStatus() : absl::AbortedError(first_cause_);
 }
 
 void Ranks::OnExit(Slot* slot, pid_t pid, const std::string& cause, bool gone) {
@@ -209,11 +238,7 @@ void Ranks::End() {
   Abort();
   watch_.reset();
   // They stay listed until the last process is gone: Statuses() shows them meanwhile.
-  std::vector<Slot*> slots;
-  {
-    MutexLock lock(slots_mutex_);
-    for (const auto& slot : slots_) slots.push_back(slot.get());
-  }
+  const std::vector<Slot*> slots = Slots();
   // A stopped rank ends by no request.
   for (const Slot* slot : slots) {
     if (slot->stopped.load(std::memory_order_acquire)) slot->process->Kill();

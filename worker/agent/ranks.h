@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -32,9 +33,19 @@ class Ranks {
   Ranks(std::string binary, std::string log_directory, uint64_t epoch, Outbox* outbox);
   ~Ranks();  // ends them
 
-  // Starts all and waits until each is ready. From the thread that outlives them, once. Aborted: a rank ended (with its
-  // cause) or took too long; Cancelled: `cancelled` became true. After any failure End() is still to be called.
-  absl::Status Start(std::vector<RankSpec> specs, const std::atomic<bool>& cancelled);
+  // Starts all. From the thread that outlives them, once. After any failure, here or below, End() is still to be
+  // called.
+  absl::Status Start(const std::vector<RankSpec>& specs);
+  // Waits until each has published its address, for transports that need one; then what they have published. Aborted: a
+  // rank ended (with its cause) or took too long; Cancelled: `cancelled` became true; DataLoss: not what a rank
+  // publishes.
+  absl::StatusOr<std::vector<plan::RankAddress>> AwaitAddresses(const std::atomic<bool>& cancelled);
+  // Hands them the addresses of the whole group. InvalidArgument: more than the plan ring can carry.
+  absl::Status Connect(const plan::ConnectRanks& connect) SHOAL_EXCLUDES(ring_mutex_);
+  // Waits until each is ready. Errors as above.
+  absl::Status AwaitReady(const std::atomic<bool>& cancelled);
+  // Aborted, with the cause, once a rank has ended by itself. Any thread.
+  absl::Status Alive() SHOAL_EXCLUDES(slots_mutex_);
 
   // Hands one plan to all. Any thread. ResourceExhausted: a rank does not take its plans.
   absl::Status Append(const plan::Stamp& stamp, std::string_view plan) SHOAL_EXCLUDES(ring_mutex_);
@@ -56,18 +67,20 @@ class Ranks {
     rank::ControlPage* page = nullptr;
     std::atomic<bool> dead{false}, stopped{false}, stuck{false};
     std::atomic<int32_t> pid{0};
+    std::optional<plan::RingReader> from_rank;  // until the pump has it
     std::unique_ptr<ResultPump> pump;
     std::unique_ptr<RankProcess> process;
   };
 
   absl::Status MakeRing();
   absl::Status StartOne(const RankSpec& spec);
-  absl::Status WaitReady(const std::atomic<bool>& cancelled);
+  std::vector<Slot*> Slots() SHOAL_EXCLUDES(slots_mutex_);
+  // Waits until every rank is in this state, and can be heard.
+  absl::Status AwaitState(plan::RankState state, const std::atomic<bool>& cancelled);
   void OnExit(Slot* slot, pid_t pid, const std::string& cause, bool gone);
   void OnStuck(Slot* slot);
   void StartWatch() SHOAL_EXCLUDES(slots_mutex_);
   void Report(const Slot& slot, pid_t pid, const std::string& cause) SHOAL_EXCLUDES(slots_mutex_);
-  std::string FirstCause() SHOAL_EXCLUDES(slots_mutex_);
 
   const std::string binary_, log_directory_;
   const uint64_t epoch_;

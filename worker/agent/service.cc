@@ -169,6 +169,16 @@ class Service final : public proto::Worker::CallbackService {
     return stream.get();
   }
 
+  grpc::ServerUnaryReactor* ConnectRanks(grpc::CallbackServerContext* context,
+                                         const proto::ConnectRanksRequest* request,
+                                         proto::ConnectRanksReply*) override {
+    grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+    absl::StatusOr<plan::ConnectRanks> connect = plan::FromProto(*request);
+    if (connect.ok() && control_ == nullptr) connect = NotYet();
+    reactor->Finish(ToAnswer(connect.ok() ? control_.load()->Connect(*std::move(connect)) : connect.status()));
+    return reactor;
+  }
+
   grpc::ServerBidiReactor<proto::ExecuteRequest, proto::ExecuteReply>* Execute(grpc::CallbackServerContext*) override {
     const auto stream = std::make_shared<StepStream>(control_);
     stream->Keep(stream);

@@ -1,6 +1,7 @@
 // How ranks of a group exchange activations: three channels, each with its own order, per transport (local, shm, ...).
 // All ranks of a channel call the same operations in the same order; one thread per rank calls. Waits have no time-out
-// of their own: they end when the peers arrive, or with Aborted once the rank's AbortFlag is raised.
+// of their own: they end when the peers arrive, with Aborted once the rank's AbortFlag is raised, or with Unavailable
+// when the transport has lost a peer (what a transport inside a host cannot notice is left to the agent).
 #pragma once
 
 #include <array>
@@ -61,8 +62,11 @@ class TokenMailbox {
   virtual absl::Status Take(uint64_t step, std::span<int32_t> tokens) = 0;
 };
 
-enum class Transport : uint8_t { kLocal, kShm };
-inline constexpr std::array<std::string_view, 2> kTransportNames = {"local", "shm"};
+enum class Transport : uint8_t { kLocal, kShm, kGloo };
+inline constexpr std::array<std::string_view, 3> kTransportNames = {"local", "shm", "gloo"};
+
+// Of what a rank publishes so that others can connect to it.
+inline constexpr size_t kMaxAddressBytes = 64 * 1024;
 
 // Bytes put on one transport.
 struct SentBytes {

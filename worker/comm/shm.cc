@@ -1,24 +1,14 @@
 #include "worker/comm/shm.h"
 
-#include <bit>
 #include <memory>
 
 #include "absl/strings/str_cat.h"
 #include "common/base/status_macros.h"
+#include "worker/comm/group_shape.h"
 #include "worker/comm/shm_channels.h"
 
 namespace shoal::comm {
 namespace {
-
-absl::Status CheckShape(const GroupShape& s, int rank) {
-  if (s.tp < 1 || s.pp < 1 || rank < 0 || rank >= s.tp * s.pp || s.max_activation_bytes < 0 || s.max_samples < 0) {
-    return absl::InvalidArgumentError(absl::StrCat("rank ", rank, " of a group of ", s.tp, " x ", s.pp));
-  }
-  if (s.mailbox_slots < 1 || !std::has_single_bit(static_cast<unsigned>(s.mailbox_slots))) {
-    return absl::InvalidArgumentError(absl::StrCat(s.mailbox_slots, " mailbox slots: must be a power of two"));
-  }
-  return absl::OkStatus();
-}
 
 // The first rank to come says what the segment is; all others must say the same.
 absl::Status Agree(std::atomic<uint64_t>& word, uint64_t value, const char* what) {

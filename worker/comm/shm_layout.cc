@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "common/base/rng.h"
+#include "worker/comm/group_shape.h"
 
 namespace shoal::comm {
 namespace {
@@ -14,8 +14,6 @@ constexpr size_t kLargestTensorSlot = 256 * 1024;
 constexpr size_t kSmallestTensorSlot = 16 * 1024;
 
 size_t Lines(size_t bytes) { return (bytes + kLine - 1) / kLine * kLine; }
-
-uint64_t Mix(uint64_t hash, uint64_t value) { return RandomBits(hash, value, 0x5368617065ull); }
 
 }  // namespace
 
@@ -37,7 +35,7 @@ ShmLayout::ShmLayout(const GroupShape& s) {
   mail_stride = Lines(sizeof(MailSlot) + s.max_samples * sizeof(int32_t));
   bytes = mail_slots + s.mailbox_slots * mail_stride;
 
-  shape_hash = Mix(Mix(Mix(Mix(Mix(1, s.tp), s.pp), s.max_activation_bytes), s.max_samples), s.mailbox_slots) | 1;
+  shape_hash = ShapeHash(s);
 }
 
 }  // namespace shoal::comm

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/base/status_macros.h"
+#include "worker/comm/columns.h"
 #include "worker/comm/shm_channels.h"
 #include "worker/comm/sum.h"
 
@@ -122,16 +123,6 @@ class ShmTensor final : public TensorChannel {
   }
   size_t SliceBegin(int r, size_t count) const {
     return r == size() ? count : count / kSliceFloats * r / size() * kSliceFloats;
-  }
-
-  // Values [begin, begin + count) of a contiguous [rows, width] go to their rows and columns of dst.
-  static void CopyColumns(const float* from, size_t begin, size_t count, int32_t width, float* dst, int64_t stride) {
-    for (size_t i = begin; i < begin + count;) {
-      const size_t row = i / width, column = i % width;
-      const size_t n = std::min(begin + count - i, width - column);
-      std::memcpy(dst + row * stride + column, from + (i - begin), n * sizeof(float));
-      i += n;
-    }
   }
 
   absl::Status TakeColumns(size_t begin, int rows, std::span<const int32_t> widths, float* dst, int64_t stride) {

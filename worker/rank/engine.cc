@@ -71,7 +71,8 @@ absl::Status Engine::Step(const plan::StepPlan& plan, TimeNs arrived) {
   const DurationNs waited = p_.comm->stats->waited;
   sampling_ = 0;
   const absl::Status status = Execute(plan, &result.rows);
-  if (absl::IsAborted(status)) return status;  // nobody waits for the answer any more
+  // Nobody waits for the answer any more, or another rank is lost, and its agent says so.
+  if (absl::IsAborted(status) || absl::IsUnavailable(status)) return status;
   const bool next_is_here = p_.plans->HasNext();
   result.times.ended = p_.clock->Now();
   result.times.waited = p_.comm->stats->waited - waited;

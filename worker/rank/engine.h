@@ -45,7 +45,8 @@ struct EngineParts {
   const Clock* clock = nullptr;
 };
 
-// Runs until the source is cancelled (OK), the group is aborted (Aborted), or something is broken. A plan that fails
+// Runs until the source is cancelled (OK), the group is aborted (Aborted), the transport has lost another rank
+// (Unavailable), or something is broken. A plan that fails
 // plan_check ends the engine with the error, after a result that carries it: a diverged rank must not go on.
 absl::Status RunEngine(EngineParts parts);
 

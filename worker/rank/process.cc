@@ -19,10 +19,10 @@
 #include "common/plan/wire.h"
 #include "common/plan/wire_setup.h"
 #include "kernels/ops/backends.h"
-#include "worker/comm/shm.h"
 #include "worker/device/memory.h"
 #include "worker/kv/kv_cache.h"
 #include "worker/rank/engine.h"
+#include "worker/rank/process_comm.h"
 #include "worker/rank/shape.h"
 #include "worker/weights/weights.h"
 
@@ -32,6 +32,8 @@ namespace {
 // The agent writes the record right after the process: only a broken agent needs longer.
 constexpr DurationNs kSetupTimeout = 30 * kSecond;
 constexpr int kOrphanedExit = 3;
+// Far above what the news of a rank's death takes from its agent to ours.
+constexpr DurationNs kLostPeerPatience = 500 * kMillisecond;
 
 // Ends this process when the agent has died. PR_SET_PDEATHSIG does it at once, but misses an agent that died before it
 // was set; the descriptor never misses.
@@ -151,10 +153,11 @@ absl::Status Run(Inherited& in, const plan::RankSetup& setup, plan::RingReader& 
   }
   const std::vector<ops::KvLayer> layers = kv::MakeLayers(kv_shape, {in.kv.data(), in.kv.size()});
 
+  SHOAL_ASSIGN_OR_RETURN(plan::RingWriter results, plan::RingWriter::Create({in.results.data(), in.results.size()}));
+  SHOAL_RETURN_IF_ERROR(results.AttachReader().status());  // slot 0: the agent's
   const comm::GroupShape channels = ChannelShape(setup.model, setup.limits, setup.tp, setup.pp);
-  SHOAL_ASSIGN_OR_RETURN(comm::RankComm comm,
-                         comm::MakeShmRank(channels, setup.rank, setup.epoch, {in.channels.data(), in.channels.size()},
-                                           &in.page->abort, &in.page->waiting));
+  SHOAL_ASSIGN_OR_RETURN(comm::RankComm comm, OpenChannels(setup, channels, {in.channels.data(), in.channels.size()},
+                                                           reader, results, in.page));
   const std::unique_ptr<ops::Stream> stream = ops::MakeCpuStream(setup.threads);
   stream->progress = &in.page->progress;
 
@@ -162,9 +165,6 @@ absl::Status Run(Inherited& in, const plan::RankSetup& setup, plan::RingReader& 
   SHOAL_ASSIGN_OR_RETURN(std::unique_ptr<graph::Decoder> decoder,
                          graph::Decoder::Create(setup.model, shard, options, table, stream.get(), &weights, layers,
                                                 comm.tensor.get(), &in.page->operation));
-
-  SHOAL_ASSIGN_OR_RETURN(plan::RingWriter results, plan::RingWriter::Create({in.results.data(), in.results.size()}));
-  SHOAL_RETURN_IF_ERROR(results.AttachReader().status());  // slot 0: the agent's
 
   RingSource source(&reader, setup.epoch);
   const RealClock clock;
@@ -188,6 +188,18 @@ absl::Status Run(Inherited& in, const plan::RankSetup& setup, plan::RingReader& 
   return RunEngine(std::move(parts));
 }
 
+// A rank that has lost another one leaves the first word to the agent of that one: it knows how it ended, and an abort
+// follows from that.
+void AwaitAbort(ControlPage& page) {
+  const RealClock clock;
+  const TimeNs end = clock.Now() + kLostPeerPatience;
+  comm::NotedWait noted(&page.waiting, comm::WaitNote::kAgent);
+  while (page.abort.load(std::memory_order_acquire) == 0 && clock.Now() < end) {
+    noted.Look();
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+}
+
 absl::Status AttachAndRun(int plan_reader, int32_t* rank) {
   SHOAL_ASSIGN_OR_RETURN(Inherited in, MapInherited());
   SetState(in.page, plan::RankState::kLoading);
@@ -196,9 +208,11 @@ absl::Status AttachAndRun(int plan_reader, int32_t* rank) {
   SHOAL_ASSIGN_OR_RETURN(const plan::RankSetup setup, ReadSetup(reader));
   *rank = setup.rank;
   absl::Status ended = Run(in, setup, reader);
+  if (absl::IsUnavailable(ended)) AwaitAbort(*in.page);
   SetState(in.page, plan::RankState::kDead);
-  // An abort from outside is an order, not a fault.
-  if (absl::IsAborted(ended) && in.page->abort.load(std::memory_order_acquire) != 0) return absl::OkStatus();
+  // An abort from outside is an order, not a fault; so is what comes of one that other ranks have heard first.
+  const bool cut = absl::IsAborted(ended) || absl::IsUnavailable(ended);
+  if (cut && in.page->abort.load(std::memory_order_acquire) != 0) return absl::OkStatus();
   return ended;
 }
 
@@ -212,6 +226,11 @@ absl::Status RunRankProcess(int plan_reader) {
   const std::string name = rank >= 0 ? absl::StrCat("rank ", rank) : absl::StrCat("rank of reader ", plan_reader);
   if (!status.ok()) std::fprintf(stderr, "%s: %s\n", name.c_str(), status.ToString().c_str());
   return status;
+}
+
+int RankExitCode(const absl::Status& status) {
+  if (status.ok()) return 0;
+  return absl::IsUnavailable(status) ? plan::kLostPeerExit : 1;
 }
 
 }  // namespace shoal::rank

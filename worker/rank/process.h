@@ -16,7 +16,9 @@ inline constexpr int kKvFd = 7;
 inline constexpr int kChannelsFd = 8;   // shm segment of the group
 inline constexpr int kParentPidFd = 9;  // pidfd of the agent: the rank ends when it becomes readable
 
-// `plan_reader`: this rank's reader slot in the plan ring. OK: told to stop.
+// `plan_reader`: this rank's reader slot in the plan ring. OK: told to stop. Unavailable: another rank is lost.
 absl::Status RunRankProcess(int plan_reader);
+// What the process ends with after that.
+int RankExitCode(const absl::Status& status);
 
 }  // namespace shoal::rank

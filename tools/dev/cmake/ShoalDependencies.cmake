@@ -10,6 +10,7 @@ find_package(CLI11 REQUIRED)
 find_package(Boost 1.81 REQUIRED)
 pkg_check_modules(GRPCPP REQUIRED IMPORTED_TARGET grpc++)
 find_program(GRPC_CPP_PLUGIN grpc_cpp_plugin REQUIRED)
+find_library(GLOO_LIBRARY gloo REQUIRED)
 find_library(PROMETHEUS_CORE prometheus-cpp-core REQUIRED)
 
 add_library(shoal_dep_status INTERFACE)
@@ -28,3 +29,8 @@ add_library(shoal::dep_boost ALIAS shoal_dep_boost)
 add_library(shoal_dep_prometheus INTERFACE)
 target_link_libraries(shoal_dep_prometheus INTERFACE ${PROMETHEUS_CORE})
 add_library(shoal::dep_prometheus ALIAS shoal_dep_prometheus)
+
+# Activations between hosts. Not its CMake package, which names CUDA and HIP libraries too.
+add_library(shoal_dep_gloo INTERFACE)
+target_link_libraries(shoal_dep_gloo INTERFACE ${GLOO_LIBRARY})
+add_library(shoal::dep_gloo ALIAS shoal_dep_gloo)
