@@ -53,17 +53,20 @@ def stream(server, sampling, at, trouble):
     return text
 
 
-# Holds the first thread of a process, its engine, as a debugger would: alive, killable, and nobody's child is stopped.
-# Ends with the process. The numbers are those of linux/ptrace.h and wait.h.
+# Told to, holds the first thread of a process, its engine, as a debugger would: alive, killable, and nobody's child is
+# stopped. Ends with the process. The numbers are those of linux/ptrace.h and wait.h.
 FREEZE = """
 import ctypes, os, sys
 PTRACE_SEIZE, PTRACE_INTERRUPT, WALL = 0x4206, 0x4207, 0x40000000
 pid = int(sys.argv[1])
 libc = ctypes.CDLL(None, use_errno=True)
 libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
+print("ready", flush=True)
+sys.stdin.readline()
 for request in (PTRACE_SEIZE, PTRACE_INTERRUPT):
     if libc.ptrace(request, pid, None, None) != 0:
         sys.exit(os.strerror(ctypes.get_errno()))
+print("held", flush=True)
 while not os.WIFSIGNALED(os.waitpid(pid, WALL)[1]):
     pass
 """
@@ -134,13 +137,18 @@ def test_a_rank_that_stands_still_is_found_and_replaced(server, reports, victim)
     undisturbed = server.text(**LONG, **SAMPLINGS[0])
     before = server.cluster()
     pids = present_pids(server)
-    freezers = []
+    freezer = subprocess.Popen([sys.executable, "-c", FREEZE, str(pids[victim])], stdin=subprocess.PIPE,
+                               stdout=subprocess.PIPE, text=True)
+    assert freezer.stdout.readline() == "ready\n"
 
     def freeze():
-        freezers.append(subprocess.Popen([sys.executable, "-c", FREEZE, str(pids[victim])]))
+        freezer.stdin.write("now\n")
+        freezer.stdin.flush()
+        assert freezer.stdout.readline() == "held\n"
 
-    assert stream(server, SAMPLINGS[0], 20, freeze) == undisturbed
-    assert freezers[0].wait(20) == 0
+    with freezer:
+        assert stream(server, SAMPLINGS[0], 20, freeze) == undisturbed
+        assert freezer.wait(20) == 0
     after = server.cluster()
     assert after["groups_formed"] == before["groups_formed"] + 1
     assert pids[victim] not in rank_pids(server)
