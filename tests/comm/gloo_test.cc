@@ -136,6 +136,23 @@ TEST_F(GlooTest, ARankThatLeavesEndsWaitsForItAndNoOthers) {
   EXPECT_TRUE(other.get().ok());
 }
 
+TEST_F(GlooTest, WhatARankHadSentBeforeItLeftIsTaken) {
+  const GroupShape shape = {.tp = 1, .pp = 2, .max_activation_bytes = 64, .max_samples = 1};
+  AbortFlag flags[2] = {};
+  const AbortFlag* abort[] = {&flags[0], &flags[1]};
+  std::vector<RankComm> ranks = ConnectGloo(shape, abort);
+  std::vector<std::byte> sent(64, std::byte{7}), got(64);
+  ASSERT_TRUE(ranks[0].next->Send(sent).ok());
+  ranks[0] = {};
+  // Until the connection is known to have ended here.
+  ASSERT_TRUE(Eventually([&] {
+    return absl::IsUnavailable(ranks[1].mailbox_out->Post(1, {})) ? absl::OkStatus() : absl::UnknownError("not yet");
+  }));
+  EXPECT_TRUE(ranks[1].previous->Receive(got).ok());
+  EXPECT_EQ(got, sent);
+  EXPECT_EQ(ranks[1].previous->Receive(got).code(), absl::StatusCode::kUnavailable);
+}
+
 // --- Addresses ---
 
 TEST_F(GlooTest, AddressesSurviveTheTrip) {

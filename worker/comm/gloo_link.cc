@@ -1,6 +1,8 @@
 // Tested by: tests/comm/channels_test.cc
 #include "worker/comm/gloo_link.h"
 
+#include <utility>
+
 #include "absl/strings/str_cat.h"
 #include "common/base/check.h"
 #include "common/base/status_macros.h"
@@ -43,7 +45,7 @@ absl::Status GlooSender::Send(uint64_t kind, uint64_t note, size_t bytes) {
 }
 
 GlooReceiver::GlooReceiver(GlooMesh* mesh, int peer, GlooTag tag, int slots, size_t bytes)
-    : mesh_(mesh), peer_(peer), tag_(tag), bytes_(bytes), slots_(MakeSlots(mesh, slots, bytes)) {}
+    : mesh_(mesh), peer_(peer), tag_(tag), bytes_(bytes), slots_(MakeSlots(mesh, slots, bytes)), posted_(slots) {}
 
 absl::Status GlooReceiver::Post(GlooSlot& slot) {
   return mesh_->PostReceive(*slot.buffer, peer_, tag_, sizeof(GlooHeader) + bytes_);
@@ -57,6 +59,7 @@ absl::Status GlooReceiver::Post() {
 absl::StatusOr<GlooReceiver::Message> GlooReceiver::Next(const char* what) {
   GlooSlot& slot = slots_[next_];
   if (!arrived_) {
+    SHOAL_RETURN_IF_ERROR(posted_[next_]);
     SHOAL_RETURN_IF_ERROR(mesh_->Wait(*slot.buffer, GlooMesh::Way::kReceived, what, peer_));
     arrived_ = true;
   }
@@ -68,11 +71,10 @@ absl::StatusOr<GlooReceiver::Message> GlooReceiver::Next(const char* what) {
   return Message{header.kind, header.note, {slot.payload(), static_cast<size_t>(header.bytes)}};
 }
 
-absl::Status GlooReceiver::Done() {
+void GlooReceiver::Done() {
   arrived_ = false;
-  GlooSlot& slot = slots_[next_];
-  next_ = (next_ + 1) % slots_.size();
-  return Post(slot);
+  const size_t number = std::exchange(next_, (next_ + 1) % slots_.size());
+  posted_[number] = Post(slots_[number]);
 }
 
 }  // namespace shoal::comm

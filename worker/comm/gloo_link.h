@@ -67,8 +67,8 @@ class GlooReceiver {
   absl::Status Post();
   // The next message; the same one until Done().
   absl::StatusOr<Message> Next(const char* what);
-  // Gives its slot back.
-  absl::Status Done();
+  // Gives its slot back. A peer that is gone may have done its part before: a Next() that needs the slot says so.
+  void Done();
 
  private:
   absl::Status Post(GlooSlot& slot);
@@ -79,6 +79,7 @@ class GlooReceiver {
   const size_t bytes_;
   std::vector<GlooSlot> slots_;
   bool arrived_ = false;
+  std::vector<absl::Status> posted_;  // [slots]
   size_t next_ = 0;
 };
 

@@ -80,7 +80,8 @@ class GlooTaker final : public TokenMailbox {
       return Diverged(message.note, message.payload.size() / sizeof(int32_t), step, tokens.size());
     }
     if (!tokens.empty()) std::memcpy(tokens.data(), message.payload.data(), tokens.size_bytes());
-    return link_->Done();
+    link_->Done();
+    return absl::OkStatus();
   }
 
  private:

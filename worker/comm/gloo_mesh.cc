@@ -24,8 +24,7 @@ namespace tcp = ::gloo::transport::tcp;
 
 // Gloo wants a number; no wait of ours ends by it. Far from overflow when added to a clock in nanoseconds.
 constexpr std::chrono::milliseconds kForever = std::chrono::hours(24 * 365);
-// How late an abort may be noticed by a rank that waits; twice that in the worst case, since a wait that was
-// interrupted looks once more.
+// How often a rank that waits looks whether it was aborted. It has noticed after the third time.
 constexpr auto kLook = std::chrono::milliseconds(10);
 
 // Gloo puts a path of its sources in front, and an address whose port has its bytes swapped after: the rank is named by
@@ -210,9 +209,10 @@ absl::Status GlooMesh::WaitForAbort(const char* what) {
 
 absl::Status GlooMesh::WaitInterruptibly(Buffer& buffer, Way way, const char* what, int peer) {
   try {
-    // An interruption hides a message that came just before, so after the first one it is looked for once more. Watch()
-    // interrupts only what will not succeed otherwise, and again as long as it waits.
-    for (int looks = 0; looks < 2; ++looks) {
+    // An interruption hides a message that came just before, so it is looked for again, and once more should an
+    // interruption have come between two looks. Watch() interrupts only what will not succeed otherwise, and as long as
+    // it waits.
+    for (int looks = 0; looks < 3; ++looks) {
       const bool done = way == Way::kSent ? buffer.waitSend(kForever) : buffer.waitRecv(kForever);
       if (done) return absl::OkStatus();
     }

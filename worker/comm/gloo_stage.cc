@@ -47,7 +47,8 @@ class GlooStageReceiver final : public StageReceiver {
                                               " were expected"));
     }
     if (!data.empty()) std::memcpy(data.data(), message.payload.data(), data.size());
-    return link_->Done();
+    link_->Done();
+    return absl::OkStatus();
   }
 
  private:

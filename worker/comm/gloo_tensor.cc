@@ -111,11 +111,10 @@ class GlooTensor final : public TensorChannel {
         absl::StrCat("ranks have diverged: tensor ranks ", index(), " and ", r, " disagree on an operation"));
   }
 
-  absl::Status DoneWithAll() {
+  void DoneWithAll() {
     for (int r = 0; r < size(); ++r) {
-      if (r != index()) SHOAL_RETURN_IF_ERROR(links_[r].in->Done());
+      if (r != index()) links_[r].in->Done();
     }
-    return absl::OkStatus();
   }
 
   // Everybody's part of `data` in rank order, this rank's from a copy: sums go where it lies.
@@ -135,7 +134,8 @@ class GlooTensor final : public TensorChannel {
     }
     SHOAL_RETURN_IF_ERROR(TakeParts(kOneShot, data.size(), data));
     SumInOrder(parts_, data.size(), data.data());
-    return DoneWithAll();
+    DoneWithAll();
+    return absl::OkStatus();
   }
 
   absl::Status TwoShot(std::span<float> data) {
@@ -145,7 +145,7 @@ class GlooTensor final : public TensorChannel {
     const std::span<float> mine = Slice(data, index());
     SHOAL_RETURN_IF_ERROR(TakeParts(kParts, data.size(), mine));
     SumInOrder(parts_, mine.size(), mine.data());
-    SHOAL_RETURN_IF_ERROR(DoneWithAll());
+    DoneWithAll();
     for (int r = 0; r < size(); ++r) {
       if (r != index()) SHOAL_RETURN_IF_ERROR(Put(r, kSums, data.size(), mine));
     }
@@ -155,7 +155,8 @@ class GlooTensor final : public TensorChannel {
       SHOAL_ASSIGN_OR_RETURN(const float* const sums, Take(r, kSums, data.size(), theirs.size()));
       std::copy_n(sums, theirs.size(), theirs.data());
     }
-    return DoneWithAll();
+    DoneWithAll();
+    return absl::OkStatus();
   }
 
   absl::Status TakeColumns(int rows, std::span<const int32_t> widths, float* dst, int64_t stride) {
@@ -166,7 +167,7 @@ class GlooTensor final : public TensorChannel {
         const size_t count = Piece(begin, total);
         SHOAL_ASSIGN_OR_RETURN(const float* const values, Take(r, kGather, begin, count));
         CopyColumns(values, begin, count, widths[r], dst + column, stride);
-        SHOAL_RETURN_IF_ERROR(links_[r].in->Done());
+        links_[r].in->Done();
       }
       column += widths[r];
     }
