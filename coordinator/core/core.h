@@ -29,6 +29,9 @@ struct CoreOptions {
   uint64_t incarnation = 0;     // of this coordinator process
   uint64_t stored_epoch = 0;    // epoch = max(stored, highest reported at Register) + 1
   DurationNs heartbeat_timeout = 3 * kSecond;
+  // After the first agent: so long agents that hold the weights are waited for before others load them. For a
+  // coordinator that comes after another one.
+  DurationNs adopt_timeout = 0;
 };
 
 // What the cluster looks like: /v1/cluster, `shoal status`, gauges.
