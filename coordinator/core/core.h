@@ -30,6 +30,9 @@ struct CoreOptions {
   uint64_t stored_epoch = 0;    // epoch = max(stored, highest reported at Register) + 1
   DurationNs heartbeat_timeout = 3 * kSecond;
   DurationNs plan_deadline = 10 * kSecond;  // of plans that nobody gets on with
+  // After the first agent: so long agents that hold the weights are waited for before others load them. For a
+  // coordinator that comes after another one.
+  DurationNs adopt_timeout = 0;
 };
 
 // What the cluster looks like: /v1/cluster, `shoal status`, gauges.

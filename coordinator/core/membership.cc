@@ -46,6 +46,7 @@ void Membership::Registered(const plan::AgentInfo& info, TimeNs now, EffectList&
     NoteLoss({Detection::kAgentLost, -1, info.id}, now);
     Lose(absl::StrCat(Called(info), " registered again"), /*blamed=*/false, now, fx);
   }
+  if (next_order_ == 1 && options_.adopt_timeout > 0) adopt_until_ = now + options_.adopt_timeout;
   Agent& agent = agents_[info.id] = Agent{};
   agent.info = info;
   agent.order = next_order_++;
@@ -128,6 +129,10 @@ void Membership::Timer(TimeNs now, EffectList& fx) {
     Lose(absl::StrCat(phase_ == Phase::kJoining ? "no answer to JoinGroup from" : "loading stands still on", late),
          /*blamed=*/false, now, fx);
   }
+  if (adopt_until_ != 0 && now >= adopt_until_) {
+    adopt_until_ = 0;
+    TryForm(now, fx);
+  }
   if (retry_at_ != 0 && now >= retry_at_) {
     retry_at_ = 0;
     TryForm(now, fx);
@@ -136,7 +141,7 @@ void Membership::Timer(TimeNs now, EffectList& fx) {
 
 TimeNs Membership::NextTimer() const {
   TimeNs next = 0;
-  for (TimeNs t : {next_tick_, forming() ? deadline_ : 0, retry_at_}) {
+  for (TimeNs t : {next_tick_, forming() ? deadline_ : 0, retry_at_, adopt_until_}) {
     if (t != 0 && (next == 0 || t < next)) next = t;
   }
   return next;

@@ -91,6 +91,7 @@ class Membership {
   std::string AfterFailure() const;
   void AbortGroup(const std::string& reason, EffectList& fx);
   void CountSilence(TimeNs now, EffectList& fx);
+  bool AllHeld(const std::vector<plan::AgentInfo>& usable) const;
   bool InGroup(const plan::AgentId& agent) const;
   std::vector<plan::AgentInfo> Usable() const;  // by registration
   void CompareCaches();
@@ -131,9 +132,10 @@ class Membership {
   bool kv_kept_ = false;
   std::vector<plan::RankAssignment> previous_;  // of the last group that was ready
   uint64_t next_order_ = 1, groups_formed_ = 0;
-  int32_t attempts_ = 0;  // that failed since the last group was ready
-  TimeNs retry_at_ = 0;   // 0: nothing planned
-  TimeNs deadline_ = 0;   // of joining or loading
+  int32_t attempts_ = 0;    // that failed since the last group was ready
+  TimeNs retry_at_ = 0;     // 0: nothing planned
+  TimeNs adopt_until_ = 0;  // 0: holders of weights are not waited for
+  TimeNs deadline_ = 0;     // of joining or loading
   TimeNs last_tick_ = 0, next_tick_ = 0;
 };
 

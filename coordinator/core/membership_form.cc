@@ -1,6 +1,7 @@
 // Tested by: tests/core/recovery_test.cc
 // How a group comes up: place ranks, join, size the cache, load.
 #include <algorithm>
+#include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -36,6 +37,10 @@ void Membership::TryForm(TimeNs now, EffectList& fx) {
       usable, {options_.tp, options_.pp, options_.nnodes, previous_, /*span_hosts=*/wanted != kSharedMemory});
   if (!placed.ok()) {
     detail_ = std::string(placed.status().message());
+    return;
+  }
+  if (now < adopt_until_ && !AllHeld(usable)) {
+    detail_ = "waiting a moment for agents that hold the weights";
     return;
   }
   group_ = std::move(*placed);
@@ -224,6 +229,16 @@ std::vector<plan::AgentId> Membership::GroupAgents() const {
     if (std::find(ids.begin(), ids.end(), a.agent) == ids.end()) ids.push_back(a.agent);
   }
   return ids;
+}
+
+// Whether every rank's weights are with one of them.
+bool Membership::AllHeld(const std::vector<plan::AgentInfo>& usable) const {
+  std::set<int32_t> held;
+  for (const plan::AgentInfo& info : usable) held.insert(info.held_ranks.begin(), info.held_ranks.end());
+  for (int32_t rank = 0; rank < ranks(); ++rank) {
+    if (!held.contains(rank)) return false;
+  }
+  return true;
 }
 
 bool Membership::All(bool Agent::*flag) const {

@@ -26,6 +26,7 @@ struct CoordinatorOptions {
   // refused.
   std::string state_dir;
   DurationNs idempotency_ttl = 24 * 3600 * kSecond;
+  bool adopts = false;       // there was a coordinator before this one, and its agents may be alive
   bool after_crash = false;  // the coordinator before this one, with the same directory, died of itself
   std::string report_dir;    // where stall reports go; empty: nowhere
 };

@@ -47,8 +47,10 @@ class FakeRanks {
       specs[i].setup.limits = {4, 16, 2, 16, 64, 64};
       specs[i].weights_fd = specs[i].kv_fd = specs[i].channels_fd = memory_.fd();
     }
-    const absl::Status started = ranks_.Start(std::move(specs), cancelled_);
+    const absl::Status started = ranks_.Start(specs);
     EXPECT_TRUE(started.ok()) << started;
+    const absl::Status ready = ranks_.AwaitReady(cancelled_);
+    EXPECT_TRUE(ready.ok()) << ready;
     const absl::Status handed = ranks_.Append({5, 1, 7}, "a plan");
     EXPECT_TRUE(handed.ok()) << handed;
   }

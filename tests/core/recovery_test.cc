@@ -93,6 +93,26 @@ TEST(Forming, AdoptsAgentsThatHoldWeights) {
   }
 }
 
+TEST(Forming, WhoHoldsTheWeightsIsWaitedForAMoment) {
+  CoreOptions o = Options(1, 1, 1);
+  o.adopt_timeout = kSecond;
+  const std::string key = "r1/files/tp1xpp1/null";
+  VirtualCluster late(o, {}, 1);
+  late.AddAgent({.id = "spare"});
+  late.RunUntil(kSecond / 2);
+  EXPECT_EQ(late.state().phase, Phase::kWaitingForAgents);
+  late.AddAgent({.id = "holder", .held_ranks = {0}, .held_model = key});
+  ASSERT_TRUE(late.RunUntilReady());
+  EXPECT_EQ(late.state().ranks[0].agent, "holder");
+  EXPECT_LT(late.now(), kSecond) << "and no longer than it takes";
+
+  VirtualCluster never(o, {}, 1);
+  never.AddAgent({.id = "spare"});
+  ASSERT_TRUE(never.RunUntilReady());
+  EXPECT_EQ(never.state().ranks[0].agent, "spare");
+  EXPECT_GE(never.now(), kSecond);
+}
+
 TEST(Forming, OverSharedMemoryAgentsOfOtherHostsAreNotUsed) {
   CoreOptions o = Options(1, 2, 2);
   o.engine.transport = "shm";

@@ -249,18 +249,20 @@ def test_a_stopped_coordinator_is_replaced(square):
 
 def test_external_agents_are_adopted():
     port = harness.free_port()
-    workers = [harness.Process("worker", "--master-port", port, "--slots", 1) for _ in range(2)]
+    workers = [harness.Process("worker", "--master-port", port, "--slots", 1) for _ in range(3)]  # one is a spare
     server = harness.Server(harness.GGUF, "--tensor-parallel-size", 2, "--workers", "external", "--master-port", port)
     try:
         ready(server)
         before = cluster(server)
-        kill(server, "coordinator")
-        back(server, "coordinator")
-        after = cluster(server)
-        assert after["load_bytes_read"] == 0
-        assert [r["agent"] for r in after["ranks"]] == [r["agent"] for r in before["ranks"]]
+        # Each time anew it is left to chance which of the three registers first.
+        for death in range(1, 5):
+            kill(server, "coordinator")
+            back(server, "coordinator", death)
+            after = cluster(server)
+            assert after["load_bytes_read"] == 0
+            assert [r["agent"] for r in after["ranks"]] == [r["agent"] for r in before["ranks"]]
         assert server.stop() == 0, server.output
-        assert [w.stop() for w in workers] == [0, 0]
+        assert [w.stop() for w in workers] == [0, 0, 0]
     finally:
         for process in [server, *workers]:
             if process.running():

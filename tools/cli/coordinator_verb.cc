@@ -162,6 +162,7 @@ int RunCoordinatorVerb(const ServeOptions& options, const LaunchedBy& by) {
   std::fflush(stdout);
 
   server::CoordinatorOptions coordinator = ToCoordinatorOptions(options);
+  coordinator.adopts = by.adopts;
   coordinator.after_crash = by.after_crash;
   StartupView view;
   server::Progress progress;

@@ -77,20 +77,26 @@ std::optional<int> Launcher::StartWhatIsDue() {
 absl::Status Launcher::Start(Child& child, const StartFn& start) {
   child.restarts.Started(clock_.Now());
   child.start_at = 0;
-  if (child.ready_fd >= 0) close(child.ready_fd);
-  child.ready_fd = -1;
-  child.heard.clear();
   int ends[2];
   if (pipe2(ends, O_CLOEXEC | O_NONBLOCK) != 0) {
     return absl::InternalError(absl::StrCat("pipe2: ", std::strerror(errno)));
   }
-  auto started = start({ends[1], child.crashed});
+  auto started = start({ends[1], was_ready_, child.crashed});
   close(ends[1]);
+  if (!started.ok()) {
+    close(ends[0]);
+    return started.status();
+  }
   child.ready_fd = ends[0];
-  if (!started.ok()) return started.status();
   child.process.emplace(std::move(*started));
   child.stops.Reset();
   return absl::OkStatus();
+}
+
+void Launcher::HangUp(Child& child) {
+  if (child.ready_fd >= 0) close(child.ready_fd);
+  child.ready_fd = -1;
+  child.heard.clear();
 }
 
 // Takes what the child has written.
@@ -99,11 +105,7 @@ void Launcher::Listen(Child& child) {
     char bytes[512];
     const ssize_t n = read(child.ready_fd, bytes, sizeof bytes);
     if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
-    if (n <= 0 || child.heard.size() > kLongestLine) {
-      close(child.ready_fd);
-      child.ready_fd = -1;
-      return;
-    }
+    if (n <= 0 || child.heard.size() > kLongestLine) return HangUp(child);
     child.heard.append(bytes, static_cast<size_t>(n));
     for (size_t end; (end = child.heard.find('\n')) != std::string::npos;) {
       const std::string line = child.heard.substr(0, end);
@@ -149,6 +151,7 @@ std::optional<int> Launcher::OnEnd(Child& child, int code, const std::string& en
   const bool agent = &child == &agent_;
   child.crashed = CameFromInside(code);
   child.process.reset();
+  HangUp(child);
   if (code == 0 || !was_ready_) {
     if (agent) Say(absl::StrCat("the local agent ended with ", code, "; shutting down"));
     if (!agent && code > 128) Say(absl::StrCat("the ", who, " ", end, " before it was ready for the first time"));

@@ -15,6 +15,7 @@ namespace shoal::cli {
 // How a child is started, anew each time.
 struct StartContext {
   int ready_fd;      // for the child: what it writes there, in lines, is heard; closed afterwards
+  bool again;        // not the first life since the coordinator was ready
   bool after_crash;  // the life before ended by a signal that comes from inside (SIGSEGV, SIGABRT, ...)
 };
 using StartFn = std::function<absl::StatusOr<ChildProcess>(const StartContext&)>;
@@ -54,6 +55,7 @@ class Launcher {
 
   absl::Status Start(Child& child, const StartFn& start);
   void Listen(Child& child);
+  void HangUp(Child& child);
   void OnLine(Child& child, const std::string& line);
   // The exit code of the program, when it has come to that.
   std::optional<int> Look(Child& child);

@@ -24,9 +24,10 @@ int Run(const CommandLine& line) {
     case Verb::kServe:
       return RunServe(line.serve);
     case Verb::kCoordinator:
-      return RunCoordinatorVerb(line.serve, {line.launcher, line.ready_fd, line.private_state, line.after_crash});
+      return RunCoordinatorVerb(line.serve,
+                                {line.launcher, line.ready_fd, line.private_state, line.adopts, line.after_crash});
     case Verb::kWorker:
-      return RunWorker(line.worker, {line.launcher, line.ready_fd, false, false});
+      return RunWorker(line.worker, {line.launcher, line.ready_fd, false, false, false});
     case Verb::kRank:
       return rank::RankExitCode(rank::RunRankProcess(line.reader));  // it has said what went wrong
     case Verb::kInspect:

@@ -211,6 +211,7 @@ struct Parser {
     CLI::App* internal = Add(Verb::kCoordinator, "coordinator", "")->group("");
     AddServeFlags(internal, line.serve);
     internal->add_flag("--private-state", line.private_state);
+    internal->add_flag("--adopt", line.adopts);
     internal->add_flag("--after-crash", line.after_crash);
     CLI::App* rank = Add(Verb::kRank, "rank", "")->group("");
     rank->add_option("--reader", line.reader)->required();

@@ -75,6 +75,7 @@ struct CommandLine {
   int ready_fd = -1;           // where it says that it listens, and that it is ready
   int launcher = 0;            // pid of the parent to end with; 0: none
   bool private_state = false;  // kCoordinator: its state directory goes with the launcher
+  bool adopts = false;         // kCoordinator: there was one before it
   bool after_crash = false;    // kCoordinator: the one before it died of itself
   WorkerOptions worker;
   InspectOptions inspect;

@@ -44,6 +44,7 @@ absl::StatusOr<ChildProcess> StartCoordinator(const ServeOptions& options, bool 
       kSelf,        "coordinator",          "--config",   absl::StrCat("/proc/self/fd/", kConfigFd),
       "--ready-fd", absl::StrCat(kReadyFd), "--launcher", absl::StrCat(getpid())};
   if (private_state) argv.push_back("--private-state");
+  if (context.again) argv.push_back("--adopt");
   if (context.after_crash) argv.push_back("--after-crash");
   auto child = ChildProcess::Start(argv, {{config, kConfigFd}, {context.ready_fd, kReadyFd}});
   close(config);

@@ -15,6 +15,7 @@ struct LaunchedBy {
   int launcher = 0;            // its parent, with which it ends; 0: none
   int ready_fd = -1;           // for lines to it; -1: none
   bool private_state = false;  // the state directory is removed when the launcher has died
+  bool adopts = false;         // there was a coordinator before this one
   bool after_crash = false;    // the coordinator before this one died of itself
 };
 
