@@ -140,6 +140,7 @@ std::string EncodePlan(const StepPlan& plan) {
   for (const auto& r : plan.rows) Put(r, out.add_rows());
   out.set_cohort(plan.cohort);
   out.set_mirror_digest(plan.mirror_digest);
+  out.set_checksum(plan.checksum);
   return Serialise(out);
 }
 
@@ -159,6 +160,7 @@ absl::StatusOr<StepPlan> DecodePlan(std::string_view bytes) {
   }
   out.cohort = in.cohort();
   out.mirror_digest = in.mirror_digest();
+  out.checksum = in.checksum();
   return out;
 }
 
@@ -176,6 +178,7 @@ std::string EncodeResult(const StepResult& result) {
   out.set_started_ns(result.times.started);
   out.set_ended_ns(result.times.ended);
   out.set_waited_ns(result.times.waited);
+  out.set_checksum(result.checksum);
   out.set_error(ValidUtf8(result.error));
   return Serialise(out);
 }
@@ -191,6 +194,7 @@ absl::StatusOr<StepResult> DecodeResult(std::string_view bytes) {
     out.rows.push_back(std::move(row));
   }
   out.times = {in.received_ns(), in.started_ns(), in.ended_ns(), in.waited_ns()};
+  out.checksum = in.checksum();
   out.error = in.error();
   return out;
 }
