@@ -2,10 +2,13 @@
 #include "coordinator/core/core.h"
 
 #include <iterator>
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "common/base/check.h"
+#include "coordinator/core/canary.h"
 #include "coordinator/core/effects.h"
 #include "coordinator/core/membership.h"
 #include "coordinator/core/serving.h"
@@ -25,7 +28,10 @@ constexpr int32_t kRetryAfterOutageS = 5;
 class Core::Impl {
  public:
   explicit Impl(CoreOptions options)
-      : options_(std::move(options)), membership_(options_), serving_(options_.max_queued_requests) {}
+      : options_(std::move(options)),
+        membership_(options_),
+        serving_(options_.max_queued_requests),
+        canary_(options_.canary_interval) {}
 
   std::vector<Effect> OnEvent(const Event& event, TimeNs now) {
     SHOAL_CHECK(now >= now_);
@@ -39,6 +45,7 @@ class Core::Impl {
     if (!was_ready && ready()) Ready();
     if (membership_.phase() == Phase::kFailed) EndOutage();
     if (outage_ends_ != 0 && now >= outage_ends_) EndOutage();
+    if (ready()) RunCanary();
     serving_.Pump(now, fx_);
     WantTimer();
     std::vector<Effect> effects = std::exchange(fx_.control, {});
@@ -54,6 +61,7 @@ class Core::Impl {
     state.detail = membership_.detail();
     membership_.Fill(&state, now);
     serving_.Fill(&state);
+    FillCanary(&state);
     return state;
   }
 
@@ -70,20 +78,68 @@ class Core::Impl {
   // OK, or why nobody is let in. While a lost group comes back, requests queue.
   absl::Status Admission() const {
     if (draining_) return absl::UnavailableError("shutting down");
+    if (canary_.gives_up()) return absl::UnavailableError(CanaryText());
     if (ready() || outage_ends_ != 0) return absl::OkStatus();
     return absl::UnavailableError(absl::StrCat("no group of ranks: ", membership_.detail()));
   }
 
   void Ready() {
     outage_ends_ = 0;
+    canary_.GroupReady(now_);
     ServingGroup group;
     group.stamp = {membership_.epoch(), options_.incarnation, 0};
     group.limits = membership_.limits();
     group.stages = options_.pp;
     group.ranks = membership_.ranks();
     group.sampling_rank = (options_.pp - 1) * options_.tp;
+    group.checksum_interval = options_.checksum_interval;
     group.agents = membership_.GroupAgents();
     serving_.GroupReady(std::move(group), membership_.kv_kept(), now_, fx_);
+  }
+
+  // When it is due and nothing of clients is there to do; or before all of that, when ranks are not to be trusted.
+  void RunCanary() {
+    if (!serving_.idle()) canary_.Busy(now_);
+    const bool may_run = canary_.first() || (serving_.idle() && !draining_);
+    if (!may_run || !canary_.Due(now_) || serving_.canary_runs()) return;
+    std::vector<int32_t> prompt = CanaryWatch::Prompt(membership_.limits());
+    if (prompt.empty()) return canary_.NoRoom();
+    serving_.StartCanary(std::move(prompt), CanaryWatch::kTokens, canary_.first());
+  }
+
+  void Judge(const CanaryAnswer& answer) {
+    canary_.Ended(now_);
+    const std::string wrong = canary_.Judge(membership_.numerics_id(), answer);
+    if (!wrong.empty()) Distrust(wrong);
+  }
+
+  void Differ(const ChecksumWatch::Mismatch& mismatch) {
+    if (serving_.canary_runs()) {
+      canary_.Failed(mismatch.text);
+    } else {
+      canary_.Distrust();
+    }
+    Distrust(mismatch.text);
+  }
+
+  void Distrust(const std::string& why) {
+    membership_.Distrusted(why, canary_.failures_in_row(), now_, fx_);
+    if (!canary_.gives_up()) return;
+    fx_.Error(CanaryText());
+    serving_.EndAll(absl::UnavailableError(CanaryText()), /*only_unstarted=*/false, kRetryAfterOutageS, now_, fx_);
+  }
+
+  std::string CanaryText() const {
+    return absl::StrCat("not ready, ", canary_.failures_in_row(),
+                        " canaries in a row failed: ", canary_.last_failure());
+  }
+
+  void FillCanary(ClusterState* state) const {
+    state->canary_passes = canary_.passes();
+    state->canary_failures = canary_.failures();
+    state->proven = ready() && (canary_.passed() || serving_.proven());
+    if (!canary_.gives_up() || state->phase == Phase::kFailed) return;
+    state->detail = absl::StrCat(CanaryText(), state->detail.empty() ? "" : "; ", state->detail);
   }
 
   void EndOutage() {
@@ -115,7 +171,9 @@ class Core::Impl {
                       membership_.Owns(e.agent, e.result.rank);
     if (!ours) return serving_.Stale();
     std::string why;
-    if (!serving_.Answered(e.result, &why, now_, fx_)) membership_.Broken(why, now_, fx_);
+    if (!serving_.Answered(e.result, &why, now_, fx_)) return membership_.Broken(why, now_, fx_);
+    if (const auto mismatch = serving_.TakeMismatch(); mismatch.has_value()) return Differ(*mismatch);
+    if (const auto answer = serving_.TakeCanary(); answer.has_value()) Judge(*answer);
   }
   void On(const ShutdownRequested&) {
     if (draining_) return;
@@ -131,6 +189,7 @@ class Core::Impl {
   const CoreOptions options_;
   Membership membership_;
   Serving serving_;
+  CanaryWatch canary_;
   bool draining_ = false;
   TimeNs now_ = 0;
   TimeNs timer_ = 0;        // last one asked for; 0: none is set

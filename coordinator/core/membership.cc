@@ -146,6 +146,13 @@ void Membership::Broken(const std::string& why, TimeNs now, EffectList& fx) {
   Lose(why, /*blamed=*/true, now, fx);
 }
 
+void Membership::Distrusted(const std::string& why, int32_t failures, TimeNs now, EffectList& fx) {
+  fx.Error(why);
+  caches_ = {};
+  retry_at_ = now + std::min(kFirstRetry << std::min(failures, 10), kLongestRetry);
+  Lose(why, /*blamed=*/false, now, fx);
+}
+
 void Membership::Lose(std::string reason, bool blamed, TimeNs now, EffectList& fx) {
   if (group_.empty()) return;
   const bool was_forming = forming();
