@@ -28,6 +28,7 @@ enum class ErrorKind : uint8_t {
   kExpectationFailed,
   kOverloaded,  // come back after retry_after_s
   kInternal,
+  kPoisoned,     // it made ranks fail: clients are told not to send it again
   kUnavailable,  // no group yet, or no more; come back after retry_after_s
 };
 
