@@ -23,6 +23,9 @@ class ChecksumWatch {
   // Whether plan `step` asks; called once for each plan, in order. `must`: whatever its number.
   bool Ask(uint64_t step, bool must);
 
+  // Some rank has not answered a plan that asked.
+  bool waits() const { return !asked_.empty(); }
+
   struct Mismatch {
     std::vector<int32_t> ranks;  // that are wrong, as far as can be told
     std::string text;

@@ -206,7 +206,7 @@ bool Serving::Answered(const plan::StepResult& result, std::string* why, TimeNs 
   } else {
     ++answers_;
   }
-  if (verdict != Flight::Verdict::kStale) {
+  if (verdict != Flight::Verdict::kStale && group.checksums.waits()) {
     mismatch_ = group.checksums.Note(result.rank, result.stamp.step, result.checksum);
     if (mismatch_.has_value()) {
       for (const int32_t rank : mismatch_->ranks) ++mismatches_[rank];

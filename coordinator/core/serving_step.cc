@@ -52,13 +52,15 @@ void Serving::FillView(int32_t cohort) {
     viewed_.assign(alone_->running ? 1 : 0, alone_);
   }
   view_.running.clear();
-  const Sequence* canary = canary_ != nullptr ? &canary_->sequences[0] : nullptr;
   for (const Sequence* s : viewed_) {
     const bool wants_more = s->length - s->request->prompt_tokens < s->request->max_tokens;
-    // One plan at a time is enough for a canary: a client's request that arrives finds a place in the next one.
-    const int32_t unanswered = s == canary && s->unanswered > 0 ? kMaxUnanswered : s->unanswered;
     view_.running.push_back(
-        {s->cohort, unanswered, s->start_tokens, s->computed, static_cast<int32_t>(s->blocks.size()), wants_more});
+        {s->cohort, s->unanswered, s->start_tokens, s->computed, static_cast<int32_t>(s->blocks.size()), wants_more});
+  }
+  // One plan at a time is enough for a canary, which is never beside others: a client's request that arrives finds a
+  // place in the next one.
+  if (canary_ != nullptr && !viewed_.empty() && viewed_[0]->unanswered > 0) {
+    view_.running[0].unanswered = kMaxUnanswered;
   }
   view_.waiting.clear();
   view_.waiting_total = static_cast<int32_t>(waiting_.size());

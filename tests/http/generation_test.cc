@@ -255,7 +255,9 @@ TEST_F(GenerationTest, ErrorsOfTheCoreHaveTheirStatus) {
     // Only of poison is it certain that sending it again does harm.
     const bool poison = absl::IsFailedPrecondition(c.status);
     EXPECT_EQ(response.headers.count("x-should-retry"), poison ? 1u : 0u);
-    if (poison) EXPECT_EQ(response.headers.at("x-should-retry"), "false");
+    if (poison) {
+      EXPECT_EQ(response.headers.at("x-should-retry"), "false");
+    }
   }
 }
 
