@@ -203,7 +203,7 @@ def test_09_a_request_that_makes_ranks_fail_is_not_sent_again():
         posts = re.findall(r'^http_requests_total{handler="/v1/chat/completions".*} (\d+)$',
                            own.http.get("/metrics").text, re.M)
         assert posts == ["1"], "the client did not send it again"
-        assert own.cluster()["poisoned"] == 1
+        harness.until(lambda: own.cluster()["poisoned"] == 1, 10, "its count")
         assert own.chat("Hello")["choices"][0]["message"]["content"]  # who comes next is served
 
 
