@@ -77,6 +77,7 @@ struct StepPlan {
   std::vector<BlockCopy> copies;
   std::vector<Row> rows;
   int32_t cohort = 0;          // which decode cohort: shown in traces only
+  bool checksum = false;       // every rank answers with a checksum of its hidden states
   uint64_t mirror_digest = 0;  // PlanMirror::digest() after this plan
 
   int32_t TokenCount() const;
@@ -108,6 +109,8 @@ struct StepResult {
   int32_t rank = 0;
   std::vector<RowResult> rows;
   StepTimes times;
+  uint64_t checksum =
+      0;              // of the hidden states that all tensor ranks of a stage hold alike; 0: the plan asked for none
   std::string error;  // the plan was refused or failed on this rank; nothing of it counts
 };
 

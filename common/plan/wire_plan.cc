@@ -143,6 +143,7 @@ std::string EncodePlan(const StepPlan& plan) {
   for (const auto& r : plan.rows) Put(r, out.add_rows());
   out.set_cohort(plan.cohort);
   out.set_mirror_digest(plan.mirror_digest);
+  out.set_checksum(plan.checksum);
   return Serialise(out);
 }
 
@@ -162,6 +163,7 @@ absl::StatusOr<StepPlan> DecodePlan(std::string_view bytes) {
   }
   out.cohort = in.cohort();
   out.mirror_digest = in.mirror_digest();
+  out.checksum = in.checksum();
   return out;
 }
 
@@ -180,6 +182,7 @@ std::string EncodeResult(const StepResult& result) {
   out.set_ended_ns(result.times.ended);
   out.set_waited_ns(result.times.waited);
   out.set_sampling_ns(result.times.sampling);
+  out.set_checksum(result.checksum);
   out.set_error(ValidUtf8(result.error));
   return Serialise(out);
 }
@@ -198,6 +201,7 @@ absl::StatusOr<StepResult> DecodeResult(std::string_view bytes) {
   for (const int64_t t : {in.received_ns(), in.started_ns(), in.ended_ns(), in.waited_ns(), in.sampling_ns()}) {
     if (t < 0 || t > kMaxTime) return absl::InvalidArgumentError("a step's times are out of range");
   }
+  out.checksum = in.checksum();
   out.error = in.error();
   return out;
 }

@@ -2,10 +2,13 @@
 #include "coordinator/core/core.h"
 
 #include <iterator>
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "common/base/check.h"
+#include "coordinator/core/canary.h"
 #include "coordinator/core/effects.h"
 #include "coordinator/core/membership.h"
 #include "coordinator/core/serving.h"
@@ -31,7 +34,8 @@ class Core::Impl {
         membership_(options_),
         serving_(options_.max_queued_requests),
         stall_watch_(options_.plan_deadline),
-        stragglers_(options_.tp, options_.pp) {}
+        stragglers_(options_.tp, options_.pp),
+        canary_(options_.canary_interval) {}
 
   std::vector<Effect> OnEvent(const Event& event, TimeNs now) {
     SHOAL_CHECK(now >= now_);
@@ -46,6 +50,7 @@ class Core::Impl {
     if (!was_ready && ready()) Ready();
     if (membership_.phase() == Phase::kFailed) EndOutage();
     if (outage_ends_ != 0 && now >= outage_ends_) EndOutage();
+    if (ready()) RunCanary();
     serving_.Pump(now, fx_);
     stall_watch_.Expect(serving_.unanswered() > 0, now);
     WantTimer();
@@ -63,6 +68,7 @@ class Core::Impl {
     membership_.Fill(&state, now);
     serving_.Fill(&state);
     FillTimes(&state);
+    FillCanary(&state);
     return state;
   }
 
@@ -79,6 +85,7 @@ class Core::Impl {
   // OK, or why nobody is let in. While a lost group comes back, requests queue.
   absl::Status Admission() const {
     if (draining_) return absl::UnavailableError("shutting down");
+    if (canary_.gives_up()) return absl::UnavailableError(CanaryText());
     if (ready() || outage_ends_ != 0) return absl::OkStatus();
     return absl::UnavailableError(absl::StrCat("no group of ranks: ", membership_.detail()));
   }
@@ -86,12 +93,14 @@ class Core::Impl {
   void Ready() {
     outage_ends_ = 0;
     stragglers_.Reset();
+    canary_.GroupReady(now_);
     ServingGroup group;
     group.stamp = {membership_.epoch(), options_.incarnation, 0};
     group.limits = membership_.limits();
     group.stages = options_.pp;
     group.ranks = membership_.ranks();
     group.sampling_rank = (options_.pp - 1) * options_.tp;
+    group.checksum_interval = options_.checksum_interval;
     group.agents = membership_.GroupAgents();
     serving_.GroupReady(std::move(group), membership_.kv_kept(), now_, fx_);
   }
@@ -139,6 +148,51 @@ class Core::Impl {
     }
   }
 
+  // When it is due and nothing of clients is there to do; or before all of that, when ranks are not to be trusted.
+  void RunCanary() {
+    if (!serving_.idle()) canary_.Busy(now_);
+    const bool may_run = canary_.first() || (serving_.idle() && !draining_);
+    if (!may_run || !canary_.Due(now_) || serving_.canary_runs()) return;
+    std::vector<int32_t> prompt = CanaryWatch::Prompt(membership_.limits());
+    if (prompt.empty()) return canary_.NoRoom();
+    serving_.StartCanary(std::move(prompt), CanaryWatch::kTokens, canary_.first());
+  }
+
+  void Judge(const CanaryAnswer& answer) {
+    canary_.Ended(now_);
+    const std::string wrong = canary_.Judge(membership_.numerics_id(), answer);
+    if (!wrong.empty()) Distrust(-1, wrong);
+  }
+
+  void Differ(const ChecksumWatch::Mismatch& mismatch) {
+    if (serving_.canary_runs()) {
+      canary_.Failed(mismatch.text);
+    } else {
+      canary_.Distrust();
+    }
+    Distrust(mismatch.ranks.size() == 1 ? mismatch.ranks[0] : -1, mismatch.text);
+  }
+
+  void Distrust(int32_t rank, const std::string& why) {
+    membership_.Distrusted(rank, why, canary_.failures_in_row(), now_, fx_);
+    if (!canary_.gives_up()) return;
+    fx_.Error(CanaryText());
+    serving_.EndAll(absl::UnavailableError(CanaryText()), /*only_unstarted=*/false, kRetryAfterOutageS, now_, fx_);
+  }
+
+  std::string CanaryText() const {
+    return absl::StrCat("not ready, ", canary_.failures_in_row(),
+                        " canaries in a row failed: ", canary_.last_failure());
+  }
+
+  void FillCanary(ClusterState* state) const {
+    state->canary_passes = canary_.passes();
+    state->canary_failures = canary_.failures();
+    state->proven = ready() && (canary_.passed() || serving_.proven());
+    if (!canary_.gives_up() || state->phase == Phase::kFailed) return;
+    state->detail = absl::StrCat(CanaryText(), state->detail.empty() ? "" : "; ", state->detail);
+  }
+
   void EndOutage() {
     outage_ends_ = 0;
     const absl::Status error = absl::UnavailableError(absl::StrCat("no group of ranks: ", membership_.detail()));
@@ -171,7 +225,9 @@ class Core::Impl {
     if (!ours) return serving_.Stale();
     std::string why;
     if (!serving_.Answered(e.result, &why, now_, fx_)) return membership_.Broken(e.result.rank, why, now_, fx_);
+    if (const auto mismatch = serving_.TakeMismatch(); mismatch.has_value()) return Differ(*mismatch);
     NoteTimes(e.result);
+    if (const auto answer = serving_.TakeCanary(); answer.has_value()) Judge(*answer);
   }
   void On(const ShutdownRequested&) {
     if (draining_) return;
@@ -192,6 +248,7 @@ class Core::Impl {
   Serving serving_;
   StallWatch stall_watch_;
   Stragglers stragglers_;
+  CanaryWatch canary_;
   bool draining_ = false;
   TimeNs now_ = 0;
   TimeNs timer_ = 0;        // last one asked for; 0: none is set

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -33,6 +34,8 @@ struct CoreOptions {
   // After the first agent: so long agents that hold the weights are waited for before others load them. For a
   // coordinator that comes after another one.
   DurationNs adopt_timeout = 0;
+  DurationNs canary_interval = 10 * kSecond;  // between two while idle; 0: there is no canary
+  int32_t checksum_interval = 64;             // plans from one that asks for checksums to the next; 0: none asks
 };
 
 // What the cluster looks like: /v1/cluster, `shoal status`, gauges.
@@ -42,6 +45,9 @@ struct ClusterState {
   uint64_t epoch = 0;
   std::string numerics_id;
   std::string transport;  // between the ranks of the present or last group; empty: none yet
+  // The group has shown that it computes, since it was formed: a step of a client's request was answered, or the canary
+  // was. False while the canary has to pass first.
+  bool proven = false;
   struct Rank {
     int32_t rank, tp_index, stage;
     plan::AgentId agent;
@@ -66,6 +72,11 @@ struct ClusterState {
   uint64_t resumed = 0;            // sequences that went on with the KV they had before their group was lost
   uint64_t recomputed_tokens = 0;  // whose KV had been there before: after preemptions and losses
   uint64_t stale_answers = 0;      // of an epoch that is over, or sent twice: dropped
+  uint64_t poisoned = 0;           // requests that made ranks fail, and are not tried again
+  uint64_t canary_passes = 0, canary_failures = 0;
+  bool canary_runs = false;                  // not in `running`
+  uint64_t checksums_agreed = 0;             // stages of plans whose tensor ranks held the same hidden states
+  std::map<int32_t, uint64_t> mismatches{};  // by rank: how often it held others, as far as could be told
 };
 
 class Core {

@@ -97,7 +97,8 @@ struct EmitTokens {
   int32_t preemptions;  // of the request, so far
 };
 // The one terminal event of a request. kError: `error` is ResourceExhausted (queue full; retry_after_s says when),
-// Unavailable (no group; cluster fault), InvalidArgument, or Internal.
+// Unavailable (no group; cluster fault), InvalidArgument, FailedPrecondition (poison: it makes ranks fail, and shall
+// not be sent again), or Internal.
 struct FinishRequest {
   RequestId id;
   FinishReason reason;

@@ -176,6 +176,14 @@ void Membership::NoteLoss(Culprit culprit, TimeNs now) {
   noted_ = true;
 }
 
+void Membership::Distrusted(int32_t rank, const std::string& why, int32_t failures, TimeNs now, EffectList& fx) {
+  fx.Error(why);
+  caches_ = {};
+  NoteLoss({Detection::kWrong, rank, {}}, now);
+  retry_at_ = now + std::min(kFirstRetry << std::min(failures, 10), kLongestRetry);
+  Lose(why, /*blamed=*/false, now, fx);
+}
+
 void Membership::Lose(std::string reason, bool blamed, TimeNs now, EffectList& fx) {
   if (group_.empty()) return;
   if (!std::exchange(noted_, false)) NoteLoss({}, now);

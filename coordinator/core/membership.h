@@ -34,12 +34,17 @@ class Membership {
   void Broken(int32_t rank, const std::string& why, TimeNs now, EffectList& fx);
   // Nobody gets on with the plans that were sent.
   void Stalled(int32_t rank, const std::string& why, TimeNs now, EffectList& fx);
+  // Ranks compute wrongly, `rank` above all (-1: nobody knows which): what they wrote is not used again. Precondition:
+  // ready. The next attempt comes a little later, and the later the more `failures` there were without a sign that it
+  // was put right.
+  void Distrusted(int32_t rank, const std::string& why, int32_t failures, TimeNs now, EffectList& fx);
   void Timer(TimeNs now, EffectList& fx);
   TimeNs NextTimer() const;  // 0: none wanted
 
   Phase phase() const { return phase_; }  // never kDraining
   const std::string& detail() const { return detail_; }
   uint64_t epoch() const { return epoch_; }
+  const std::string& numerics_id() const { return numerics_id_; }
   // The last loss may have been caused by a step: a rank died of it, or refused it.
   bool blamed() const { return blamed_; }
   const std::string& loss() const { return loss_; }

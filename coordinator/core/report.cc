@@ -17,6 +17,8 @@ std::string_view DetectionName(Detection what) {
       return "stuck";
     case Detection::kBroken:
       return "broken";
+    case Detection::kWrong:
+      return "wrong";
     case Detection::kDeadline:
       return "deadline";
     case Detection::kStraggler:

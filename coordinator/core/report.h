@@ -17,6 +17,7 @@ enum class Detection : uint8_t {
   kStopped,
   kStuck,     // alive, and its agent saw it stand still
   kBroken,    // an answer that breaks the rules, or an error
+  kWrong,     // the canary or a checksum differs
   kDeadline,  // plans unanswered, and nobody gets on
   kStraggler,
 };

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "coordinator/core/quarantine.h"
 #include "coordinator/core/request.h"
 
 namespace shoal::core {
@@ -40,7 +41,7 @@ struct Request {
   std::vector<int32_t> stop_tokens;
   std::vector<Sequence> sequences;  // 1 for now; never resized, so that pointers into it stay good
   RequestStats stats;
-  int32_t losses = 0;  // of the group, blamed on a step that this ran in, since its last token
+  Suspicion suspicion;
 };
 
 }  // namespace shoal::core

@@ -10,9 +10,6 @@
 namespace shoal::core {
 namespace {
 
-// A request that was on the ranks in so many blamed losses without a token between them is not tried again.
-constexpr int32_t kMaxLosses = 3;
-
 // When there is no group: about as long as a rank takes to come back.
 constexpr int32_t kRetryWithoutGroupS = 5;
 
@@ -29,7 +26,8 @@ Serving::Group::Group(ServingGroup g)
     : info(std::move(g)),
       pool(info.limits.blocks),
       builder(info.stamp, info.limits),
-      flight(info.ranks, info.sampling_rank) {}
+      flight(info.ranks, info.sampling_rank),
+      checksums(info.ranks / info.stages, info.stages, info.checksum_interval) {}
 
 void Serving::Arrive(GenerateRequest request, const absl::Status& admit_error, TimeNs now, EffectList& fx) {
   SHOAL_CHECK(!requests_.contains(request.id));
@@ -37,13 +35,13 @@ void Serving::Arrive(GenerateRequest request, const absl::Status& admit_error, T
   if (absl::Status s = CheckRequest(request, limits_.max_model_len, limits_.vocab); !s.ok()) {
     return Refuse(request, s, 0, now, fx);
   }
-  const int32_t waiting = static_cast<int32_t>(waiting_.size());
   // Those that find a place with the next plan do not queue.
-  const int32_t places = std::max(0, limits_.max_sequences - static_cast<int32_t>(running_.size()));
-  if (waiting >= max_queued_ + places) {
-    return Refuse(request, absl::ResourceExhaustedError(absl::StrCat(waiting, " requests are waiting already")),
-                  rate_.RetryAfter(waiting, now), now, fx);
+  const int32_t places = std::max(0, limits_.max_sequences - running());
+  if (waiting() >= max_queued_ + places) {
+    return Refuse(request, absl::ResourceExhaustedError(absl::StrCat(waiting(), " requests are waiting already")),
+                  rate_.RetryAfter(waiting(), now), now, fx);
   }
+  if (canary_ != nullptr && !canary_first_) DropCanary();
   auto owned = std::make_unique<Request>();
   Request& r = *owned;
   r.id = request.id;
@@ -184,25 +182,19 @@ void Serving::Resume() {
 
 void Serving::GroupLost(bool blamed, const std::string& reason, TimeNs now, EffectList& fx) {
   SHOAL_CHECK(group_ != nullptr);
-  std::vector<Request*> ran;
-  for (Sequence* s : running_) {
-    Wait(*s);
-    ran.push_back(s->request);
-  }
+  if (canary_ != nullptr) DropCanary();
+  for (Sequence* s : running_) Wait(*s);
   running_.clear();
+  std::vector<Request*> aboard;
   for (const auto& [order, s] : waiting_) {
+    if (s->unanswered > 0) aboard.push_back(s->request);
     s->id = 0;
     s->unanswered = 0;
   }
   by_id_.clear();
+  checksums_agreed_ += group_->checksums.agreed();
   group_.reset();
-  if (!blamed) return;
-  for (Request* r : OncePerRequest(std::move(ran))) {
-    if (++r->losses < kMaxLosses) continue;
-    Finish(*r, FinishReason::kError,
-           absl::InternalError(absl::StrCat("the ranks failed ", kMaxLosses, " times while it ran, last: ", reason)), 0,
-           now, fx);
-  }
+  if (blamed) BlameAll(OncePerRequest(std::move(aboard)), reason, now, fx);
 }
 
 bool Serving::Answered(const plan::StepResult& result, std::string* why, TimeNs now, EffectList& fx) {
@@ -214,31 +206,44 @@ bool Serving::Answered(const plan::StepResult& result, std::string* why, TimeNs 
   } else {
     ++answers_;
   }
+  if (verdict != Flight::Verdict::kStale && group.checksums.waits()) {
+    mismatch_ = group.checksums.Note(result.rank, result.stamp.step, result.checksum);
+    if (mismatch_.has_value()) {
+      for (const int32_t rank : mismatch_->ranks) ++mismatches_[rank];
+      return true;
+    }
+  }
   if (verdict != Flight::Verdict::kTokens) return true;
   size_t next_sample = 0;
   for (const Flight::Row& row : answered_rows_) {
-    const plan::RowResult* sampled = row.sample ? &result.rows[next_sample++] : nullptr;
-    auto it = by_id_.find(row.id);
-    if (it == by_id_.end()) continue;  // it has ended since: overshoot
-    Sequence& s = *it->second;
-    --s.unanswered;
-    if (s.running) {
-      s.kv = row.end;
-      s.kv_before = std::max(s.kv_before, s.kv);
-    }
-    if (!s.running && s.unanswered == 0) Forget(s);
-    if (sampled != nullptr) Accept(s, *sampled, now, fx);
+    Settle(row, row.sample ? &result.rows[next_sample++] : nullptr, now, fx);
   }
   return true;
 }
 
+void Serving::Settle(const Flight::Row& row, const plan::RowResult* sampled, TimeNs now, EffectList& fx) {
+  auto it = by_id_.find(row.id);
+  if (it == by_id_.end()) return;  // it has ended since: overshoot
+  Sequence& s = *it->second;
+  --s.unanswered;
+  if (s.running) {
+    if (row.end > s.kv_before) GotOn(&s.request->suspicion);
+    s.kv = row.end;
+    s.kv_before = std::max(s.kv_before, s.kv);
+  }
+  if (!s.running && s.unanswered == 0) Forget(s);
+  if (sampled != nullptr) Accept(s, *sampled, now, fx);
+}
+
 void Serving::Accept(Sequence& s, const plan::RowResult& row, TimeNs now, EffectList& fx) {
   Request& r = *s.request;
+  if (&r == canary_.get()) return AcceptCanary(row);
   if (row.error != plan::RowError::kNone) {
     return Finish(r, FinishReason::kError, absl::InternalError("the model's output is not a number"), 0, now, fx);
   }
   const int32_t token = row.tokens[0];
-  r.losses = 0;
+  GotOn(&r.suspicion);
+  group_->proven = true;
   if (r.stats.first_token == 0) r.stats.first_token = now;
   if (std::find(r.stop_tokens.begin(), r.stop_tokens.end(), token) != r.stop_tokens.end()) {
     return Finish(r, FinishReason::kStop, absl::OkStatus(), 0, now, fx);
@@ -265,8 +270,9 @@ void Serving::Fill(ClusterState* state) const {
   for (ClusterState::Rank& rank : state->ranks) {
     if (group_ != nullptr) rank.answered = group_->flight.answered(rank.rank);
   }
-  state->running = static_cast<int32_t>(running_.size());
-  state->waiting = static_cast<int32_t>(waiting_.size());
+  state->running = running();
+  state->waiting = waiting();
+  state->canary_runs = canary_runs();
   state->kv_blocks = group_ ? group_->pool.size() : 0;
   state->kv_blocks_free = group_ ? group_->pool.free() : 0;
   state->block_size = limits_.block_size;
@@ -279,6 +285,9 @@ void Serving::Fill(ClusterState* state) const {
   state->stale_answers = stale_answers_;
   state->resumed = resumed_;
   state->recomputed_tokens = recomputed_tokens_;
+  state->poisoned = poisoned_;
+  state->checksums_agreed = checksums_agreed_ + (group_ ? group_->checksums.agreed() : 0);
+  state->mismatches = mismatches_;
 }
 
 }  // namespace shoal::core

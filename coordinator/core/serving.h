@@ -5,11 +5,15 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
 #include "coordinator/core/admission.h"
+#include "coordinator/core/canary.h"
+#include "coordinator/core/checksums.h"
 #include "coordinator/core/core.h"
 #include "coordinator/core/effects.h"
 #include "coordinator/core/flight.h"
@@ -28,6 +32,7 @@ struct ServingGroup {
   int32_t stages = 1;
   int32_t ranks = 1;
   int32_t sampling_rank = 0;
+  int32_t checksum_interval = 0;  // plans; 0: none asks
   std::vector<plan::AgentId> agents;
 };
 
@@ -49,19 +54,32 @@ class Serving {
   // `kv_kept`: every rank has the cache that it had in the group before, so what ran goes on where its last answer left
   // it. Else all is computed again. Requests that the new limits no longer hold end with Unavailable.
   void GroupReady(ServingGroup group, bool kv_kept, TimeNs now, EffectList& fx);
-  // Everything that ran waits, in the order of arrival. `blamed`: a step may have caused it; what ran in three of
-  // those without a token between them ends with Internal.
+  // Everything that ran waits, in the order of arrival; a canary is dropped. `blamed`: a step may have caused it; then
+  // quarantine.h says who runs alone from now on, and who ends with FailedPrecondition.
   void GroupLost(bool blamed, const std::string& reason, TimeNs now, EffectList& fx);
   // Tokens and rows of one answer. False: the rank broke the rules, `why` says how, nothing was accepted.
   // Precondition: there is a group, and the epoch is its.
   bool Answered(const plan::StepResult& result, std::string* why, TimeNs now, EffectList& fx);
+  // The last answer showed that ranks disagree about what they should hold alike: told once, nothing of that answer was
+  // accepted.
+  std::optional<ChecksumWatch::Mismatch> TakeMismatch() { return std::exchange(mismatch_, std::nullopt); }
   // An answer of another epoch, or from where the rank does not live: counted, nothing else.
   void Stale() { ++stale_answers_; }
   // Sends plans while the window allows. Called after every event.
   void Pump(TimeNs now, EffectList& fx);
 
+  // --- The canary: a request of our own that no client sees and no figure counts ---
+  // It ends at once when a client's request arrives, unless it comes `first`: then all others wait for its end.
+  // Precondition: there is a group, no canary runs, and the prompt fits.
+  void StartCanary(std::vector<int32_t> prompt, int32_t tokens, bool first);
+  bool canary_runs() const { return canary_ != nullptr; }
+  // What it was answered, once.
+  std::optional<CanaryAnswer> TakeCanary() { return std::exchange(canary_answer_, std::nullopt); }
+
   bool has_group() const { return group_ != nullptr; }
-  bool idle() const { return requests_.empty(); }
+  bool idle() const { return requests_.empty(); }  // of clients
+  // A token of this group has been accepted for a client.
+  bool proven() const { return group_ != nullptr && group_->proven; }
   // Of the present group; 0 without one.
   int32_t unanswered() const { return group_ != nullptr ? group_->flight.size() : 0; }
   uint64_t last_sent() const { return group_ != nullptr ? group_->flight.last_sent() : 0; }
@@ -76,10 +94,17 @@ class Serving {
     BlockPool pool;
     PlanBuilder builder;
     Flight flight;
+    ChecksumWatch checksums;
     int32_t next_cohort = 0;
+    bool proven = false;
   };
 
   bool SendNext(TimeNs now, EffectList& fx);
+  // The one that alone may run now; null: all may.
+  Sequence* FindAlone();
+  // So that `s` can run alone: gives its next row or its start room, from those that wait for it. False: plans with
+  // others are still under way.
+  bool MakeWay(Sequence& s);
   void FillView(int32_t cohort);
   void Rebalance();
   void Resume();
@@ -89,13 +114,22 @@ class Serving {
   void AddRow(Sequence& s, int32_t count);
   void Send(int32_t cohort, EffectList& fx);
 
+  void Settle(const Flight::Row& row, const plan::RowResult* sampled, TimeNs now, EffectList& fx);
   void Accept(Sequence& s, const plan::RowResult& row, TimeNs now, EffectList& fx);
+  void AcceptCanary(const plan::RowResult& row);
+  // Of the requests that were in plans under way when the group was lost.
+  void BlameAll(const std::vector<Request*>& aboard, const std::string& reason, TimeNs now, EffectList& fx);
   void Finish(Request& request, FinishReason reason, absl::Status error, int32_t retry_after_s, TimeNs now,
               EffectList& fx);
   void Refuse(const GenerateRequest& request, absl::Status error, int32_t retry_after_s, TimeNs now, EffectList& fx);
   void StopRunning(Sequence& s);  // off the ranks: it ends in the next plan, its blocks are free
-  void Forget(Sequence& s);       // answers to its plans concern nobody any more
+  void Preempt(Sequence& s);
+  void Forget(Sequence& s);  // answers to its plans concern nobody any more
   void Wait(Sequence& s);
+  void DropCanary();
+  int32_t running() const;  // of clients
+  int32_t waiting() const;
+  void CheckOne(const Request& r) const;
 
   const int32_t max_queued_;
   uint64_t next_order_ = 1;
@@ -107,10 +141,18 @@ class Serving {
   std::unique_ptr<Group> group_;
   plan::MirrorLimits limits_;  // of the last group
   ServiceRate rate_;
-  SchedulerView view_;  // kept for its memory
+  SchedulerView view_;             // kept for its memory
+  std::vector<Sequence*> viewed_;  // those of view_.running, in its order
+  bool quarantine_ = false;        // perhaps somebody has to run alone
+  Sequence* alone_ = nullptr;      // of the plan that is being made: the only one in it
+  std::unique_ptr<Request> canary_;
+  bool canary_first_ = false;
+  std::optional<CanaryAnswer> canary_answer_;
+  std::optional<ChecksumWatch::Mismatch> mismatch_;
   std::vector<Flight::Row> answered_rows_;
   uint64_t steps_ = 0, preemptions_ = 0, prompt_tokens_ = 0, output_tokens_ = 0, answers_ = 0, stale_answers_ = 0;
-  uint64_t resumed_ = 0, recomputed_tokens_ = 0;
+  uint64_t resumed_ = 0, recomputed_tokens_ = 0, poisoned_ = 0, checksums_agreed_ = 0;
+  std::map<int32_t, uint64_t> mismatches_;  // by rank
 };
 
 }  // namespace shoal::core

@@ -6,28 +6,43 @@
 
 namespace shoal::core {
 
+void Serving::CheckOne(const Request& r) const {
+  SHOAL_CHECK(!r.sequences.empty());
+  int32_t output_tokens = 0;
+  for (const Sequence& s : r.sequences) {
+    SHOAL_CHECK(s.request == &r);
+    const int32_t generated = static_cast<int32_t>(s.tokens.size()) - r.prompt_tokens;
+    SHOAL_CHECK(generated >= 0 && generated < r.max_tokens);
+    output_tokens += generated;
+    SHOAL_CHECK(s.running == (std::find(running_.begin(), running_.end(), &s) != running_.end()));
+    SHOAL_CHECK(s.running != waiting_.contains(s.order));
+    SHOAL_CHECK(s.running || group_ == nullptr || s.blocks.empty());
+    SHOAL_CHECK(s.kv >= 0 && s.kv <= s.kv_before && s.kv_before < static_cast<int32_t>(s.tokens.size()));
+    SHOAL_CHECK(s.kv == 0 || (limits_.block_size > 0 &&
+                              plan::BlocksFor(s.kv, limits_.block_size) <= static_cast<int32_t>(s.blocks.size())));
+    SHOAL_CHECK(s.unanswered >= 0 && s.unanswered <= kMaxUnanswered);
+    SHOAL_CHECK((s.id != 0) == (s.running || s.unanswered > 0));
+    SHOAL_CHECK(s.id == 0 || by_id_.at(s.id) == &s);
+  }
+  SHOAL_CHECK(r.stats.output_tokens == output_tokens);
+}
+
 void Serving::CheckInvariants() const {
   size_t sequences = 0;
+  bool suspects = false;
   for (const auto& [id, r] : requests_) {
-    SHOAL_CHECK(r->id == id && !r->sequences.empty());
-    int32_t output_tokens = 0;
-    for (const Sequence& s : r->sequences) {
-      ++sequences;
-      SHOAL_CHECK(s.request == r.get());
-      const int32_t generated = static_cast<int32_t>(s.tokens.size()) - r->prompt_tokens;
-      SHOAL_CHECK(generated >= 0 && generated < r->max_tokens);
-      output_tokens += generated;
-      SHOAL_CHECK(s.running == (std::find(running_.begin(), running_.end(), &s) != running_.end()));
-      SHOAL_CHECK(s.running != waiting_.contains(s.order));
-      SHOAL_CHECK(s.running || group_ == nullptr || s.blocks.empty());
-      SHOAL_CHECK(s.kv >= 0 && s.kv <= s.kv_before && s.kv_before < static_cast<int32_t>(s.tokens.size()));
-      SHOAL_CHECK(s.kv == 0 || (limits_.block_size > 0 &&
-                                plan::BlocksFor(s.kv, limits_.block_size) <= static_cast<int32_t>(s.blocks.size())));
-      SHOAL_CHECK(s.unanswered >= 0 && s.unanswered <= kMaxUnanswered);
-      SHOAL_CHECK((s.id != 0) == (s.running || s.unanswered > 0));
-      SHOAL_CHECK(s.id == 0 || by_id_.at(s.id) == &s);
-    }
-    SHOAL_CHECK(r->stats.output_tokens == output_tokens);
+    SHOAL_CHECK(r->id == id);
+    CheckOne(*r);
+    sequences += r->sequences.size();
+    suspects |= RunsAlone(r->suspicion);
+    SHOAL_CHECK(r->suspicion.losses < kMaxLosses || r->suspicion.alone < kMaxLosses);
+  }
+  SHOAL_CHECK(quarantine_ || !suspects);
+  SHOAL_CHECK(canary_ == nullptr || group_ != nullptr);
+  SHOAL_CHECK(canary_ == nullptr || canary_first_ || requests_.empty());
+  if (canary_ != nullptr) {
+    CheckOne(*canary_);
+    ++sequences;
   }
   SHOAL_CHECK(running_.size() + waiting_.size() == sequences);
   SHOAL_CHECK(group_ != nullptr || (running_.empty() && by_id_.empty()));

@@ -24,6 +24,8 @@ void Serving::Pump(TimeNs now, EffectList& fx) {
 
 bool Serving::SendNext(TimeNs now, EffectList& fx) {
   const int32_t cohorts = group_->info.stages;
+  alone_ = FindAlone();
+  if (alone_ != nullptr && !MakeWay(*alone_)) return false;
   Rebalance();
   for (int32_t k = 0; k < cohorts; ++k) {
     const int32_t cohort = (group_->next_cohort + k) % cohorts;
@@ -44,14 +46,30 @@ void Serving::FillView(int32_t cohort) {
   view_.blocks_free = group_->pool.free();
   view_.max_tokens = limits_.max_tokens;
   view_.max_sequences = limits_.max_sequences;
-  view_.waiting_total = static_cast<int32_t>(waiting_.size());
+  if (alone_ == nullptr) {
+    viewed_.assign(running_.begin(), running_.end());
+  } else {
+    viewed_.assign(alone_->running ? 1 : 0, alone_);
+  }
   view_.running.clear();
-  for (const Sequence* s : running_) {
+  for (const Sequence* s : viewed_) {
     const bool wants_more = s->length - s->request->prompt_tokens < s->request->max_tokens;
     view_.running.push_back(
         {s->cohort, s->unanswered, s->start_tokens, s->computed, static_cast<int32_t>(s->blocks.size()), wants_more});
   }
+  // One plan at a time is enough for a canary, which is never beside others: a client's request that arrives finds a
+  // place in the next one.
+  if (canary_ != nullptr && !viewed_.empty() && viewed_[0]->unanswered > 0) {
+    view_.running[0].unanswered = kMaxUnanswered;
+  }
   view_.waiting.clear();
+  view_.waiting_total = static_cast<int32_t>(waiting_.size());
+  if (alone_ != nullptr) {
+    view_.waiting_total = alone_->running ? 0 : 1;
+    if (!alone_->running)
+      view_.waiting.push_back({static_cast<int32_t>(alone_->tokens.size()), alone_->unanswered == 0});
+    return;
+  }
   const int32_t head = std::min(kMaxAdmissions, limits_.max_sequences - static_cast<int32_t>(running_.size()));
   for (const auto& [order, s] : waiting_) {
     if (static_cast<int32_t>(view_.waiting.size()) >= head) break;
@@ -60,32 +78,21 @@ void Serving::FillView(int32_t cohort) {
 }
 
 void Serving::Rebalance() {
-  if (group_->info.stages < 2) return;
+  if (group_->info.stages < 2 || alone_ != nullptr) return;
   FillView(0);
   const CohortMove move = Balance(view_);
-  if (move.index >= 0) running_[move.index]->cohort = move.to;
+  if (move.index >= 0) viewed_[move.index]->cohort = move.to;
 }
 
 void Serving::Carry(const Decision& decision, TimeNs now) {
-  // Indices are into running_ as the view saw it, so take the sequences before anything leaves it.
-  std::vector<Sequence*> preempted, admitted;
-  for (int32_t i : decision.preempt) preempted.push_back(running_[i]);
-  auto waiting = waiting_.begin();
+  // Those that wait, before any that gives way comes to them.
+  std::vector<Sequence*> admitted;
+  auto waiting = alone_ != nullptr ? waiting_.find(alone_->order) : waiting_.begin();
   for (size_t k = 0; k < decision.admit.size(); ++k) admitted.push_back((waiting++)->second);
-  std::vector<Sequence*> rows;
-  rows.reserve(decision.rows.size());
-  for (const Decision::Row& row : decision.rows) rows.push_back(running_[row.index]);
 
-  for (Sequence* s : preempted) {
-    StopRunning(*s);
-    Wait(*s);
-    if (s->unanswered == 0) Forget(*s);
-    ++s->request->stats.preemptions;
-    ++preemptions_;
-  }
-  for (size_t k = 0; k < rows.size(); ++k) {
-    const Decision::Row& row = decision.rows[k];
-    Sequence& s = *rows[k];
+  for (int32_t i : decision.preempt) Preempt(*viewed_[i]);
+  for (const Decision::Row& row : decision.rows) {
+    Sequence& s = *viewed_[row.index];
     if (row.new_blocks > 0) {
       const size_t before = s.blocks.size();
       SHOAL_CHECK(group_->pool.Allocate(row.new_blocks, &s.blocks));
@@ -96,12 +103,20 @@ void Serving::Carry(const Decision& decision, TimeNs now) {
   for (size_t k = 0; k < admitted.size(); ++k) StartSequence(*admitted[k], decision.admit[k], view_.cohort, now);
 }
 
+void Serving::Preempt(Sequence& s) {
+  StopRunning(s);
+  Wait(s);
+  if (s.unanswered == 0) Forget(s);
+  ++s.request->stats.preemptions;
+  ++preemptions_;
+}
+
 void Serving::StartSequence(Sequence& s, const Decision::Admission& admission, int32_t cohort, TimeNs now) {
   Request& r = *s.request;
   SHOAL_CHECK(!s.running && s.id == 0 && s.unanswered == 0);
   if (r.stats.first_scheduled == 0) {
     r.stats.first_scheduled = now;
-    prompt_tokens_ += static_cast<uint64_t>(r.prompt_tokens);
+    if (&r != canary_.get()) prompt_tokens_ += static_cast<uint64_t>(r.prompt_tokens);
   }
   PutOnRanks(s, cohort);
   SHOAL_CHECK(group_->pool.Allocate(admission.blocks, &s.blocks));
@@ -151,7 +166,8 @@ void Serving::AddRow(Sequence& s, int32_t count) {
 }
 
 void Serving::Send(int32_t cohort, EffectList& fx) {
-  const plan::StepPlan plan = group_->builder.Finish(cohort);
+  plan::StepPlan plan = group_->builder.Finish(cohort);
+  plan.checksum = group_->checksums.Ask(plan.stamp.step, canary_runs());
   group_->flight.Sent(plan);
   ++steps_;
   fx.control.push_back(SendPlan{group_->info.agents, plan.stamp, plan::EncodePlan(plan)});

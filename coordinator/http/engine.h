@@ -54,7 +54,8 @@ class Engine {
 
   virtual core::ClusterState Cluster() const = 0;
 
-  // Health is forward progress: ready = a group is up, and it is idle or a rank got on with its work lately.
+  // Health is forward progress: ready = a group is up and has shown that it computes (a step was answered, or the
+  // canary), and it is idle or a rank got on with its work lately.
   virtual bool Ready() const = 0;
 };
 

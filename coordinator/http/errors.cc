@@ -31,6 +31,7 @@ constexpr struct {
     {ErrorKind::kHeadersTooLarge, {431, kInvalidRequestError, "headers_too_large", 0}},
     {ErrorKind::kOverloaded, {429, "rate_limit_error", "rate_limit_exceeded", 1}},
     {ErrorKind::kInternal, {500, "server_error", "internal_error", 0}},
+    {ErrorKind::kPoisoned, {500, "server_error", "poisoned", 0}},
     {ErrorKind::kUnavailable, {503, "server_error", "service_unavailable", 2}},
 };
 
@@ -79,6 +80,8 @@ Response ErrorResponse(const ApiError& error) {
     const int seconds = error.retry_after_s > 0 ? error.retry_after_s : info.default_retry_after_s;
     response.headers.emplace_back("Retry-After", std::to_string(seconds));
   }
+  // OpenAI's clients send whatever got a 500 again, twice, unless told otherwise.
+  if (error.kind == ErrorKind::kPoisoned) response.headers.emplace_back("x-should-retry", "false");
   if (error.kind == ErrorKind::kInvalidApiKey) response.headers.emplace_back("WWW-Authenticate", "Bearer");
   return response;
 }
@@ -93,6 +96,9 @@ ApiError FromStatus(const absl::Status& status, int retry_after_s) {
       break;
     case absl::StatusCode::kUnavailable:
       error.kind = ErrorKind::kUnavailable;
+      break;
+    case absl::StatusCode::kFailedPrecondition:
+      error.kind = ErrorKind::kPoisoned;
       break;
     case absl::StatusCode::kInvalidArgument:
       error.kind = ErrorKind::kInvalidValue;

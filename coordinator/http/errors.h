@@ -29,6 +29,7 @@ enum class ErrorKind : uint8_t {
   kIdempotencyReuse,  // a key that stands for another request
   kOverloaded,        // come back after retry_after_s
   kInternal,
+  kPoisoned,     // it made ranks fail: clients are told not to send it again
   kUnavailable,  // no group yet, or no more; come back after retry_after_s
 };
 

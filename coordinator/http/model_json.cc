@@ -59,6 +59,12 @@ json::object RankObject(const core::ClusterState::Rank& rank) {
           {"comm_bytes", std::move(sent)}};
 }
 
+json::object Mismatches(const core::ClusterState& state) {
+  json::object by_rank;
+  for (const auto& [rank, count] : state.mismatches) by_rank[std::to_string(rank)] = count;
+  return by_rank;
+}
+
 }  // namespace
 
 std::string ModelJson(const ServedModel& model, const std::string& name) {
@@ -124,7 +130,13 @@ std::string ClusterJson(const core::ClusterState& state) {
                                       {"prompt_tokens", state.prompt_tokens},
                                       {"output_tokens", state.output_tokens},
                                       {"groups_formed", state.groups_formed},
-                                      {"stale_answers", state.stale_answers}});
+                                      {"stale_answers", state.stale_answers},
+                                      {"poisoned", state.poisoned},
+                                      {"proven", state.proven},
+                                      {"canary_passes", state.canary_passes},
+                                      {"canary_failures", state.canary_failures},
+                                      {"checksums_agreed", state.checksums_agreed},
+                                      {"hidden_state_mismatches", Mismatches(state)}});
 }
 
 }  // namespace shoal::http

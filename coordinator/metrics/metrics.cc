@@ -105,6 +105,14 @@ class Metrics::Impl {
                                   "Sequences that went on with the KV they had before their group was lost.");
   Counter& recomputed_ =
       MakeCounter("shoal:recomputed_tokens_total", "Tokens whose KV was computed again: after preemptions and losses.");
+  Counter& poisoned_ =
+      MakeCounter("shoal:poisoned_requests_total", "Requests that made ranks fail, and are not tried again.");
+  Counter& canary_failures_ =
+      MakeCounter("shoal:canary_failures_total", "Canaries whose answer was not the known one.");
+  Family<Counter>& mismatches_ = prometheus::BuildCounter()
+                                     .Name("shoal:hidden_state_mismatches_total")
+                                     .Help("How often a rank held other hidden states than its tensor peers.")
+                                     .Register(registry_);
   Family<Counter>& success_family_ = prometheus::BuildCounter()
                                          .Name("vllm:request_success_total")
                                          .Help("Requests that ended, by how.")
@@ -184,6 +192,11 @@ void Metrics::Impl::SetState(const core::ClusterState& state) {
   CountTo(static_cast<double>(state.preemptions), &preemptions_);
   CountTo(static_cast<double>(state.resumed), &resumed_);
   CountTo(static_cast<double>(state.recomputed_tokens), &recomputed_);
+  CountTo(static_cast<double>(state.poisoned), &poisoned_);
+  CountTo(static_cast<double>(state.canary_failures), &canary_failures_);
+  for (const auto& [rank, count] : state.mismatches) {
+    CountTo(static_cast<double>(count), &mismatches_.Add({{"rank", std::to_string(rank)}}));
+  }
   CountTo(static_cast<double>(state.prompt_tokens), &prompt_tokens_);
   epoch_.Set(static_cast<double>(state.epoch));
   load_total_.Set(static_cast<double>(state.load_bytes_total));

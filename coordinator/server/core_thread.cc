@@ -105,7 +105,7 @@ core::ClusterState CoreThread::Cluster() const {
 bool CoreThread::Ready() const {
   const TimeNs now = clock_.Now();
   MutexLock lock(shown_mutex_);
-  return shown_.state.phase == core::ClusterState::Phase::kReady && model_ != nullptr &&
+  return shown_.state.phase == core::ClusterState::Phase::kReady && shown_.state.proven && model_ != nullptr &&
          now - shown_.at < kStaleAfter && now - shown_.progressed < kNoProgress;
 }
 

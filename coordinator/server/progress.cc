@@ -9,7 +9,8 @@ bool ProgressWatch::Moved(const core::ClusterState& state) {
   uint64_t seen = state.answers;
   for (const core::ClusterState::Rank& rank : state.ranks) seen += rank.status.step + rank.status.progress;
   const bool changed = std::exchange(seen_, seen) != seen;
-  return changed || state.phase != core::ClusterState::Phase::kReady || state.running + state.waiting == 0;
+  const bool idle = state.running + state.waiting == 0 && !state.canary_runs;
+  return changed || state.phase != core::ClusterState::Phase::kReady || idle;
 }
 
 }  // namespace shoal::server

@@ -12,7 +12,7 @@ namespace shoal::server {
 class ProgressWatch {
  public:
   // Since the state before this one an answer was accepted, or a rank got on (its `step` or `progress` changed); or
-  // there is nothing to get on with: no request, or no group.
+  // there is nothing to get on with: no request and no canary, or no group.
   bool Moved(const core::ClusterState& state);
 
  private:

@@ -1,10 +1,13 @@
-// The small ones: clock, check, status macros, mutex, futex.
+// The small ones: clock, check, checksum, status macros, mutex, futex.
 #include <gtest/gtest.h>
 
+#include <set>
 #include <thread>
+#include <vector>
 
 #include "common/base/build_id.h"
 #include "common/base/check.h"
+#include "common/base/checksum.h"
 #include "common/base/clock.h"
 #include "common/base/futex.h"
 #include "common/base/mutex.h"
@@ -99,6 +102,29 @@ TEST(Futex, ThreadsOfOneProcessMeetInThePrivateScope) {
   while (word.load() == 1) FutexWait(&word, 1, -1, FutexScope::kPrivate);
   waker.join();
   EXPECT_EQ(word.load(), 2u);
+}
+
+TEST(Checksum, EveryBitEveryPlaceAndTheSeedCount) {
+  // Whole rounds of lanes, and what is left over.
+  for (const size_t size : {0, 1, 7, 8, 31, 32, 64, 69}) {
+    std::vector<std::byte> bytes(size, std::byte{0x5a});
+    std::set<uint64_t> seen = {Checksum64(bytes, 1), Checksum64(bytes, 2)};
+    for (size_t bit = 0; bit < size * 8; ++bit) {
+      bytes[bit / 8] ^= std::byte{1} << bit % 8;
+      EXPECT_TRUE(seen.insert(Checksum64(bytes, 1)).second) << size << " bytes, bit " << bit;
+      bytes[bit / 8] ^= std::byte{1} << bit % 8;
+    }
+    EXPECT_EQ(Checksum64(bytes, 1), Checksum64(bytes, 1));
+    bytes.push_back(std::byte{0});
+    EXPECT_TRUE(seen.insert(Checksum64(bytes, 1)).second) << "a zero more";
+  }
+  std::vector<std::byte> bytes(64, std::byte{0});
+  bytes[0] = std::byte{1};
+  const uint64_t first = Checksum64(bytes, 0);
+  std::swap(bytes[0], bytes[32]);  // the same lane
+  EXPECT_NE(first, Checksum64(bytes, 0));
+  std::swap(bytes[32], bytes[8]);  // another lane
+  EXPECT_NE(first, Checksum64(bytes, 0));
 }
 
 }  // namespace

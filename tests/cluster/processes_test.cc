@@ -8,7 +8,9 @@
 #include <unistd.h>
 
 #include <csignal>
+#include <map>
 #include <optional>
+#include <set>
 #include <thread>
 
 #include "common/base/rng.h"
@@ -17,6 +19,7 @@
 #include "tests/cluster/layouts.h"
 #include "tests/cluster/process_shape.h"
 #include "tests/testing/temp_dir.h"
+#include "tests/testing/tiny_model.h"
 #include "worker/rank/operation.h"
 
 namespace shoal::testing {
@@ -69,14 +72,18 @@ std::vector<plan::StepPlan> PlansFor(const DriverResult& texts, const plan::Mirr
 
 class Processes {
  public:
-  Processes(Layout layout, const std::string& model, const std::string& table, comm::Transport transport)
+  // `others`: ranks that read another file.
+  Processes(Layout layout, const std::string& model, const std::string& table, comm::Transport transport,
+            const std::map<int, std::string>& others = {})
       : transport_(transport), ranks_(layout.tp * layout.pp) {
     const comm::GroupShape shape = ProcessShape(kTiny.hidden, layout.tp, layout.pp);
     bytes_ = SegmentBytes(shape);
     segment_ = memfd_create("cluster", 0);
     EXPECT_EQ(ftruncate(segment_, static_cast<off_t>(bytes_)), 0);
     pages_ = static_cast<rank::ControlPage*>(mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_SHARED, segment_, 0));
-    for (int r = 0; r < static_cast<int>(ranks_.size()); ++r) Start(r, layout, model, table);
+    for (int r = 0; r < static_cast<int>(ranks_.size()); ++r) {
+      Start(r, layout, others.contains(r) ? others.at(r) : model, table);
+    }
     if (transport == comm::Transport::kGloo) Introduce();
   }
   ~Processes() {
@@ -267,6 +274,75 @@ TEST_P(ProcessesTest, WhenOneIsKilledTheOthersAreTold) {
     const int status = group.Reap(r);
     EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 8) << "rank " << r << " ended with " << status;
     EXPECT_LE(group.page(r).step, 1u);
+  }
+}
+
+// Checksums of each rank, by plan; every other plan asks.
+std::vector<std::vector<uint64_t>> Checksums(Processes& group, const std::vector<plan::StepPlan>& plans) {
+  for (plan::StepPlan plan : plans) {
+    plan.checksum = plan.stamp.step % 2 == 1;
+    for (int r = 0; r < group.size(); ++r) group.Submit(r, plan);
+  }
+  std::vector<std::vector<uint64_t>> sums(group.size());
+  for (int r = 0; r < group.size(); ++r) {
+    for (size_t i = 0; i < plans.size(); ++i) {
+      const auto result = group.Result(r);
+      EXPECT_TRUE(result.ok() && result->error.empty()) << "rank " << r << " " << result.status();
+      if (!result.ok()) return sums;
+      sums[r].push_back(result->checksum);
+    }
+  }
+  return sums;
+}
+
+TEST_P(ProcessesTest, TensorRanksHoldTheSameHiddenStatesToTheBit) {
+  for (const char* table : {"null", "cpu"}) {
+    const auto shards = LoadShards(OpenTinyModel(kTiny).value(), 1, 1, table, false).value();
+    const auto texts = RunAlone(*RankSet::Make(shards, {.kv = DType::kF16}).value(), Requests(), {});
+    ASSERT_TRUE(texts.ok()) << texts.status();
+    const auto plans = PlansFor(*texts, ProcessLimits(kTiny.vocab));
+    for (const Layout layout : {Layout{2, 2}, {3, 1}}) {
+      SCOPED_TRACE(table + LayoutName(layout));
+      Processes group(layout, model_, table, GetParam());
+      const auto sums = Checksums(group, plans);
+      std::set<uint64_t> different;
+      for (int stage = 0; stage < layout.pp; ++stage) {
+        const auto& first = sums[stage * layout.tp];
+        for (int t = 1; t < layout.tp; ++t) EXPECT_EQ(sums[stage * layout.tp + t], first) << "stage " << stage;
+        for (size_t i = 0; i < plans.size(); ++i) {
+          EXPECT_EQ(first[i] != 0, i % 2 == 0) << "those that ask, and no other";
+          if (first[i] != 0) different.insert(first[i]);
+        }
+      }
+      EXPECT_EQ(different.size(), layout.pp * plans.size() / 2) << "of what is computed, not of nothing";
+    }
+  }
+}
+
+// One element of one norm is another one on one rank, as after a flipped bit: what it computes from then on is wrong,
+// and its answers say so, while no operation fails.
+TEST_P(ProcessesTest, ARankWithOneOtherWeightShowsInItsChecksums) {
+  const auto shards = LoadShards(OpenTinyModel(kTiny).value(), 1, 1, "cpu", false).value();
+  const auto texts = RunAlone(*RankSet::Make(shards, {.kv = DType::kF16}).value(), Requests(), {});
+  ASSERT_TRUE(texts.ok()) << texts.status();
+  const auto plans = PlansFor(*texts, ProcessLimits(kTiny.vocab));
+  std::string bytes = TinyGguf(kTiny).Build().bytes;
+  for (const TinyTensor& tensor : TinyTensors(kTiny)) {
+    if (tensor.gguf_name != "blk.0.ffn_norm.weight") continue;
+    const size_t at = bytes.find(
+        std::string(reinterpret_cast<const char*>(tensor.values.data()), tensor.values.size() * sizeof(float)));
+    ASSERT_NE(at, std::string::npos);
+    bytes[at + 5 * sizeof(float) + 2] ^= 1;  // one bit of the sixth
+  }
+  const std::string other = directory_ / "other.gguf";
+  WriteFile(other, bytes);
+  Processes group({3, 2}, model_, "cpu", GetParam(), {{1, other}});
+  const auto sums = Checksums(group, plans);
+  for (size_t i = 0; i < plans.size(); i += 2) {
+    EXPECT_EQ(sums[0][i], sums[2][i]);
+    EXPECT_NE(sums[1][i], sums[0][i]);
+    EXPECT_EQ(sums[3][i], sums[4][i]) << "what the next stage received is the same on all of its ranks";
+    EXPECT_EQ(sums[3][i], sums[5][i]);
   }
 }
 

@@ -4,8 +4,10 @@ Each test names the assertion it stands for: the numbered list in tests/conforma
 """
 
 import json
+import os
 import pathlib
 import re
+import signal
 import socket
 import sys
 import threading
@@ -170,6 +172,39 @@ def test_09_a_full_queue_is_a_rate_limit_error_with_a_time_to_come_back():
             runs.close()
             waits.join(60)
             assert not waits.is_alive()
+
+
+def test_09_a_request_that_makes_ranks_fail_is_not_sent_again():
+    with harness.serve(harness.GGUF, "--tensor-parallel-size", 2, "--served-model-name", MODEL) as own:
+        caught = []
+
+        def ask():
+            with openai.OpenAI(base_url=own.url + "/v1", api_key="any", timeout=120) as client:  # with its retries
+                try:
+                    chat(client, max_tokens=4000, extra_body={"ignore_eos": True})
+                except openai.APIStatusError as error:
+                    caught.append(error)
+        asking = threading.Thread(target=ask)
+        asking.start()
+        tokens = epoch = 0
+        for _ in range(3):  # ranks die while it runs, as if of what it does
+            def executing():
+                state = own.cluster()
+                told = state["phase"] == "ready" and all(rank["pid"] for rank in state["ranks"])
+                return told and state["epoch"] > epoch and state["output_tokens"] > tokens and state
+            state = harness.until(executing, 60, "a step of a new group")
+            os.kill(state["ranks"][1]["pid"], signal.SIGSEGV)
+            tokens, epoch = state["output_tokens"], state["epoch"]
+        asking.join(60)
+        assert not asking.is_alive()
+        assert isinstance(caught[0], openai.InternalServerError)
+        assert caught[0].code == "poisoned" and caught[0].type == "server_error"
+        assert caught[0].response.headers["x-should-retry"] == "false"
+        posts = re.findall(r'^http_requests_total{handler="/v1/chat/completions".*} (\d+)$',
+                           own.http.get("/metrics").text, re.M)
+        assert posts == ["1"], "the client did not send it again"
+        harness.until(lambda: own.cluster()["poisoned"] == 1, 10, "its count")
+        assert own.chat("Hello")["choices"][0]["message"]["content"]  # who comes next is served
 
 
 # --- 10: failure before the first token ---

@@ -1,10 +1,11 @@
-// The small pure decisions: placement, cache size, admission, blame.
+// The small pure decisions: placement, cache size, admission, blame, quarantine.
 #include <string>
 
 #include "absl/strings/str_cat.h"
 #include "coordinator/core/admission.h"
 #include "coordinator/core/blame.h"
 #include "coordinator/core/placement.h"
+#include "coordinator/core/quarantine.h"
 #include "coordinator/core/sizing.h"
 #include "gtest/gtest.h"
 
@@ -175,6 +176,59 @@ TEST(Blames, OnlyWhatAStepCanHaveCaused) {
         "killed by signal 90", "stuck in attention at step 7", "exited with 40", ""}) {
     EXPECT_TRUE(Blames(step)) << step;
   }
+}
+
+TEST(Quarantine, TogetherThenAloneThenPoison) {
+  Suspicion s;
+  EXPECT_FALSE(Blame(/*alone=*/false, &s));
+  EXPECT_FALSE(RunsAlone(s));
+  EXPECT_FALSE(Blame(false, &s));
+  EXPECT_TRUE(RunsAlone(s));
+  EXPECT_TRUE(Blame(/*alone=*/true, &s));
+}
+
+TEST(Quarantine, WhoGetsOnIsNoSuspect) {
+  Suspicion s;
+  Blame(false, &s);
+  Blame(false, &s);
+  GotOn(&s);
+  EXPECT_FALSE(RunsAlone(s));
+  EXPECT_FALSE(Blame(true, &s));
+  EXPECT_FALSE(Blame(true, &s));
+  EXPECT_TRUE(RunsAlone(s));
+}
+
+TEST(Quarantine, NobodyIsPoisonForWhatHappenedInCompany) {
+  Suspicion s;
+  for (int i = 0; i < 20; ++i) EXPECT_FALSE(Blame(false, &s));
+  EXPECT_TRUE(RunsAlone(s));
+}
+
+TEST(Quarantine, AFewLossesInCompanyAndItRunsAloneToItsEndUnlessTheyWereAnothers) {
+  Suspicion s;
+  for (int i = 0; i < kMaxInCompany; ++i) {
+    EXPECT_FALSE(RunsAlone(s)) << i;
+    Blame(false, &s);
+    GotOn(&s);
+  }
+  EXPECT_TRUE(RunsAlone(s));
+  GotOn(&s);
+  EXPECT_TRUE(RunsAlone(s));
+  Explained(&s);
+  EXPECT_FALSE(RunsAlone(s));
+  Blame(false, &s);
+  Blame(false, &s);
+  Explained(&s);
+  EXPECT_TRUE(RunsAlone(s)) << "whether it is another one is not known yet";
+}
+
+TEST(Quarantine, WhatFailsAloneAgainAndAgainIsPoisonWhateverItGotDone) {
+  Suspicion s;
+  for (int i = 1; i < kMaxLosses; ++i) {
+    EXPECT_FALSE(Blame(true, &s));
+    GotOn(&s);
+  }
+  EXPECT_TRUE(Blame(true, &s));
 }
 
 }  // namespace

@@ -49,6 +49,7 @@ CoreOptions TestOptions() {
   o.max_num_seqs = 64;
   o.max_num_batched_tokens = 128;
   o.incarnation = 77;
+  o.canary_interval = 0;  // tests of the canary turn it on
   return o;
 }
 
@@ -413,6 +414,7 @@ void VirtualCluster::Execute(const plan::StepPlan& plan, uint64_t bytes_hash) {
   plan::StepResult result;
   result.stamp = plan.stamp;
   std::vector<plan::SequenceId> ids;
+  std::vector<int32_t> first_tokens;
   TimeNs done = now_ + Between(times_.net_min, times_.net_max);
   int32_t decode_rows = 0;
   Executor::Step written;
@@ -426,6 +428,7 @@ void VirtualCluster::Execute(const plan::StepPlan& plan, uint64_t bytes_hash) {
       x.Write(written.slots.back(), last ? x.last_sample.at(row.id) : s.tokens[p]);
     }
     ids.push_back(row.id);
+    first_tokens.push_back(s.tokens[0]);
     max_unanswered_ = std::max(max_unanswered_, ++unanswered_[row.id]);
   }
   max_in_flight_ = std::max(max_in_flight_, ++in_flight_);
@@ -439,7 +442,7 @@ void VirtualCluster::Execute(const plan::StepPlan& plan, uint64_t bytes_hash) {
       if (!token.has_value()) Problem(absl::StrCat("ranks differ at position ", p, " of sequence ", row.id));
       hash = Fold(hash, static_cast<uint64_t>(token.value_or(kGarbage)));
     }
-    const int32_t token = NextToken(hash, s.sampling, end);
+    const int32_t token = (NextToken(hash, s.sampling, end) + (wrongly_ ? 1 : 0)) % kVocab;
     x.last_sample[row.id] = token;
     const bool poisoned = s.tokens[0] == poison_;
     result.rows.push_back({row.id, poisoned ? std::vector<int32_t>{} : std::vector<int32_t>{token},
@@ -458,17 +461,24 @@ void VirtualCluster::Execute(const plan::StepPlan& plan, uint64_t bytes_hash) {
   for (const plan::RowResult& row : result.rows) x.sampled_at[row.id] = done;
   while (!x.steps.empty() && x.steps.front().ends <= now_) x.steps.pop_front();
   const std::string error = std::exchange(fail_step_, {});
-  written.ends = error.empty() ? done : kNever;
+  const bool kills = kills_ != nullptr && kills_(first_tokens);
+  written.ends = error.empty() && !kills ? done : kNever;
   x.steps.push_back(std::move(written));
   const size_t trace = plans_.size();
-  plans_.push_back(
-      {plan.stamp.epoch, plan.stamp.step, plan.cohort, plan.TokenCount(), decode_rows, bytes_hash, now_, done, 0});
+  plans_.push_back({plan.stamp.epoch, plan.stamp.step, plan.cohort, plan.TokenCount(), decode_rows, bytes_hash,
+                    static_cast<int32_t>(plan.rows.size()), plan.checksum, now_, done, 0});
+  if (kills) {  // when its turn comes, before it has ended anywhere
+    const TimeNs dies = std::max(now_, ended[0] - 1);
+    return At(dies, [this, executor = executor_] {
+      if (executor == executor_ && !executor->dead) KillRank(0, kills_cause_);
+    });
+  }
   if (!error.empty()) x.Die(done, seed_);
   result.error = error;
-  SayResults(result, ended, [this, trace, ids] { Answered(trace, ids); });
+  SayResults(result, plan.checksum, ended, [this, trace, ids] { Answered(trace, ids); });
 }
 
-void VirtualCluster::SayResults(const plan::StepResult& result, const std::vector<TimeNs>& ended,
+void VirtualCluster::SayResults(const plan::StepResult& result, bool checksum, const std::vector<TimeNs>& ended,
                                 const std::function<void()>& sampled) {
   for (const auto& [id, agent] : agents_) {
     if (!agent->alive || agent->epoch != executor_->epoch) continue;
@@ -481,6 +491,8 @@ void VirtualCluster::SayResults(const plan::StepResult& result, const std::vecto
       mine.times.ended = now_ + (own != own_times_.end() ? own->second : kMillisecond);
       const bool samples = rank == (options_.pp - 1) * options_.tp;
       if (!samples || !result.error.empty()) mine.rows.clear();
+      if (checksum) mine.checksum = Fold(result.stamp.step, static_cast<uint64_t>(rank / options_.tp) + 1) | 2;
+      if (checksum && rank == other_states_) mine.checksum ^= 1;
       const TimeNs at = ended[rank / options_.tp];
       const auto lives = [executor = executor_, at] { return !executor->dead || executor->died_at >= at; };
       Say(id, at, StepAnswered{id, mine}, [lives, samples, sampled] {

@@ -69,7 +69,16 @@ class VirtualCluster {
   void RefuseLoads(const std::string& id, const absl::Status& why);
   void FailStep(const std::string& error) { fail_step_ = error; }  // the next plan's answer from rank 0 says so
   void PoisonRequestsWith(int32_t token) { poison_ = token; }      // a prompt that begins so gives NaN
-  void RepeatAnswers() { repeat_answers_ = true; }                 // every answer comes twice
+  // A rank dies of every plan for whose rows this says so, given the first token of each row's sequence. `cause`: as
+  // its agent words it.
+  using KillsFn = std::function<bool(const std::vector<int32_t>& first_tokens)>;
+  void DieOf(KillsFn kills, const std::string& cause = "killed by signal 11") {
+    kills_ = std::move(kills);
+    kills_cause_ = cause;
+  }
+  void ComputeWrongly(bool wrongly) { wrongly_ = wrongly; }     // all ranks alike: every token is another one
+  void HoldOtherStates(int32_t rank) { other_states_ = rank; }  // its checksums differ; -1: nobody's
+  void RepeatAnswers() { repeat_answers_ = true; }              // every answer comes twice
   // The present group's ranks answer nothing any more; heartbeats go on.
   void Hang();
   // What heartbeats say of a rank of the present group from now on, instead of how it gets on with the plans.
@@ -115,6 +124,8 @@ class VirtualCluster {
     uint64_t epoch, step;
     int32_t cohort, tokens, decode_rows;
     uint64_t bytes_hash;
+    int32_t rows;
+    bool checksum;
     TimeNs sent, ended, answered;  // ended: at the last stage; answered: known to the core, 0: not yet
   };
   const std::vector<PlanTrace>& plans() const { return plans_; }
@@ -147,7 +158,7 @@ class VirtualCluster {
   void On(const Report& e) { reports_.push_back(e.what); }
   void Execute(const plan::StepPlan& plan, uint64_t bytes_hash);
   // Each rank's own, when its stage has ended; `sampled` with that of the sampling rank.
-  void SayResults(const plan::StepResult& result, const std::vector<TimeNs>& ended,
+  void SayResults(const plan::StepResult& result, bool checksum, const std::vector<TimeNs>& ended,
                   const std::function<void()>& sampled);
   void Answered(size_t trace, const std::vector<plan::SequenceId>& ids);
   void Beat(const std::string& id, uint64_t incarnation);
@@ -175,6 +186,10 @@ class VirtualCluster {
   bool repeat_answers_ = false;
   std::map<int32_t, plan::RankStatus> shown_;
   std::map<int32_t, DurationNs> own_times_;
+  KillsFn kills_;
+  std::string kills_cause_;
+  bool wrongly_ = false;
+  int32_t other_states_ = -1;
 
   std::map<RequestId, Answer> answers_;
   int open_ = 0;

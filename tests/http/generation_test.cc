@@ -243,6 +243,7 @@ TEST_F(GenerationTest, ErrorsOfTheCoreHaveTheirStatus) {
   } kCases[] = {{absl::UnavailableError("no group"), 503},
                 {absl::InvalidArgumentError("bad"), 400},
                 {absl::InternalError("broken"), 500},
+                {absl::FailedPreconditionError("poison"), 500},
                 {absl::ResourceExhaustedError("full"), 429}};
   for (const auto& c : kCases) {
     RawClient client(port());
@@ -251,6 +252,12 @@ TEST_F(GenerationTest, ErrorsOfTheCoreHaveTheirStatus) {
     const RawResponse response = client.Read();
     EXPECT_EQ(response.status, c.http);
     EXPECT_EQ(response.headers.count("retry-after"), c.http == 429 || c.http == 503 ? 1u : 0u);
+    // Only of poison is it certain that sending it again does harm.
+    const bool poison = absl::IsFailedPrecondition(c.status);
+    EXPECT_EQ(response.headers.count("x-should-retry"), poison ? 1u : 0u);
+    if (poison) {
+      EXPECT_EQ(response.headers.at("x-should-retry"), "false");
+    }
   }
 }
 

@@ -91,6 +91,9 @@ TEST(Errors, StatusesOfTheCore) {
   EXPECT_EQ(Info(FromStatus(absl::ResourceExhaustedError("x"), 3).kind).status, 429);
   EXPECT_EQ(Info(FromStatus(absl::UnknownError(""), 0).kind).status, 500);
   EXPECT_FALSE(FromStatus(absl::UnknownError(""), 0).message.empty());
+  const ApiError poisoned = FromStatus(absl::FailedPreconditionError("x"), 0);
+  EXPECT_EQ(Info(poisoned.kind).status, 500);
+  EXPECT_STREQ(Info(poisoned.kind).code, "poisoned");
 }
 
 TEST(Percent, Decodes) {

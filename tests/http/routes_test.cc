@@ -147,6 +147,9 @@ TEST_F(RoutesTest, VersionAndCluster) {
   EXPECT_EQ(At(cluster, "preemptions"), "7");
   EXPECT_EQ(At(cluster, "resumed"), "3");
   EXPECT_EQ(At(cluster, "recomputed_tokens"), "41");
+  EXPECT_EQ(At(cluster, "poisoned"), "1");
+  EXPECT_EQ(At(cluster, "canary_failures"), "5");
+  EXPECT_EQ(At(cluster, "hidden_state_mismatches.1"), "6");
 }
 
 TEST_F(RoutesTest, MetricsShowWhatWasServed) {

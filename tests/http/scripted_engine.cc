@@ -121,6 +121,9 @@ core::ClusterState ScriptedEngine::Cluster() const {
   state.preemptions = 7;
   state.resumed = 3;
   state.recomputed_tokens = 41;
+  state.poisoned = 1;
+  state.canary_failures = 5;
+  state.mismatches = {{1, 6}};
   state.prompt_tokens = 2;
   core::ClusterState::Rank rank{};
   rank.rank = 1;

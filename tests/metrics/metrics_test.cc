@@ -19,6 +19,9 @@ core::ClusterState State() {
   state.preemptions = 4;
   state.resumed = 2;
   state.recomputed_tokens = 31;
+  state.poisoned = 3;
+  state.canary_failures = 7;
+  state.mismatches = {{0, 8}};
   state.prompt_tokens = 90;
   state.epoch = 2;
   core::ClusterState::Rank rank{};
@@ -49,6 +52,9 @@ TEST(Metrics, GaugesFollowTheState) {
   ExpectLine(text, R"(vllm:num_preemptions_total{engine="0",model_name="m"} 4)");
   ExpectLine(text, R"(shoal:sequences_resumed_total{engine="0",model_name="m"} 2)");
   ExpectLine(text, R"(shoal:recomputed_tokens_total{engine="0",model_name="m"} 31)");
+  ExpectLine(text, R"(shoal:poisoned_requests_total{engine="0",model_name="m"} 3)");
+  ExpectLine(text, R"(shoal:canary_failures_total{engine="0",model_name="m"} 7)");
+  ExpectLine(text, R"(shoal:hidden_state_mismatches_total{rank="0"} 8)");
   ExpectLine(text, R"(shoal:rank_up{node="h",pp="0",rank="0",tp="0"} 1)");
   ExpectLine(text, R"(shoal:rank_up{node="h",pp="1",rank="1",tp="0"} 0)");
   ExpectLine(text, R"(shoal:rank_step_seconds{node="h",pp="1",rank="1",tp="0"} 0.25)");
@@ -60,10 +66,12 @@ TEST(Metrics, GaugesFollowTheState) {
   core::ClusterState later = State();
   later.prompt_tokens = 100;
   later.preemptions = 6;
+  later.mismatches[0] = 10;
   later.kv_blocks = later.kv_blocks_free = 100;
   later.ranks.resize(1);
   text = metrics.Render(later);
   ExpectLine(text, R"(vllm:num_preemptions_total{engine="0",model_name="m"} 6)");
+  ExpectLine(text, R"(shoal:hidden_state_mismatches_total{rank="0"} 10)");
   ExpectLine(text, R"(vllm:cache_config_info{block_size="16",engine="0",model_name="m",num_gpu_blocks="100"} 1)");
   ExpectLine(text, R"(vllm:prompt_tokens_total{engine="0",model_name="m"} 100)");
   EXPECT_EQ(text.find(R"(num_gpu_blocks="200")"), std::string::npos);

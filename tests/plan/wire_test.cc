@@ -50,6 +50,10 @@ TEST(WirePlan, RoundTripKeepsEveryField) {
   EXPECT_EQ(back.rows[0].output, RowOutput::kSample);
   EXPECT_EQ(back.copies[0].dst, 2);
   EXPECT_EQ(back.mirror_digest, plan.mirror_digest);
+  EXPECT_FALSE(back.checksum);
+  StepPlan asks = plan;
+  asks.checksum = true;
+  EXPECT_TRUE(DecodePlan(EncodePlan(asks)).value().checksum);
 }
 
 TEST(WirePlan, RefusesWhatIsNotAPlan) {
@@ -80,6 +84,7 @@ TEST(WireResult, RoundTrip) {
   result.rank = 2;
   result.rows = {{7, {11}, RowError::kNone}, {8, {}, RowError::kNotFinite}};
   result.times = {1, 2, 3, 4, 5};
+  result.checksum = ~0ull;
   result.error = "why";
   const StepResult back = DecodeResult(EncodeResult(result)).value();
   EXPECT_EQ(back.stamp, result.stamp);
@@ -87,6 +92,7 @@ TEST(WireResult, RoundTrip) {
   EXPECT_EQ(back.rows[1].error, RowError::kNotFinite);
   EXPECT_EQ(back.times.waited, 4);
   EXPECT_EQ(back.times.sampling, 5);
+  EXPECT_EQ(back.checksum, ~0ull);
   EXPECT_EQ(back.error, "why");
 }
 

@@ -33,7 +33,8 @@ TEST(ChannelShape, MailboxHasMoreSlotsThanPlansInFlight) {
 TEST(ResultRing, HoldsTheAnswerToTheLargestPlan) {
   EXPECT_EQ(1 << 20, ResultRingCapacity({.max_sequences = 64}));
   const plan::MirrorLimits limits{.max_sequences = 100000};
-  plan::StepResult result = {.stamp = {~0ull, ~0ull, ~0ull}, .rank = 1 << 20, .rows = {}, .times = {}, .error = {}};
+  plan::StepResult result = {
+      .stamp = {~0ull, ~0ull, ~0ull}, .rank = 1 << 20, .rows = {}, .times = {}, .checksum = ~0ull, .error = {}};
   for (int32_t i = 0; i < limits.max_sequences; ++i) {
     result.rows.push_back({~0ull, {std::numeric_limits<int32_t>::max()}, plan::RowError::kNotFinite});
   }

@@ -3,8 +3,10 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <cstring>
 #include <limits>
+#include <tuple>
 
 #include "common/base/rng.h"
 #include "tests/cluster/harness/driver.h"
@@ -209,18 +211,17 @@ TEST(EngineTest, SharedAndCopiedBlocksReadLikeOwnOnes) {
   }
 }
 
-// Weights in which one token's embedding is not a number.
+// Weights in which one token's embedding has `value` in one place.
 class PoisonedCheckpoint final : public model::Checkpoint {
  public:
-  PoisonedCheckpoint(std::shared_ptr<const Checkpoint> inner, int32_t token, int64_t hidden)
-      : inner_(std::move(inner)), at_(token * hidden * static_cast<int64_t>(sizeof(float))) {}
+  PoisonedCheckpoint(std::shared_ptr<const Checkpoint> inner, int32_t token, int64_t hidden, float value)
+      : inner_(std::move(inner)), value_(value), at_(token * hidden * static_cast<int64_t>(sizeof(float))) {}
   std::span<const model::TensorEntry> tensors() const override { return inner_->tensors(); }
   absl::Status Read(const model::TensorEntry& tensor, int64_t offset, std::span<std::byte> dst) const override {
     const absl::Status status = inner_->Read(tensor, offset, dst);
     const auto size = static_cast<int64_t>(dst.size());
     if (tensor.name == "token_embd.weight" && at_ >= offset && at_ + 4 <= offset + size) {
-      const float nan = std::numeric_limits<float>::quiet_NaN();
-      std::memcpy(dst.data() + (at_ - offset), &nan, sizeof(nan));
+      std::memcpy(dst.data() + (at_ - offset), &value_, sizeof(value_));
     }
     return status;
   }
@@ -230,16 +231,19 @@ class PoisonedCheckpoint final : public model::Checkpoint {
 
  private:
   const std::shared_ptr<const Checkpoint> inner_;
+  const float value_;
   const int64_t at_;
 };
 
 TEST(EngineTest, ARowThatIsNotFiniteHarmsNoOther) {
   constexpr int32_t kPoison = 285;
-  TestModel model = OpenTinyModel(kTiny).value();
-  model.checkpoint = std::make_shared<PoisonedCheckpoint>(model.checkpoint, kPoison, kTiny.hidden);
+  constexpr float kInf = std::numeric_limits<float>::infinity();
   std::vector<int32_t> bad = Ids(6, 1);
   bad[2] = kPoison;
-  for (const auto& [tp, pp] : {std::pair(1, 1), {2, 2}}) {
+  for (const auto& [tp, pp, value] : {std::tuple(1, 1, std::nanf("")), {1, 1, kInf}, {2, 2, kInf}, {2, 2, -kInf}}) {
+    SCOPED_TRACE(value);
+    TestModel model = OpenTinyModel(kTiny).value();
+    model.checkpoint = std::make_shared<PoisonedCheckpoint>(model.checkpoint, kPoison, kTiny.hidden, value);
     const auto alone = RunAlone(*Make(tp, pp, "cpu", &model), {{Ids(9, 2), 8, {}}}, {});
     ASSERT_TRUE(alone.ok()) << alone.status();
     const auto both = RunAlone(*Make(tp, pp, "cpu", &model), {{bad, 8, {}}, {Ids(9, 2), 8, {}}}, {});

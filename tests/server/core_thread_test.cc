@@ -8,6 +8,8 @@
 #include <future>
 
 #include "common/base/check.h"
+#include "common/plan/wire.h"
+#include "coordinator/core/canary.h"
 #include "tests/core/virtual_cluster.h"
 
 namespace shoal::server {
@@ -18,11 +20,12 @@ class CoreThreadTest : public ::testing::Test {
  protected:
   void SetUp() override { Start(600 * kSecond); }  // agents that say nothing are not missed
 
-  void Start(DurationNs heartbeat_timeout) {
+  void Start(DurationNs heartbeat_timeout, DurationNs canary_interval = 0) {
     thread_.reset();
     core::CoreOptions options = core::TestOptions();
     options.tp = options.pp = 1;
     options.heartbeat_timeout = heartbeat_timeout;
+    options.canary_interval = canary_interval;
     thread_ = std::make_unique<CoreThread>(options, [this](const core::ClusterState& state) {
       ++models_made_;
       auto model = std::make_shared<http::ServedModel>();
@@ -136,6 +139,24 @@ TEST_F(CoreThreadTest, AGroupMakesTheModelOnceAndReady) {
   Until([&] { return thread_->Ready(); });
   EXPECT_EQ(models_made_, 2);
   EXPECT_EQ(thread_->Model()->system_fingerprint, "other numerics");
+}
+
+TEST_F(CoreThreadTest, ReadyOnlyOnceTheCanaryWasAnswered) {
+  Start(60 * kSecond, 10 * kSecond);
+  FormGroup();
+  for (int step = 1; step <= core::CanaryWatch::kTokens; ++step) {
+    const auto sent = Await<core::SendPlan>();
+    Until([&] { return thread_->Cluster().canary_runs && thread_->Model() != nullptr; });
+    EXPECT_FALSE(thread_->Ready()) << "step " << step;
+    const auto plan = plan::DecodePlan(sent.bytes);
+    ASSERT_TRUE(plan.ok()) << plan.status();
+    plan::StepResult result;
+    result.stamp = plan->stamp;
+    for (const plan::Row& row : plan->rows) result.rows.push_back({row.id, {7}, plan::RowError::kNone});
+    thread_->Post(core::StepAnswered{"a", result});
+  }
+  Until([&] { return thread_->Ready(); });
+  EXPECT_EQ(thread_->Cluster().canary_passes, 1u);
 }
 
 TEST_F(CoreThreadTest, ARequestBecomesAPlanAndACancelEndsIt) {

@@ -27,6 +27,9 @@ TEST(ProgressWatch, NothingToDoIsNoStandstill) {
   state.running = 0;
   EXPECT_TRUE(watch.Moved(state));
   EXPECT_TRUE(watch.Moved(state));
+  state.canary_runs = true;
+  EXPECT_FALSE(watch.Moved(state));
+  state.canary_runs = false;
   state.waiting = 1;
   EXPECT_FALSE(watch.Moved(state));
   state.phase = ClusterState::Phase::kLoading;

@@ -104,6 +104,8 @@ server::CoordinatorOptions ToCoordinatorOptions(const ServeOptions& o) {
   core.max_queued_requests = o.max_queued_requests;
   core.kv_blocks = o.kv_cache_blocks;
   core.kv_memory_bytes = o.kv_cache_memory_bytes;
+  core.canary_interval = static_cast<DurationNs>(o.canary_interval * kSecond);
+  core.checksum_interval = o.checksum_interval;
   return out;
 }
 

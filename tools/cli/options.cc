@@ -86,6 +86,12 @@ void AddServeFlags(CLI::App* app, ServeOptions& o) {
   Flag(app, "--api-key", o.api_key, "Keys that clients must send one of");
   AddServeModelFlags(app, o);
   AddServeGroupFlags(app, o);
+  Flag(app, "--canary-interval", o.canary_interval,
+       "Seconds from one canary, a tiny prompt with a known answer, to the next while idle; 0: none")
+      ->check(CLI::Range(0.0, 86400.0));
+  Flag(app, "--checksum-interval", o.checksum_interval,
+       "Steps from one in which tensor ranks compare their hidden states to the next; 0: never")
+      ->check(CLI::Range(0, kMaxInt));
   Flag(app, "--shutdown-timeout", o.shutdown_timeout, "Seconds for running requests at the end")
       ->check(CLI::Range(0.0, 86400.0));
   Flag(app, "--orphan-timeout", o.orphan_timeout, "Seconds the local agent outlives the coordinator")
@@ -321,6 +327,8 @@ std::string ToYaml(const ServeOptions& o) {
   put("max-num-seqs", o.max_num_seqs);
   put("max-num-batched-tokens", o.max_num_batched_tokens);
   put("max-queued-requests", o.max_queued_requests);
+  put("canary-interval", o.canary_interval);
+  put("checksum-interval", o.checksum_interval);
   put("shutdown-timeout", o.shutdown_timeout);
   put("orphan-timeout", o.orphan_timeout);
   if (!o.state_dir.empty()) put("state-dir", o.state_dir);

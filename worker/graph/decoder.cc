@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/base/check.h"
+#include "common/base/checksum.h"
 #include "common/base/status_macros.h"
 #include "worker/graph/decoder_impl.h"
 
@@ -173,12 +174,22 @@ absl::Status DecoderImpl::CheckBatch(const Batch& batch) const {
 absl::Status DecoderImpl::Forward(const Batch& batch) {
   SHOAL_RETURN_IF_ERROR(CheckBatch(batch));
   rope_.Fill(batch.positions);
+  if (batch.checksum) checksum_ = 1;
   const float* pending = nullptr;
   for (size_t i = 0; i < p_.weights->layers.size(); ++i) {
     SHOAL_RETURN_IF_ERROR(Layer(p_.weights->layers[i], p_.kv[i], batch, pending));
     pending = s_.partial.get();
   }
-  return Norm(Operation::kFfnNorm, s_.x.get(), pending, nullptr, s_.h.get(), batch.tokens);  // the join alone
+  // The join alone.
+  SHOAL_RETURN_IF_ERROR(Norm(Operation::kFfnNorm, s_.x.get(), pending, nullptr, s_.h.get(), batch.tokens));
+  Fold(batch, s_.x.get());
+  return absl::OkStatus();
+}
+
+void DecoderImpl::Fold(const Batch& batch, const float* rows) {
+  if (!batch.checksum) return;
+  const std::span<const float> values(rows, static_cast<size_t>(batch.tokens) * p_.config.hidden);
+  checksum_ = std::max<uint64_t>(Checksum64(std::as_bytes(values), checksum_), 1);
 }
 
 absl::StatusOr<std::span<const float>> DecoderImpl::Logits(const Batch& batch) {

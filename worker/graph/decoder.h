@@ -35,6 +35,7 @@ struct Batch {
   std::span<const int64_t> slots;      // [tokens] of the KV cache
   std::span<const ops::AttentionSequence> sequences;
   std::span<const int32_t> sample_rows;  // rows whose logits are wanted, ascending
+  bool checksum = false;                 // Forward makes one
 };
 
 struct DecoderOptions {
@@ -64,6 +65,9 @@ class Decoder {
   virtual std::span<float> residual(int tokens) = 0;
   virtual absl::Status Embed(std::span<const int32_t> ids) = 0;
   virtual absl::Status Forward(const Batch& batch) = 0;
+  // Of what every tensor rank of a stage has to hold alike to the bit, each by its own doing: the normed input of each
+  // block, and the residual stream after the last layer. Never 0. Of the last Forward whose batch asked for it.
+  virtual uint64_t checksum() const = 0;
   // Last stage: logits of batch.sample_rows, [samples, vocab] with row stride vocab, valid on tensor rank 0 until the
   // next call; empty elsewhere.
   virtual absl::StatusOr<std::span<const float>> Logits(const Batch& batch) = 0;

@@ -50,6 +50,7 @@ class DecoderImpl final : public Decoder {
   std::span<float> residual(int tokens) override;
   absl::Status Embed(std::span<const int32_t> ids) override;
   absl::Status Forward(const Batch& batch) override;
+  uint64_t checksum() const override { return checksum_; }
   absl::StatusOr<std::span<const float>> Logits(const Batch& batch) override;
 
  private:
@@ -63,7 +64,7 @@ class DecoderImpl final : public Decoder {
   absl::Status WriteCache(const ops::KvLayer& cache, const Batch& batch);
   absl::Status Attend(const ops::KvLayer& cache, const Batch& batch);
   absl::Status Activate(int tokens);
-  absl::Status FeedForwardBlock(const weights::LayerWeights& w, int tokens);
+  absl::Status FeedForwardBlock(const weights::LayerWeights& w, const Batch& batch);
 
   // x += add (when set); y = norm(x) * w.
   absl::Status Norm(Operation op, float* x, const float* add, const float* w, float* y, int tokens);
@@ -74,6 +75,8 @@ class DecoderImpl final : public Decoder {
   };
   absl::Status Multiply(Operation op, const float* x, int tokens, int64_t k, std::initializer_list<Product> products);
   absl::Status Reduce(Operation op, float* data, int tokens);
+  // Takes [tokens, hidden] into the checksum, when the batch wants one.
+  void Fold(const Batch& batch, const float* rows);
 
   // Reports what runs next; each operation is progress.
   void Begin(Operation op) {
@@ -88,6 +91,7 @@ class DecoderImpl final : public Decoder {
   RopeTable rope_;
   std::vector<int32_t> q_to_kv_;                 // [local heads] -> local kv head
   std::vector<ops::AttentionSequence> attends_;  // of one call
+  uint64_t checksum_ = 1;
 };
 
 }  // namespace shoal::graph

@@ -16,13 +16,14 @@ ops::Activation ToOps(model::Activation a) {
 absl::Status DecoderImpl::Layer(const weights::LayerWeights& w, const ops::KvLayer& cache, const Batch& batch,
                                 const float* pending) {
   SHOAL_RETURN_IF_ERROR(AttentionBlock(w, cache, batch, pending));
-  return FeedForwardBlock(w, batch.tokens);
+  return FeedForwardBlock(w, batch);
 }
 
 absl::Status DecoderImpl::AttentionBlock(const weights::LayerWeights& w, const ops::KvLayer& cache, const Batch& batch,
                                          const float* pending) {
   const int tokens = batch.tokens;
   SHOAL_RETURN_IF_ERROR(Norm(Operation::kAttentionNorm, s_.x.get(), pending, w.attn_norm, s_.h.get(), tokens));
+  Fold(batch, s_.h.get());
   SHOAL_RETURN_IF_ERROR(Multiply(Operation::kQkv, s_.h.get(), tokens, p_.config.hidden,
                                  {{w.q, s_.q.get()}, {w.k, s_.k.get()}, {w.v, s_.v.get()}}));
   SHOAL_RETURN_IF_ERROR(WriteCache(cache, batch));
@@ -90,9 +91,10 @@ absl::Status DecoderImpl::Activate(int tokens) {
   });
 }
 
-absl::Status DecoderImpl::FeedForwardBlock(const weights::LayerWeights& w, int tokens) {
-  const int ffn = p_.shard.ffn.size();
+absl::Status DecoderImpl::FeedForwardBlock(const weights::LayerWeights& w, const Batch& batch) {
+  const int ffn = p_.shard.ffn.size(), tokens = batch.tokens;
   SHOAL_RETURN_IF_ERROR(Norm(Operation::kFfnNorm, s_.x.get(), s_.partial.get(), w.ffn_norm, s_.h.get(), tokens));
+  Fold(batch, s_.h.get());
   SHOAL_RETURN_IF_ERROR(Multiply(Operation::kGateUp, s_.h.get(), tokens, p_.config.hidden,
                                  {{w.gate, s_.gate.get()}, {w.up, s_.up.get()}}));
   SHOAL_RETURN_IF_ERROR(Activate(tokens));

@@ -25,7 +25,7 @@ class Engine {
 
  private:
   absl::Status Step(const plan::StepPlan& plan, TimeNs arrived);
-  absl::Status Execute(const plan::StepPlan& plan, std::vector<plan::RowResult>* rows);
+  absl::Status Execute(const plan::StepPlan& plan, plan::StepResult* result);
   absl::Status FillResidual(const plan::StepPlan& plan);
   absl::Status Copy();
   absl::Status Sample(uint64_t step, std::vector<plan::RowResult>* rows);
@@ -65,12 +65,12 @@ absl::Status Engine::Run() {
 }
 
 absl::Status Engine::Step(const plan::StepPlan& plan, TimeNs arrived) {
-  plan::StepResult result = {.stamp = plan.stamp, .rank = p_.rank, .rows = {}, .times = {}, .error = {}};
+  plan::StepResult result = {.stamp = plan.stamp, .rank = p_.rank, .rows = {}, .times = {}, .checksum = 0, .error = {}};
   result.times.received = arrived;
   result.times.started = p_.clock->Now();
   const DurationNs waited = p_.comm->stats->waited;
   sampling_ = 0;
-  const absl::Status status = Execute(plan, &result.rows);
+  const absl::Status status = Execute(plan, &result);
   // Nobody waits for the answer any more, or another rank is lost, and its agent says so.
   if (absl::IsAborted(status) || absl::IsUnavailable(status)) return status;
   const bool next_is_here = p_.plans->HasNext();
@@ -81,6 +81,7 @@ absl::Status Engine::Step(const plan::StepPlan& plan, TimeNs arrived) {
     Count(plan, next_is_here);
   } else {
     result.rows.clear();
+    result.checksum = 0;
     result.error = status.ToString();
   }
   Begin(Operation::kAnswer);
@@ -88,14 +89,15 @@ absl::Status Engine::Step(const plan::StepPlan& plan, TimeNs arrived) {
   return status.ok() ? answered : status;
 }
 
-absl::Status Engine::Execute(const plan::StepPlan& plan, std::vector<plan::RowResult>* rows) {
+absl::Status Engine::Execute(const plan::StepPlan& plan, plan::StepResult* result) {
   Begin(Operation::kCheckPlan);
   SHOAL_RETURN_IF_ERROR(mirror_.Apply(plan, true));
   batch_.Build(plan, mirror_);
   SHOAL_RETURN_IF_ERROR(FillResidual(plan));
   SHOAL_RETURN_IF_ERROR(Copy());
   SHOAL_RETURN_IF_ERROR(p_.decoder->Forward(batch_.batch()));
-  if (p_.comm->next == nullptr) return Sample(plan.stamp.step, rows);
+  if (plan.checksum) result->checksum = p_.decoder->checksum();
+  if (p_.comm->next == nullptr) return Sample(plan.stamp.step, &result->rows);
   Begin(Operation::kSend);
   return p_.comm->next->Send(ResidualBytes());
 }

@@ -37,7 +37,8 @@ void StepBatch::Build(const plan::StepPlan& plan, const plan::PlanMirror& mirror
             .positions = positions_,
             .slots = slots_,
             .sequences = sequences_,
-            .sample_rows = sample_rows_};
+            .sample_rows = sample_rows_,
+            .checksum = plan.checksum};
 }
 
 }  // namespace shoal::rank

@@ -1,0 +1,66 @@
+// The canary: a tiny fixed prompt that runs through all ranks before a group counts as ready, and while it is idle.
+// What it answered first under a numerics id is what it has to answer ever after. This decides when it runs and judges
+// the answers; serving runs it. Not thread-safe.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "common/base/clock.h"
+#include "common/plan/plan_check.h"
+
+namespace shoal::core {
+
+struct CanaryAnswer {
+  std::vector<int32_t> tokens;
+  bool finite = true;  // false: a row of logits was not
+};
+
+// So many failures in a row, and nobody is served before it has passed.
+inline constexpr int32_t kMaxCanaryFailures = 3;
+
+class CanaryWatch {
+ public:
+  // `interval` between two while idle; 0: there is none.
+  explicit CanaryWatch(DurationNs interval) : interval_(interval) {}
+
+  static constexpr int32_t kTokens = 4;  // that it generates
+  // Its prompt; empty when there is no room for one.
+  static std::vector<int32_t> Prompt(const plan::MirrorLimits& limits);
+
+  void GroupReady(TimeNs now);  // a new group has to prove itself
+  void Busy(TimeNs now);        // clients' requests run: the next one an interval later
+  void Ended(TimeNs now) { next_ = now + interval_; }
+  void NoRoom() { passed_ = true; }  // the group cannot hold it
+  bool Due(TimeNs now) const { return interval_ > 0 && now >= next_; }
+
+  // Empty: it passed. Else what is wrong, worded for the log.
+  std::string Judge(const std::string& numerics_id, const CanaryAnswer& answer);
+  // It did not come to an answer: `why` showed before.
+  void Failed(const std::string& why);
+  // Something else showed that ranks compute wrongly. It has to pass before anything else runs.
+  void Distrust() { distrusted_ = interval_ > 0; }
+  // Nothing else may run before it has passed.
+  bool first() const { return distrusted_; }
+  // It has passed since the group became ready, or there is none.
+  bool passed() const { return passed_ || interval_ == 0; }
+
+  int32_t failures_in_row() const { return failures_in_row_; }
+  bool gives_up() const { return failures_in_row_ >= kMaxCanaryFailures; }
+  const std::string& last_failure() const { return last_failure_; }
+  uint64_t passes() const { return passes_; }
+  uint64_t failures() const { return failures_; }
+
+ private:
+  const DurationNs interval_;
+  TimeNs next_ = 0;
+  bool passed_ = false, distrusted_ = false;
+  int32_t failures_in_row_ = 0;
+  std::string last_failure_;
+  uint64_t passes_ = 0, failures_ = 0;
+  std::map<std::string, std::vector<int32_t>> known_;  // by numerics id
+};
+
+}  // namespace shoal::core
