@@ -167,7 +167,7 @@ TEST(Forming, AddressesThatNobodyCouldPublishAreRefused) {
     VirtualCluster cluster(o, {}, 1);
     cluster.AddAgent({.id = "a", .slots = 2});
     EXPECT_TRUE(cluster.RunUntil([&] { return cluster.state().phase == Phase::kLoading; }, kSecond));
-    plan::LoadProgress progress{"a", 0, 0, false, false, 0, {{0, "x"}, {1, "y"}}};
+    plan::LoadProgress progress{"a", 0, 0, false, false, 0, {}, {{0, "x"}, {1, "y"}}};
     spoil(progress);
     cluster.Post(LoadAdvanced{cluster.state().epoch, progress});
     return cluster.state().phase == Phase::kFailed ? cluster.state().detail : "";
@@ -188,11 +188,11 @@ TEST(Forming, AddressesOfAnEpochThatIsOverConnectNobody) {
   cluster.AddAgent({.id = "b"});
   ASSERT_TRUE(cluster.RunUntil([&] { return cluster.state().phase == Phase::kLoading; }, kSecond));
   const uint64_t before = cluster.state().epoch;
-  cluster.Post(LoadAdvanced{before, {"a", 0, 0, false, false, 0, {{0, "old"}}}});
+  cluster.Post(LoadAdvanced{before, {"a", 0, 0, false, false, 0, {}, {{0, "old"}}}});
   cluster.KillAgent("b");
   cluster.AddAgent({.id = "c"});
   ASSERT_TRUE(cluster.RunUntil([&] { return cluster.state().phase == Phase::kLoading; }, 10 * kSecond));
-  cluster.Post(LoadAdvanced{before, {"a", 0, 0, false, false, 0, {{0, "old"}}}});
+  cluster.Post(LoadAdvanced{before, {"a", 0, 0, false, false, 0, {}, {{0, "old"}}}});
   ASSERT_TRUE(cluster.RunUntilReady());
   ASSERT_FALSE(cluster.connects().empty());
   for (const SendConnect& sent : cluster.connects()) {

@@ -377,12 +377,13 @@ void VirtualCluster::On(const SendConnect& e) {
 
 void VirtualCluster::Loaded(const std::string& id, uint64_t epoch) {
   Agent& agent = *agents_.at(id);
-  Say(id, now_ + Between(0, 5 * kMillisecond), LoadAdvanced{epoch, {id, 1000, 1000, true, false, 1000, {}}},
-      [&agent, epoch] {
-        if (agent.loading != epoch) return false;
-        agent.loading = 0;
-        return true;
-      });
+  plan::LoadProgress done{id, 1000, 1000, true, false, 1000, {}, {}};
+  for (const int32_t rank : agent.ranks) done.caches.push_back({rank, agent.caches.at(rank)->id});
+  Say(id, now_ + Between(0, 5 * kMillisecond), LoadAdvanced{epoch, done}, [&agent, epoch] {
+    if (agent.loading != epoch) return false;
+    agent.loading = 0;
+    return true;
+  });
 }
 
 void VirtualCluster::On(const SendAbort& e) {

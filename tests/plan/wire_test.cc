@@ -252,7 +252,7 @@ TEST(WireControl, RefusesNonsense) {
 }
 
 TEST(WireControl, LoadProgressNamesTheCaches) {
-  const LoadProgress in = {"a", 5, 5, true, true, 0, {{2, UINT64_MAX}, {3, 7}}};
+  const LoadProgress in = {"a", 5, 5, true, true, 0, {{2, UINT64_MAX}, {3, 7}}, {}};
   proto::LoadModelProgress proto;
   ToProto(in, &proto);
   const absl::StatusOr<LoadProgress> out = FromProto(proto);
