@@ -4,10 +4,12 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/rng.h"
 #include "gtest/gtest.h"
-#include "tests/core/virtual_cluster.h"
+#include "tools/sim/virtual_cluster.h"
 
 namespace shoal::core {
 namespace {
+
+using sim::AgentSpec, sim::Answer, sim::ClusterTimes, sim::kVocab, sim::LoneRun, sim::TestOptions, sim::VirtualCluster;
 
 using Phase = ClusterState::Phase;
 
@@ -427,6 +429,7 @@ TEST(Recovery, AnswersOfAnEpochThatIsOverAreIgnored) {
   ASSERT_TRUE(run.cluster.RunUntil([&] { return run.cluster.state().phase != Phase::kReady; }));
   const uint64_t before = run.cluster.state().stale_answers;
   run.cluster.ThawAgent("b");  // says all it had to say
+  run.cluster.RunUntil(run.cluster.now() + kMillisecond);
   EXPECT_GT(run.cluster.state().stale_answers, before);
   run.Finish();
 }
