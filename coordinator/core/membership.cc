@@ -14,6 +14,8 @@ namespace {
 
 // A first group that cannot be formed in so many attempts never will be: the process says why instead.
 constexpr int32_t kMaxFirstAttempts = 5;
+// Agents that have lost their coordinator try to register at least once a second.
+constexpr DurationNs kAdoption = 2 * kSecond;
 constexpr DurationNs kFirstRetry = 100 * kMillisecond, kLongestRetry = 5 * kSecond;
 
 std::string Called(const plan::AgentInfo& info) { return absl::StrCat("agent ", info.id, " on ", info.hostname); }
@@ -48,6 +50,7 @@ void Membership::Registered(const plan::AgentInfo& info, TimeNs now, EffectList&
   agent.order = next_order_++;
   agent.heard = now;
   fx.Info(absl::StrCat(Called(info), ", pid ", info.pid, ", registered with ", info.slots.size(), " slots"));
+  if (adopt_until_ == 0) adopt_until_ = now + kAdoption;
   const std::vector<plan::AgentInfo> usable = Usable();
   if (usable.front().boot_id != info.boot_id) {
     fx.Warn(absl::StrCat(Called(info), " has another boot id than ", usable.front().hostname,
@@ -122,12 +125,14 @@ void Membership::Timer(TimeNs now, EffectList& fx) {
   if (retry_at_ != 0 && now >= retry_at_) {
     retry_at_ = 0;
     TryForm(now, fx);
+  } else if (adopting_ && now >= adopt_until_) {
+    TryForm(now, fx);
   }
 }
 
 TimeNs Membership::NextTimer() const {
   TimeNs next = 0;
-  for (TimeNs t : {next_tick_, forming() ? deadline_ : 0, retry_at_}) {
+  for (TimeNs t : {next_tick_, forming() ? deadline_ : 0, retry_at_, adopting_ ? adopt_until_ : 0}) {
     if (t != 0 && (next == 0 || t < next)) next = t;
   }
   return next;
@@ -167,7 +172,10 @@ void Membership::Lose(std::string reason, bool blamed, TimeNs now, EffectList& f
 void Membership::Refused(Agent* by, std::string reason, TimeNs now, EffectList& fx) {
   if (groups_formed_ == 0) return Fail(std::move(reason), fx);
   fx.Warn(reason);
-  if (by != nullptr) by->order = next_order_++;  // others that could do it go first
+  if (by != nullptr) {  // others that could do it go first
+    by->order = next_order_++;
+    by->told.clear();
+  }
   Lose(std::move(reason), /*blamed=*/false, now, fx);
 }
 

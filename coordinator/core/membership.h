@@ -60,9 +60,15 @@ class Membership {
     bool joined = false, loaded = false;  // in this epoch
     plan::JoinReply reply;
     plan::LoadProgress progress;
+    // That it was told to load since it registered: it holds their weights, or some of them, and no others.
+    std::vector<int32_t> told;
   };
 
   void TryForm(TimeNs now, EffectList& fx);
+  // A coordinator that has just started finds agents which hold weights, but not yet for all ranks: those that do are
+  // likely to register in a moment, and others would read the weights again.
+  bool HoldersMayCome(const std::vector<plan::AgentInfo>& usable, const std::vector<plan::RankAssignment>& placed,
+                      TimeNs now) const;
   void AllJoined(TimeNs now, EffectList& fx);
   // The group is gone: a new epoch, and a new attempt at once or, after failed ones, a little later.
   void Lose(std::string reason, bool blamed, TimeNs now, EffectList& fx);
@@ -108,9 +114,11 @@ class Membership {
   bool kv_kept_ = false;
   std::vector<plan::RankAssignment> previous_;  // of the last group that was ready
   uint64_t next_order_ = 1, groups_formed_ = 0;
-  int32_t attempts_ = 0;  // that failed since the last group was ready
-  TimeNs retry_at_ = 0;   // 0: nothing planned
-  TimeNs deadline_ = 0;   // of joining or loading
+  int32_t attempts_ = 0;    // that failed since the last group was ready
+  TimeNs retry_at_ = 0;     // 0: nothing planned
+  TimeNs adopt_until_ = 0;  // since the first registration; 0: none yet
+  bool adopting_ = false;   // waits for who holds weights
+  TimeNs deadline_ = 0;     // of joining or loading
   TimeNs last_tick_ = 0, next_tick_ = 0;
 };
 

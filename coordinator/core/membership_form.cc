@@ -30,10 +30,16 @@ bool MayPass(const absl::Status& status) {
 
 void Membership::TryForm(TimeNs now, EffectList& fx) {
   if (phase_ != Phase::kWaitingForAgents || retry_at_ != 0) return;
+  adopting_ = false;
   const std::vector<plan::AgentInfo> usable = Usable();
   auto placed = PlaceRanks(usable, {options_.tp, options_.pp, options_.nnodes, previous_});
   if (!placed.ok()) {
     detail_ = std::string(placed.status().message());
+    return;
+  }
+  adopting_ = HoldersMayCome(usable, *placed, now);
+  if (adopting_) {
+    detail_ = "waiting for the agents that hold the other weights";
     return;
   }
   group_ = std::move(*placed);
@@ -67,6 +73,22 @@ void Membership::TryForm(TimeNs now, EffectList& fx) {
     agent.progress = {};
     fx.control.push_back(SendJoin{id, join});
   }
+}
+
+bool Membership::HoldersMayCome(const std::vector<plan::AgentInfo>& usable,
+                                const std::vector<plan::RankAssignment>& placed, TimeNs now) const {
+  if (groups_formed_ > 0 || attempts_ > 0 || now >= adopt_until_) return false;
+  bool some = options_.stored_epoch > 0, all = true;
+  for (const plan::RankAssignment& a : placed) {
+    bool held = false;
+    for (const plan::AgentInfo& info : usable) {
+      const auto& ranks = info.held_ranks;
+      some = some || !ranks.empty();
+      held = held || (info.id == a.agent && std::find(ranks.begin(), ranks.end(), a.rank) != ranks.end());
+    }
+    all = all && held;
+  }
+  return some && !all;
 }
 
 void Membership::JoinAnswered(const core::JoinAnswered& answer, TimeNs now, EffectList& fx) {
@@ -119,7 +141,11 @@ void Membership::AllJoined(TimeNs now, EffectList& fx) {
   detail_ = absl::StrCat("loading weights", AfterFailure());
   fx.Info(absl::StrCat("epoch ", epoch_, ": ", limits_.blocks, " KV blocks of ", limits_.block_size,
                        " tokens, max_model_len ", limits_.max_model_len, ", numerics ", numerics_id_));
-  for (const plan::AgentId& id : members) fx.control.push_back(SendLoad{id, {epoch_, limits_}});
+  for (const plan::AgentId& id : members) {
+    agents_.at(id).told.clear();
+    fx.control.push_back(SendLoad{id, {epoch_, limits_}});
+  }
+  for (const plan::RankAssignment& a : group_) agents_.at(a.agent).told.push_back(a.rank);
 }
 
 void Membership::LoadAdvanced(const core::LoadAdvanced& advance, TimeNs now, EffectList& fx) {
@@ -199,6 +225,7 @@ std::vector<plan::AgentInfo> Membership::Usable() const {
     if (!held.starts_with(options_.revision + "/") || held.find(layout) == std::string::npos) {
       infos.back().held_ranks.clear();
     }
+    if (!agent->told.empty()) infos.back().held_ranks = agent->told;
   }
   return infos;
 }

@@ -26,9 +26,7 @@ VirtualAgent::VirtualAgent(const AgentSpec& spec, uint64_t incarnation, const Ag
       retry_(kFirstRetry),
       highest_epoch_(spec.highest_epoch),
       weights_key_(spec.held_model),
-      weights_(spec.held_ranks.begin(), spec.held_ranks.end()) {
-  troubled_at_ = around.world->now();
-}
+      weights_(spec.held_ranks.begin(), spec.held_ranks.end()) {}
 
 void VirtualAgent::Do(std::function<void()> what) {
   if (!alive_) return;
@@ -103,7 +101,8 @@ void VirtualAgent::Beat(const LinkPtr& link) {
     beat.agent = spec_.id;
     beat.incarnation = incarnation_;
     beat.epoch = highest_epoch_;
-    Tell(link, link->beats, core::HeartbeatReceived{beat});
+    VirtualCoordinator* const c = around_.coordinator;
+    around_.network->Send(spec_.id, Way::kToCoordinator, link->beats, [c, link, beat] { c->Beat(link, beat); });
   }
   around_.world->After(kBeatInterval, [self = shared_from_this(), link] { self->Beat(link); });
 }

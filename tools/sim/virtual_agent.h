@@ -116,7 +116,8 @@ class VirtualAgent : public std::enable_shared_from_this<VirtualAgent> {
   const uint64_t incarnation_;
   const AgentSurroundings around_;
   bool alive_ = true, frozen_ = false;
-  TimeNs frozen_at_ = 0, troubled_at_ = 0;
+  TimeNs frozen_at_ = 0;
+  TimeNs troubled_at_ = -3600 * kSecond;     // long ago
   std::vector<std::function<void()>> held_;  // while it stands still
   LinkPtr session_;
   uint64_t attempt_ = 0;

@@ -112,8 +112,10 @@ std::shared_ptr<VirtualRanks> VirtualCluster::RanksOf(uint64_t coordinator, uint
 
 void VirtualCluster::WasRead(const VirtualAgent& reader, int32_t rank) {
   Read read{world_.now(), reader.id(), rank, {}};
+  // The first agent that comes may be one that knows of nothing either.
+  const bool known = world_.now() - coordinator_.ignorant_since() > kWell;
   for (const auto& [id, agent] : agents_) {
-    const bool well = agent->alive() && !agent->frozen() && network_.whole(id);
+    const bool well = agent->alive() && !agent->frozen() && network_.whole(id) && known;
     if (agent.get() != &reader && agent->Holds(rank) && well && world_.now() - agent->troubled_at() > kWell) {
       read.holder = id;
     }
@@ -166,12 +168,12 @@ void VirtualCluster::Pause(TimeNs at) {
 
 void VirtualCluster::FreezeCoordinator() {
   coordinator_.Freeze();
+  ++freezes_;
   for (const auto& [id, agent] : agents_) {
     const LinkPtr session = agent->session();
     if (session == nullptr) continue;
-    const uint64_t incarnation = coordinator_.incarnation();
-    world_.After(Keepalive(), [this, agent = agent, session, incarnation, since = world_.now()] {
-      if (!coordinator_.frozen() || coordinator_.incarnation() != incarnation) return;
+    world_.After(Keepalive(), [this, agent = agent, session, freeze = freezes_] {
+      if (!coordinator_.frozen() || freezes_ != freeze) return;
       agent->Troubled();
       agent->SessionEnded(session, "keepalive");
     });

@@ -172,7 +172,7 @@ class VirtualCluster : private VirtualCoordinator::Observer {
   VirtualCoordinator coordinator_;
   RankFaults faults_;
   bool repeat_answers_ = false;
-  uint64_t caches_made_ = 0, cuts_ = 0;
+  uint64_t caches_made_ = 0, cuts_ = 0, freezes_ = 0;
   std::map<std::string, std::shared_ptr<VirtualAgent>> agents_;
   std::map<std::string, uint64_t> incarnations_, cut_of_;
   std::map<std::pair<uint64_t, uint64_t>, std::weak_ptr<VirtualRanks>> ranks_;

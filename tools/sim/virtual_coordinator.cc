@@ -47,6 +47,18 @@ void VirtualCoordinator::Deliver(const LinkPtr& link, const core::Event& event) 
   });
 }
 
+void VirtualCoordinator::Beat(const LinkPtr& link, const plan::Heartbeat& beat) {
+  const auto refuse = [this, link] {
+    network_->Send(link->peer->id(), Way::kToAgent, Network::NewStream(),
+                   [link] { link->peer->SessionEnded(link, "not registered here"); });
+  };
+  if (!up()) return refuse();
+  Do([this, link, beat, refuse] {
+    if (link->lost) return refuse();
+    Post(core::HeartbeatReceived{beat});
+  });
+}
+
 LinkPtr VirtualCoordinator::Find(const plan::AgentId& id) const {
   const auto it = links_.find(id);
   return it == links_.end() || it->second->lost ? nullptr : it->second;
@@ -100,6 +112,7 @@ void VirtualCoordinator::Crash() {
 void VirtualCoordinator::Restart(bool knows_epochs) {
   options_.incarnation += 1000;
   options_.stored_epoch = knows_epochs ? highest_epoch_ : 0;
+  if (!knows_epochs) ignorant_since_ = world_->now();
   core_ = std::make_unique<core::Core>(options_);
 }
 

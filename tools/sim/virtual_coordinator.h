@@ -41,6 +41,7 @@ class VirtualCoordinator {
   // --- Messages that have arrived. While the process stands still they wait; when it has ended they are lost. ---
   void Post(const core::Event& event);
   void Deliver(const LinkPtr& link, const core::Event& event);  // unless the link is lost
+  void Beat(const LinkPtr& link, const plan::Heartbeat& beat);  // the agent is told when its link is lost
   void Lose(const LinkPtr& link, const std::string& reason);
   // Takes the place of a former registration of the same id, which is lost. `reply` gets the link.
   void Register(const std::shared_ptr<VirtualAgent>& agent, const plan::AgentInfo& info,
@@ -57,6 +58,8 @@ class VirtualCoordinator {
 
   bool up() const { return core_ != nullptr; }
   bool frozen() const { return frozen_; }
+  // When it was started without knowing that it had been there before; long ago: never.
+  TimeNs ignorant_since() const { return ignorant_since_; }
   uint64_t incarnation() const { return options_.incarnation; }
   core::ClusterState state() const { return core_->State(world_->now()); }  // precondition: up
 
@@ -82,7 +85,8 @@ class VirtualCoordinator {
   bool frozen_ = false;
   std::vector<std::function<void()>> backlog_;  // of a frozen process
   TimeNs timer_ = 0;                            // 0: none
-  uint64_t highest_epoch_ = 0;                  // as it would be stored
+  TimeNs ignorant_since_ = -3600 * kSecond;
+  uint64_t highest_epoch_ = 0;  // as it would be stored
   std::map<plan::AgentId, LinkPtr> links_;
 };
 
