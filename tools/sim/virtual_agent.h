@@ -79,6 +79,7 @@ class VirtualAgent : public std::enable_shared_from_this<VirtualAgent> {
   bool alive() const { return alive_; }
   bool frozen() const { return frozen_; }
   const LinkPtr& session() const { return session_; }
+  uint64_t epoch() const { return highest_epoch_; }
   bool Holds(int32_t rank) const { return weights_.contains(rank); }
   std::vector<int32_t> Ranks() const;  // that run here
   // Since then nothing has been done to it that a coordinator may hold against it.

@@ -114,8 +114,10 @@ void VirtualCluster::WasRead(const VirtualAgent& reader, int32_t rank) {
   Read read{world_.now(), reader.id(), rank, {}};
   // The first agent that comes may be one that knows of nothing either.
   const bool known = world_.now() - coordinator_.ignorant_since() > kWell;
+  // An agent that stood still goes on with what it was told until it hears that this is over.
+  const bool wanted = reader.epoch() == coordinator_.highest_epoch();
   for (const auto& [id, agent] : agents_) {
-    const bool well = agent->alive() && !agent->frozen() && network_.whole(id) && known;
+    const bool well = agent->alive() && !agent->frozen() && network_.whole(id) && known && wanted;
     if (agent.get() != &reader && agent->Holds(rank) && well && world_.now() - agent->troubled_at() > kWell) {
       read.holder = id;
     }

@@ -60,6 +60,7 @@ class VirtualCoordinator {
   bool frozen() const { return frozen_; }
   // When it was started without knowing that it had been there before; long ago: never.
   TimeNs ignorant_since() const { return ignorant_since_; }
+  uint64_t highest_epoch() const { return highest_epoch_; }  // it has told anybody
   uint64_t incarnation() const { return options_.incarnation; }
   core::ClusterState state() const { return core_->State(world_->now()); }  // precondition: up
 
