@@ -48,6 +48,13 @@ test: test-models ## build everything, run all tests that need no GPU, show the 
 	@ctest --test-dir build --output-on-failure -j $(TEST_JOBS) $(CTEST_ARGS)
 	@tools/dev/figures build
 
+SEEDS ?= 10000
+.PHONY: sim
+sim: ## simulated clusters with faults, seeds 1 to SEEDS; goes on where it stopped
+	@tools/dev/setup build
+	@tools/dev/build release shoal_sim_program
+	@tools/dev/sim --seeds $(SEEDS) --jobs $(JOBS)
+
 .PHONY: asan tsan
 asan: test-models ## unit and cluster tests under AddressSanitizer and UBSan (build-asan)
 	@tools/dev/sanitize address

@@ -57,8 +57,8 @@ class Host {
   void KeepPrevious() {
     for (const plan::RankAssignment& p : wish_.previous) {
       if (p.rank < 0 || p.rank >= static_cast<int32_t>(ranks_.size()) || placed_[p.rank]) continue;
-      const bool held = std::any_of(agents_.begin(), agents_.end(),
-                                    [&](const Agent& agent) { return Holds(*agent.info, p.rank); });
+      const bool held =
+          std::any_of(agents_.begin(), agents_.end(), [&](const Agent& agent) { return Holds(*agent.info, p.rank); });
       for (Agent& agent : agents_) {
         const bool has_slot = p.slot >= 0 && p.slot < static_cast<int32_t>(agent.used.size());
         if (held && !Holds(*agent.info, p.rank)) continue;  // started again since, and another one has the weights

@@ -18,8 +18,9 @@ struct PlacementWish {
 
 // Assignments in rank order. `agents` in the order in which they came; only those of one boot id can form a group,
 // since shared memory is the only transport: the first boot id with enough agents and slots. Ranks that stay, stay,
-// unless only others hold their weights; then ranks whose weights an agent holds; then whole stages on one agent, each agent taking at most an even
-// share where that suffices; what is left goes wherever there is a slot. Unavailable says what is being waited for.
+// unless only others hold their weights; then ranks whose weights an agent holds; then whole stages on one agent, each
+// agent taking at most an even share where that suffices; what is left goes wherever there is a slot. Unavailable says
+// what is being waited for.
 absl::StatusOr<std::vector<plan::RankAssignment>> PlaceRanks(std::span<const plan::AgentInfo> agents,
                                                              const PlacementWish& wish);
 

@@ -44,19 +44,20 @@ int OneSeed(const Options& o) {
 
 // The sums of a range, as one line that tools/dev/sim adds up: key=value, faults by kind.
 struct Sums {
-  uint64_t runs = 0, events = 0, requests = 0, failures = 0;
+  uint64_t runs = 0, events = 0, requests = 0, answered = 0, failures = 0;
   std::array<uint64_t, kFaultKinds> faults{};
 
   void Add(const RunResult& r) {
     ++runs;
     events += r.events;
     requests += static_cast<uint64_t>(r.requests);
+    answered += static_cast<uint64_t>(r.answered);
     failures += r.problems.empty() ? 0 : 1;
     for (int k = 0; k < kFaultKinds; ++k) faults[k] += static_cast<uint64_t>(r.faults[k]);
   }
   std::string Line(double seconds) const {
-    std::string text = absl::StrCat("runs=", runs, ";requests=", requests, ";events=", events, ";failures=", failures,
-                                    ";seconds=", seconds);
+    std::string text = absl::StrCat("runs=", runs, ";requests=", requests, ";answered=", answered, ";events=", events,
+                                    ";failures=", failures, ";seconds=", seconds);
     for (int k = 0; k < kFaultKinds; ++k) {
       absl::StrAppend(&text, ";", std::string(FaultName(static_cast<FaultKind>(k))), "=", faults[k]);
     }
@@ -92,9 +93,7 @@ int ManySeeds(const Options& o) {
       range, o.jobs, o.twice_every, [](uint64_t seed) { return RunSeed(seed); },
       [&](const RunResult& r) {
         sums.Add(r);
-        if (r.problems.empty()) return;
-        say(absl::StrCat("FAILED --seed ", r.seed, " --trace: ", r.problems.size(),
-                         " problems, first: ", r.problems[0]));
+        if (!r.problems.empty()) say(shoal::sim::FailureLine(r));
       });
   const double seconds = Seconds() - begun;
   say(sums.Line(seconds));

@@ -5,8 +5,13 @@
 
 namespace shoal::sim {
 
+Network::~Network() {
+  for (const StreamPtr& stream : busy_) stream->pending.clear();
+}
+
 void Network::Send(const std::string& host, Way way, const StreamPtr& stream, std::function<void()> arrive) {
   stream->pending.push_back(std::move(arrive));
+  busy_.insert(stream);
   Schedule(host, way, stream);
 }
 
@@ -17,11 +22,13 @@ void Network::Schedule(const std::string& host, Way way, const StreamPtr& stream
   }
   stream->last = std::max(stream->last, world_->now() + takes);
   world_->At(stream->last, [this, host, way, stream] {
-    if (!stream->open || stream->pending.empty()) return;
+    if (!stream->open) stream->pending.clear();
+    if (stream->pending.empty()) return void(busy_.erase(stream));
     Host& h = hosts_[host];
     if (h.cut[Index(way)]) return h.held[Index(way)].push_back(stream);
     const auto arrive = std::move(stream->pending.front());
     stream->pending.pop_front();
+    if (stream->pending.empty()) busy_.erase(stream);
     arrive();
   });
 }

@@ -6,6 +6,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 
 #include "tools/sim/world.h"
@@ -30,6 +31,7 @@ class Network {
   static StreamPtr NewStream() { return std::make_shared<Stream>(); }
 
   Network(World* world, const Times& times) : world_(world), times_(times) {}
+  ~Network();  // what is under way never arrives; messages may own the streams that they are in
 
   void Send(const std::string& host, Way way, const StreamPtr& stream, std::function<void()> arrive);
 
@@ -54,6 +56,7 @@ class Network {
   const Times times_;
   int slow_ = 1;
   std::map<std::string, Host> hosts_;
+  std::set<StreamPtr> busy_;  // with something pending
 };
 
 }  // namespace shoal::sim

@@ -38,6 +38,10 @@ class Run {
     result_.hash = cluster_.hash();
     result_.events = cluster_.events();
     result_.requests = static_cast<int>(history_.requests.size());
+    for (const auto& [id, answer] : cluster_.answers()) {
+      const bool ended = answer.finishes > 0 && answer.finish.error.ok();
+      result_.answered += ended && answer.finish.reason != core::FinishReason::kCancelled ? 1 : 0;
+    }
     return result_;
   }
 

@@ -19,6 +19,7 @@ struct RunOptions {
 struct RunResult {
   uint64_t seed = 0, hash = 0, events = 0;
   int requests = 0;
+  int answered = 0;                       // in full
   std::array<int, kFaultKinds> faults{};  // that really happened
   std::vector<std::string> problems;      // none expected
 };

@@ -1,3 +1,4 @@
+// Tested by: tests/sim/run_test.cc
 #include "tools/sim/scenario.h"
 
 #include <algorithm>

@@ -172,6 +172,7 @@ void VirtualAgent::AnswerJoin(const LinkPtr& link, const plan::JoinGroup& join) 
     group_ = std::make_shared<Group>();
     group_->link = link;
     group_->join = join;
+    group_->held = weights_;
     answer->numerics_id = spec_.numerics_id;
     for (const plan::RankAssignment& a : join.ranks) {
       if (a.agent != spec_.id) continue;
@@ -319,6 +320,7 @@ bool VirtualAgent::KillRank(int32_t rank, const std::string& cause) {
 void VirtualAgent::Die() {
   EndGroup();
   alive_ = false;
+  session_ = nullptr;
   held_.clear();
 }
 

@@ -81,6 +81,8 @@ class VirtualAgent : public std::enable_shared_from_this<VirtualAgent> {
   const LinkPtr& session() const { return session_; }
   uint64_t epoch() const { return highest_epoch_; }
   bool Holds(int32_t rank) const { return weights_.contains(rank); }
+  // It has the weights, or had them when it was asked to join its present group.
+  bool Had(int32_t rank) const { return Holds(rank) || (group_ != nullptr && group_->held.contains(rank)); }
   std::vector<int32_t> Ranks() const;  // that run here
   // Since then nothing has been done to it that a coordinator may hold against it.
   TimeNs troubled_at() const { return troubled_at_; }
@@ -91,6 +93,7 @@ class VirtualAgent : public std::enable_shared_from_this<VirtualAgent> {
     LinkPtr link;
     plan::JoinGroup join;
     std::vector<int32_t> ranks;
+    std::set<int32_t> held;  // weights, before any were dropped for it
     Network::StreamPtr answers = Network::NewStream(), progress = Network::NewStream();
     bool load_begun = false, starting = false, failed = false, loaded = false;
     std::optional<plan::PlanMirror> mirror;

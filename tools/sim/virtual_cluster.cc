@@ -118,7 +118,7 @@ void VirtualCluster::WasRead(const VirtualAgent& reader, int32_t rank) {
   const bool wanted = reader.epoch() == coordinator_.highest_epoch();
   for (const auto& [id, agent] : agents_) {
     const bool well = agent->alive() && !agent->frozen() && network_.whole(id) && known && wanted;
-    if (agent.get() != &reader && agent->Holds(rank) && well && world_.now() - agent->troubled_at() > kWell) {
+    if (agent.get() != &reader && agent->Had(rank) && well && world_.now() - agent->troubled_at() > kWell) {
       read.holder = id;
     }
   }

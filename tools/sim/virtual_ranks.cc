@@ -88,7 +88,8 @@ void VirtualRanks::Run(int stage) {
   if (stage == 0 && Deadly(*step.plan)) {
     const int32_t rank = static_cast<int32_t>(world_->Draw() % static_cast<uint64_t>(tp_));
     world_->After(takes / 2, [self, rank] {
-      if (self->lives(rank)) self->ranks_[rank].rank.die("killed by signal 11");
+      const auto die = self->ranks_[rank].rank.die;
+      if (self->lives(rank)) die("killed by signal 11");
     });
   }
 }
@@ -201,6 +202,8 @@ void VirtualRanks::Kill(int32_t rank) {
   Slot& slot = ranks_[rank];
   const bool ran = std::exchange(slot.state, State::kDead) == State::kRuns;
   if (ran && !stages_[rank / tp_].broken) Interrupt(rank / tp_);
+  slot.rank.answer = nullptr;  // its agent's group and this own each other
+  slot.rank.die = nullptr;
 }
 
 void VirtualRanks::Freeze(int32_t rank, bool frozen) {

@@ -17,14 +17,15 @@
 namespace shoal::sim {
 namespace {
 
-// What a worker writes: "begin SEED", then lines of "problem TEXT", then "end SEED HASH EVENTS REQUESTS FAULT...".
+// What a worker writes: "begin SEED", then lines of "problem TEXT", then "end SEED HASH EVENTS REQUESTS ANSWERED
+// FAULT...".
 std::string Encode(const RunResult& r) {
   std::string text;
   for (std::string problem : r.problems) {
     std::replace(problem.begin(), problem.end(), '\n', ' ');
     absl::StrAppend(&text, "problem ", problem, "\n");
   }
-  absl::StrAppend(&text, "end ", r.seed, " ", r.hash, " ", r.events, " ", r.requests);
+  absl::StrAppend(&text, "end ", r.seed, " ", r.hash, " ", r.events, " ", r.requests, " ", r.answered);
   for (const int count : r.faults) absl::StrAppend(&text, " ", count);
   return text + "\n";
 }
@@ -142,11 +143,11 @@ class Pool {
       w.current = RunResult{};
       w.running = absl::SimpleAtoi(words[1], &w.current.seed);
     }
-    if (words[0] != "end" || words.size() != 5 + kFaultKinds) return;
+    if (words[0] != "end" || words.size() != 6 + kFaultKinds) return;
     w.running = false;
     bool good = absl::SimpleAtoi(words[2], &w.current.hash) && absl::SimpleAtoi(words[3], &w.current.events) &&
-                absl::SimpleAtoi(words[4], &w.current.requests);
-    for (int k = 0; k < kFaultKinds; ++k) good = absl::SimpleAtoi(words[5 + k], &w.current.faults[k]) && good;
+                absl::SimpleAtoi(words[4], &w.current.requests) && absl::SimpleAtoi(words[5], &w.current.answered);
+    for (int k = 0; k < kFaultKinds; ++k) good = absl::SimpleAtoi(words[6 + k], &w.current.faults[k]) && good;
     if (!good) w.current.problems.push_back("its result could not be read");
     done_(w.current);
   }
@@ -163,6 +164,11 @@ class Pool {
 bool RunSeeds(const SeedRange& range, int jobs, uint64_t twice_every, const std::function<RunResult(uint64_t)>& body,
               const std::function<void(const RunResult&)>& done) {
   return Pool(range, std::max(1, jobs), twice_every, body, done).Run();
+}
+
+std::string FailureLine(const RunResult& r) {
+  return absl::StrCat("FAILED --seed ", r.seed, " --trace: ", r.problems.size(),
+                      " problems, first: ", r.problems.empty() ? "" : r.problems[0]);
 }
 
 }  // namespace shoal::sim

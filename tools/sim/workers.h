@@ -20,4 +20,7 @@ struct SeedRange {
 bool RunSeeds(const SeedRange& range, int jobs, uint64_t twice_every, const std::function<RunResult(uint64_t)>& body,
               const std::function<void(const RunResult&)>& done);
 
+// One line: the seed, how to repeat it, and what was wrong first.
+std::string FailureLine(const RunResult& result);
+
 }  // namespace shoal::sim
