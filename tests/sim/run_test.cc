@@ -16,6 +16,8 @@ struct Pinned {
   const char* bug;
 };
 constexpr Pinned kPinned[] = {
+    {62, "a new coordinator gives ranks to whoever registers first, though others hold their weights"},
+    {240, "a new coordinator gives ranks to whoever registers first, though others hold their weights"},
     {2043, "a group lost while it loads for the first time forgets who has read what"},
     {3109, "a group lost while it loads for the first time forgets who has read what"},
     {11909, "an agent that was started again keeps the place of weights that another one has by now"},
