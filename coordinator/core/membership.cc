@@ -126,6 +126,12 @@ void Membership::Timer(TimeNs now, EffectList& fx) {
     retry_at_ = 0;
     TryForm(now, fx);
   } else if (adopting_ && now >= adopt_until_) {
+    // A timer that is late says that this process stood still: who came meanwhile is heard first. Once.
+    if (now - adopt_until_ > TickInterval() && !std::exchange(adoption_late_, true)) {
+      adopt_until_ = now + TickInterval();
+      return;
+    }
+    adoption_over_ = true;
     TryForm(now, fx);
   }
 }

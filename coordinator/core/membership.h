@@ -67,8 +67,8 @@ class Membership {
   void TryForm(TimeNs now, EffectList& fx);
   // A coordinator that has just started finds agents which hold weights, but not yet for all ranks: those that do are
   // likely to register in a moment, and others would read the weights again.
-  bool HoldersMayCome(const std::vector<plan::AgentInfo>& usable, const std::vector<plan::RankAssignment>& placed,
-                      TimeNs now) const;
+  bool HoldersMayCome(const std::vector<plan::AgentInfo>& usable,
+                      const std::vector<plan::RankAssignment>& placed) const;
   void AllJoined(TimeNs now, EffectList& fx);
   // The group is gone: a new epoch, and a new attempt at once or, after failed ones, a little later.
   void Lose(std::string reason, bool blamed, TimeNs now, EffectList& fx);
@@ -118,7 +118,8 @@ class Membership {
   TimeNs retry_at_ = 0;     // 0: nothing planned
   TimeNs adopt_until_ = 0;  // since the first registration; 0: none yet
   bool adopting_ = false;   // waits for who holds weights
-  TimeNs deadline_ = 0;     // of joining or loading
+  bool adoption_late_ = false, adoption_over_ = false;
+  TimeNs deadline_ = 0;  // of joining or loading
   TimeNs last_tick_ = 0, next_tick_ = 0;
 };
 

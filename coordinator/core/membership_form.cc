@@ -37,7 +37,7 @@ void Membership::TryForm(TimeNs now, EffectList& fx) {
     detail_ = std::string(placed.status().message());
     return;
   }
-  adopting_ = HoldersMayCome(usable, *placed, now);
+  adopting_ = HoldersMayCome(usable, *placed);
   if (adopting_) {
     detail_ = "waiting for the agents that hold the other weights";
     return;
@@ -76,8 +76,8 @@ void Membership::TryForm(TimeNs now, EffectList& fx) {
 }
 
 bool Membership::HoldersMayCome(const std::vector<plan::AgentInfo>& usable,
-                                const std::vector<plan::RankAssignment>& placed, TimeNs now) const {
-  if (groups_formed_ > 0 || attempts_ > 0 || now >= adopt_until_) return false;
+                                const std::vector<plan::RankAssignment>& placed) const {
+  if (groups_formed_ > 0 || attempts_ > 0 || adoption_over_) return false;
   bool some = options_.stored_epoch > 0, all = true;
   for (const plan::RankAssignment& a : placed) {
     bool held = false;

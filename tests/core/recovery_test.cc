@@ -124,6 +124,18 @@ TEST(Forming, OneThatKnowsFormerEpochsWaitsToo) {
   EXPECT_EQ(cluster.joins()[0].agent, "a");
 }
 
+TEST(Forming, TheWaitForHoldersDoesNotEndWhileTheCoordinatorStandsStill) {
+  CoreOptions o = Options(1, 1, 1);
+  o.stored_epoch = 4;
+  VirtualCluster cluster(o, {}, 1);
+  cluster.AddAgent({.id = "spare"});
+  cluster.Pause(10 * kSecond);
+  EXPECT_TRUE(cluster.joins().empty());
+  cluster.AddAgent({.id = "a", .held_ranks = {0}, .held_model = "r1/files/tp1xpp1/null"});
+  ASSERT_EQ(cluster.joins().size(), 1u);
+  EXPECT_EQ(cluster.joins()[0].agent, "a");
+}
+
 TEST(Forming, AGroupLostWhileItLoadsComesBackWithItsRanksWhereTheyWere) {
   VirtualCluster cluster(Options(1, 3, 3), {.read_max = 100 * kMillisecond}, 1);
   for (const char* id : {"a", "b", "c", "d"}) cluster.AddAgent({.id = id});

@@ -18,6 +18,7 @@ struct Pinned {
 constexpr Pinned kPinned[] = {
     {62, "a new coordinator gives ranks to whoever registers first, though others hold their weights"},
     {240, "a new coordinator gives ranks to whoever registers first, though others hold their weights"},
+    {28722, "a new coordinator that stands still meanwhile does not wait for who holds the weights"},
     {2043, "a group lost while it loads for the first time forgets who has read what"},
     {3109, "a group lost while it loads for the first time forgets who has read what"},
     {11909, "an agent that was started again keeps the place of weights that another one has by now"},

@@ -114,7 +114,7 @@ class Judgement {
                return std::find(kinds.begin(), kinds.end(), k) != kinds.end();
              });
     };
-    if (!h_.false_alarm_possible && state.groups_formed != 1) {
+    if (!h_.false_alarm_possible && state.groups_formed > 1) {
       Wrong("false alarm: ", state.groups_formed, " groups were formed, and nothing had happened to any");
     }
     if (s_.small_cache || state.preemptions > 0) return;

@@ -75,8 +75,10 @@ void VirtualAgent::Register() {
   if (!c->up()) return around_.world->After(nap, again);  // refused
   around_.world->After(kRegisterDeadline + nap, again);
   around_.network->Send(spec_.id, Way::kToCoordinator, Network::NewStream(),
-                        [self, attempt, c, info = Info(), incarnation = c->incarnation()] {
-                          if (incarnation != c->incarnation()) return;
+                        [self, attempt, c, nap, again, info = Info(), incarnation = c->incarnation()] {
+                          // The connection is reset.
+                          if (!c->up() || incarnation != c->incarnation())
+                            return self->around_.world->After(nap, again);
                           c->Register(self, info, [self, attempt](const LinkPtr& link) {
                             self->around_.network->Send(
                                 self->id(), Way::kToAgent, Network::NewStream(), [self, attempt, link] {
