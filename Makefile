@@ -60,6 +60,13 @@ soak: test-models ## MINUTES of mixed load with a fault every 20 s: does memory 
 	@tools/dev/build release shoal
 	@tools/dev/nemesis soak $(MINUTES)
 
+SEEDS ?= 10000
+.PHONY: sim
+sim: ## simulated clusters with faults, seeds 1 to SEEDS; goes on where it stopped
+	@tools/dev/setup build
+	@tools/dev/build release shoal_sim_program
+	@tools/dev/sim --seeds $(SEEDS) --jobs $(JOBS)
+
 .PHONY: asan tsan
 asan: test-models ## unit and cluster tests under AddressSanitizer and UBSan (build-asan)
 	@tools/dev/sanitize address

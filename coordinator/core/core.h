@@ -31,9 +31,10 @@ struct CoreOptions {
   uint64_t stored_epoch = 0;    // epoch = max(stored, highest reported at Register) + 1
   DurationNs heartbeat_timeout = 3 * kSecond;
   DurationNs plan_deadline = 10 * kSecond;  // of plans that nobody gets on with
-  // After the first agent: so long agents that hold the weights are waited for before others load them. For a
-  // coordinator that comes after another one.
-  DurationNs adopt_timeout = 0;
+  bool adopts = false;                      // there was a coordinator before this one, and its agents may be alive
+  // A coordinator that comes after another one, or finds agents that hold weights, waits so long since the first agent
+  // for those that hold the rest before others load them. Agents try to register at least once a second.
+  DurationNs adopt_timeout = 2 * kSecond;
   DurationNs canary_interval = 10 * kSecond;  // between two while idle; 0: there is no canary
   int32_t checksum_interval = 64;             // plans from one that asks for checksums to the next; 0: none asks
 };

@@ -46,12 +46,12 @@ void Membership::Registered(const plan::AgentInfo& info, TimeNs now, EffectList&
     NoteLoss({Detection::kAgentLost, -1, info.id}, now);
     Lose(absl::StrCat(Called(info), " registered again"), /*blamed=*/false, now, fx);
   }
-  if (next_order_ == 1 && options_.adopt_timeout > 0) adopt_until_ = now + options_.adopt_timeout;
   Agent& agent = agents_[info.id] = Agent{};
   agent.info = info;
   agent.order = next_order_++;
   agent.heard = now;
   fx.Info(absl::StrCat(Called(info), ", pid ", info.pid, ", registered with ", info.slots.size(), " slots"));
+  if (adopt_until_ == 0) adopt_until_ = now + options_.adopt_timeout;
   const std::vector<plan::AgentInfo> usable = Usable();
   if (options_.engine.transport == kSharedMemory && usable.front().boot_id != info.boot_id) {
     fx.Warn(absl::StrCat(Called(info), " has another boot id than ", usable.front().hostname,
@@ -129,19 +129,23 @@ void Membership::Timer(TimeNs now, EffectList& fx) {
     Lose(absl::StrCat(phase_ == Phase::kJoining ? "no answer to JoinGroup from" : "loading stands still on", late),
          /*blamed=*/false, now, fx);
   }
-  if (adopt_until_ != 0 && now >= adopt_until_) {
-    adopt_until_ = 0;
-    TryForm(now, fx);
-  }
   if (retry_at_ != 0 && now >= retry_at_) {
     retry_at_ = 0;
+    TryForm(now, fx);
+  } else if (adopting_ && now >= adopt_until_) {
+    // A timer that is late says that this process stood still: who came meanwhile is heard first. Once.
+    if (now - adopt_until_ > TickInterval() && !std::exchange(adoption_late_, true)) {
+      adopt_until_ = now + TickInterval();
+      return;
+    }
+    adoption_over_ = true;
     TryForm(now, fx);
   }
 }
 
 TimeNs Membership::NextTimer() const {
   TimeNs next = 0;
-  for (TimeNs t : {next_tick_, forming() ? deadline_ : 0, retry_at_, adopt_until_}) {
+  for (TimeNs t : {next_tick_, forming() ? deadline_ : 0, retry_at_, adopting_ ? adopt_until_ : 0}) {
     if (t != 0 && (next == 0 || t < next)) next = t;
   }
   return next;
@@ -207,7 +211,10 @@ void Membership::Lose(std::string reason, bool blamed, TimeNs now, EffectList& f
 void Membership::Refused(Agent* by, std::string reason, TimeNs now, EffectList& fx) {
   if (groups_formed_ == 0) return Fail(std::move(reason), fx);
   fx.Warn(reason);
-  if (by != nullptr) by->order = next_order_++;  // others that could do it go first
+  if (by != nullptr) {  // others that could do it go first
+    by->order = next_order_++;
+    by->told.clear();
+  }
   Lose(std::move(reason), /*blamed=*/false, now, fx);
 }
 

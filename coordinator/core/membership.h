@@ -72,9 +72,15 @@ class Membership {
     plan::JoinReply reply;
     plan::LoadProgress progress;
     std::vector<plan::RankAddress> addresses;  // of its ranks; empty: not published yet
+    // That it was told to load since it registered: it holds their weights, or some of them, and no others.
+    std::vector<int32_t> told;
   };
 
   void TryForm(TimeNs now, EffectList& fx);
+  // A coordinator that has just started knows that there was another one, or finds agents which hold weights, but not
+  // yet for all ranks: those that do are likely to register in a moment, and others would read the weights again.
+  bool HoldersMayCome(const std::vector<plan::AgentInfo>& usable,
+                      const std::vector<plan::RankAssignment>& placed) const;
   void AllJoined(TimeNs now, EffectList& fx);
   // Whether ranks of this group have to publish addresses.
   bool needs_addresses() const { return transport_ != kSharedMemory; }
@@ -96,7 +102,6 @@ class Membership {
   std::string AfterFailure() const;
   void AbortGroup(const std::string& reason, EffectList& fx);
   void CountSilence(TimeNs now, EffectList& fx);
-  bool AllHeld(const std::vector<plan::AgentInfo>& usable) const;
   bool InGroup(const plan::AgentId& agent) const;
   std::vector<plan::AgentInfo> Usable() const;  // by registration
   void CompareCaches();
@@ -139,8 +144,10 @@ class Membership {
   uint64_t next_order_ = 1, groups_formed_ = 0;
   int32_t attempts_ = 0;    // that failed since the last group was ready
   TimeNs retry_at_ = 0;     // 0: nothing planned
-  TimeNs adopt_until_ = 0;  // 0: holders of weights are not waited for
-  TimeNs deadline_ = 0;     // of joining or loading
+  TimeNs adopt_until_ = 0;  // since the first registration; 0: none yet
+  bool adopting_ = false;   // waits for who holds weights
+  bool adoption_late_ = false, adoption_over_ = false;
+  TimeNs deadline_ = 0;  // of joining or loading
   TimeNs last_tick_ = 0, next_tick_ = 0;
 };
 

@@ -1,7 +1,6 @@
 // Tested by: tests/core/recovery_test.cc
 // How a group comes up: place ranks, join, size the cache, load.
 #include <algorithm>
-#include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -31,6 +30,7 @@ bool MayPass(const absl::Status& status) {
 
 void Membership::TryForm(TimeNs now, EffectList& fx) {
   if (phase_ != Phase::kWaitingForAgents || retry_at_ != 0) return;
+  adopting_ = false;
   const std::vector<plan::AgentInfo> usable = Usable();
   const std::string& wanted = options_.engine.transport;
   auto placed = PlaceRanks(
@@ -39,8 +39,9 @@ void Membership::TryForm(TimeNs now, EffectList& fx) {
     detail_ = std::string(placed.status().message());
     return;
   }
-  if (now < adopt_until_ && !AllHeld(usable)) {
-    detail_ = "waiting a moment for agents that hold the weights";
+  adopting_ = HoldersMayCome(usable, *placed);
+  if (adopting_) {
+    detail_ = "waiting for the agents that hold the other weights";
     return;
   }
   group_ = std::move(*placed);
@@ -81,6 +82,22 @@ void Membership::TryForm(TimeNs now, EffectList& fx) {
     agent.addresses.clear();
     fx.control.push_back(SendJoin{id, join});
   }
+}
+
+bool Membership::HoldersMayCome(const std::vector<plan::AgentInfo>& usable,
+                                const std::vector<plan::RankAssignment>& placed) const {
+  if (groups_formed_ > 0 || attempts_ > 0 || adoption_over_) return false;
+  bool some = options_.adopts || options_.stored_epoch > 0, all = true;
+  for (const plan::RankAssignment& a : placed) {
+    bool held = false;
+    for (const plan::AgentInfo& info : usable) {
+      const auto& ranks = info.held_ranks;
+      some = some || !ranks.empty();
+      held = held || (info.id == a.agent && std::find(ranks.begin(), ranks.end(), a.rank) != ranks.end());
+    }
+    all = all && held;
+  }
+  return some && !all;
 }
 
 void Membership::JoinAnswered(const core::JoinAnswered& answer, TimeNs now, EffectList& fx) {
@@ -130,7 +147,11 @@ void Membership::AllJoined(TimeNs now, EffectList& fx) {
   detail_ = absl::StrCat("loading weights", AfterFailure());
   fx.Info(absl::StrCat("epoch ", epoch_, ": ", limits_.blocks, " KV blocks of ", limits_.block_size,
                        " tokens, max_model_len ", limits_.max_model_len, ", numerics ", numerics_id_));
-  for (const plan::AgentId& id : members) fx.control.push_back(SendLoad{id, {epoch_, limits_}});
+  for (const plan::AgentId& id : members) {
+    agents_.at(id).told.clear();
+    fx.control.push_back(SendLoad{id, {epoch_, limits_}});
+  }
+  for (const plan::RankAssignment& a : group_) agents_.at(a.agent).told.push_back(a.rank);
 }
 
 void Membership::LoadAdvanced(const core::LoadAdvanced& advance, TimeNs now, EffectList& fx) {
@@ -231,16 +252,6 @@ std::vector<plan::AgentId> Membership::GroupAgents() const {
   return ids;
 }
 
-// Whether every rank's weights are with one of them.
-bool Membership::AllHeld(const std::vector<plan::AgentInfo>& usable) const {
-  std::set<int32_t> held;
-  for (const plan::AgentInfo& info : usable) held.insert(info.held_ranks.begin(), info.held_ranks.end());
-  for (int32_t rank = 0; rank < ranks(); ++rank) {
-    if (!held.contains(rank)) return false;
-  }
-  return true;
-}
-
 bool Membership::All(bool Agent::*flag) const {
   return std::all_of(group_.begin(), group_.end(),
                      [&](const plan::RankAssignment& a) { return agents_.at(a.agent).*flag; });
@@ -261,6 +272,7 @@ std::vector<plan::AgentInfo> Membership::Usable() const {
     if (!held.starts_with(options_.revision + "/") || held.find(layout) == std::string::npos) {
       infos.back().held_ranks.clear();
     }
+    if (!agent->told.empty()) infos.back().held_ranks = agent->told;
   }
   return infos;
 }

@@ -51,11 +51,18 @@ class Pool {
     Put(rank, agent, static_cast<int32_t>(slot - agent.used.begin()));
   }
 
+  static bool Holds(const plan::AgentInfo& info, int32_t rank) {
+    return std::find(info.held_ranks.begin(), info.held_ranks.end(), rank) != info.held_ranks.end();
+  }
+
   void KeepPrevious() {
     for (const plan::RankAssignment& p : wish_.previous) {
       if (p.rank < 0 || p.rank >= static_cast<int32_t>(ranks_.size()) || placed_[p.rank]) continue;
+      const bool held =
+          std::any_of(agents_.begin(), agents_.end(), [&](const Agent& agent) { return Holds(*agent.info, p.rank); });
       for (Agent& agent : agents_) {
         const bool has_slot = p.slot >= 0 && p.slot < static_cast<int32_t>(agent.used.size());
+        if (held && !Holds(*agent.info, p.rank)) continue;  // started again since, and another one has the weights
         if (agent.info->id == p.agent && has_slot && !agent.used[p.slot]) Put(p.rank, agent, p.slot);
       }
     }

@@ -34,8 +34,6 @@ constexpr int kTicksPerState = 4;
 // How long those who ask again for an answer that a former coordinator began wait for ranks to make it; as long as
 // requests wait for a lost group.
 constexpr DurationNs kResumePatience = 30 * kSecond;
-// Agents look for a coordinator several times a second (worker/agent).
-constexpr DurationNs kAdoptTimeout = kSecond;
 // After the last token, for answers to leave.
 constexpr DurationNs kFlushTimeout = kSecond;
 
@@ -126,7 +124,7 @@ absl::Status Coordinator::Start() {
   core.revision = files.revision;
   core.model = files.config;
   core.incarnation = RandomWord();
-  if (options_.adopts) core.adopt_timeout = kAdoptTimeout;
+  core.adopts = options_.adopts;
   if (core.build_id.empty()) core.build_id = BuildId();
 
   metrics_ = std::make_unique<metrics::Metrics>(served.names.front());

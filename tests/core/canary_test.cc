@@ -5,10 +5,12 @@
 
 #include "absl/strings/str_cat.h"
 #include "gtest/gtest.h"
-#include "tests/core/virtual_cluster.h"
+#include "tools/sim/virtual_cluster.h"
 
 namespace shoal::core {
 namespace {
+
+using sim::AgentSpec, sim::Answer, sim::ClusterTimes, sim::kVocab, sim::LoneRun, sim::TestOptions, sim::VirtualCluster;
 
 using Phase = ClusterState::Phase;
 

@@ -49,6 +49,9 @@ TEST(PlaceRanks, RanksStayWhereTheyWereOrWhereTheirWeightsAre) {
   EXPECT_EQ(Place({Agent("b", 2), Agent("a", 2)}, {2, 2, 2, before}), "a1 a0 b0 b1");
   EXPECT_EQ(Place({Agent("b", 2), Agent("c", 2)}, {2, 2, 2, before}), "c0 c1 b0 b1");
   EXPECT_EQ(Place({Agent("a", 2, {2, 3}), Agent("b", 2, {0, 1})}, {2, 2, 2, {}}), "b0 b1 a0 a1");
+  // `a` was started again and has nothing; another one has loaded its shards since.
+  EXPECT_EQ(Place({Agent("a", 2), Agent("b", 2, {2, 3}), Agent("c", 2, {0, 1})}, {2, 2, 2, before}), "c0 c1 b0 b1");
+  EXPECT_EQ(Place({Agent("a", 2), Agent("b", 2, {2, 3}), Agent("c", 2)}, {2, 2, 2, before}), "a1 a0 b0 b1");
   EXPECT_EQ(Place({Agent("a", 2, {7, -1, 3}), Agent("b", 2, {3})}, {2, 2, 2, {}}), "b0 b1 a1 a0");
 }
 

@@ -5,10 +5,12 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/rng.h"
 #include "gtest/gtest.h"
-#include "tests/core/virtual_cluster.h"
+#include "tools/sim/virtual_cluster.h"
 
 namespace shoal::core {
 namespace {
+
+using sim::AgentSpec, sim::Answer, sim::ClusterTimes, sim::kVocab, sim::LoneRun, sim::TestOptions, sim::VirtualCluster;
 
 using Phase = ClusterState::Phase;
 
@@ -95,6 +97,7 @@ TEST(Forming, AdoptsAgentsThatHoldWeights) {
 
 TEST(Forming, WhoHoldsTheWeightsIsWaitedForAMoment) {
   CoreOptions o = Options(1, 1, 1);
+  o.adopts = true;
   o.adopt_timeout = kSecond;
   const std::string key = "r1/files/tp1xpp1/null";
   VirtualCluster late(o, {}, 1);
@@ -111,6 +114,60 @@ TEST(Forming, WhoHoldsTheWeightsIsWaitedForAMoment) {
   ASSERT_TRUE(never.RunUntilReady());
   EXPECT_EQ(never.state().ranks[0].agent, "spare");
   EXPECT_GE(never.now(), kSecond);
+}
+
+TEST(Forming, ANewCoordinatorWaitsAMomentForWhoHoldsTheOtherWeights) {
+  const char* key = "r1/files/tp1xpp2/null";
+  for (const bool comes : {true, false}) {
+    VirtualCluster cluster(Options(1, 2, 2), {}, 1);
+    cluster.AddAgent({.id = "a", .highest_epoch = 4, .held_ranks = {0}, .held_model = key});
+    cluster.AddAgent({.id = "spare"});
+    cluster.RunUntil(1500 * kMillisecond);
+    EXPECT_EQ(cluster.state().phase, Phase::kWaitingForAgents);
+    EXPECT_TRUE(Contains(cluster.state().detail, "hold the other weights")) << cluster.state().detail;
+    if (comes) cluster.AddAgent({.id = "b", .highest_epoch = 4, .held_ranks = {1}, .held_model = key});
+    EXPECT_EQ(cluster.state().phase == Phase::kJoining, comes);
+    ASSERT_TRUE(cluster.RunUntilReady());
+    EXPECT_LT(cluster.now(), 2100 * kMillisecond);
+    EXPECT_EQ(cluster.state().ranks[1].agent, comes ? "b" : "spare");
+    EXPECT_EQ(cluster.reads().size(), comes ? 0u : 1u);
+  }
+}
+
+// A coordinator that knows that it was there before does not take the first agents that come.
+TEST(Forming, OneThatKnowsFormerEpochsWaitsToo) {
+  CoreOptions o = Options(1, 1, 1);
+  o.stored_epoch = 4;
+  VirtualCluster cluster(o, {}, 1);
+  cluster.AddAgent({.id = "spare"});
+  EXPECT_TRUE(cluster.joins().empty());
+  cluster.AddAgent({.id = "a", .held_ranks = {0}, .held_model = "r1/files/tp1xpp1/null"});
+  ASSERT_EQ(cluster.joins().size(), 1u);
+  EXPECT_EQ(cluster.joins()[0].agent, "a");
+}
+
+TEST(Forming, TheWaitForHoldersDoesNotEndWhileTheCoordinatorStandsStill) {
+  CoreOptions o = Options(1, 1, 1);
+  o.stored_epoch = 4;
+  VirtualCluster cluster(o, {}, 1);
+  cluster.AddAgent({.id = "spare"});
+  cluster.Pause(10 * kSecond);
+  EXPECT_TRUE(cluster.joins().empty());
+  cluster.AddAgent({.id = "a", .held_ranks = {0}, .held_model = "r1/files/tp1xpp1/null"});
+  ASSERT_EQ(cluster.joins().size(), 1u);
+  EXPECT_EQ(cluster.joins()[0].agent, "a");
+}
+
+TEST(Forming, AGroupLostWhileItLoadsComesBackWithItsRanksWhereTheyWere) {
+  VirtualCluster cluster(Options(1, 3, 3), {.read_max = 100 * kMillisecond}, 1);
+  for (const char* id : {"a", "b", "c", "d"}) cluster.AddAgent({.id = id});
+  cluster.RunUntil(20 * kMillisecond);
+  ASSERT_EQ(cluster.state().phase, Phase::kLoading);
+  cluster.KillAgent("a");
+  ASSERT_TRUE(cluster.RunUntilReady());
+  EXPECT_EQ(cluster.state().ranks[0].agent, "d");
+  EXPECT_EQ(cluster.state().ranks[1].agent, "b");
+  EXPECT_EQ(cluster.state().ranks[2].agent, "c");
 }
 
 TEST(Forming, OverSharedMemoryAgentsOfOtherHostsAreNotUsed) {
@@ -526,6 +583,7 @@ TEST(Recovery, AnswersOfAnEpochThatIsOverAreIgnored) {
   ASSERT_TRUE(run.cluster.RunUntil([&] { return run.cluster.state().phase != Phase::kReady; }));
   const uint64_t before = run.cluster.state().stale_answers;
   run.cluster.ThawAgent("b");  // says all it had to say
+  run.cluster.RunUntil(run.cluster.now() + kMillisecond);
   EXPECT_GT(run.cluster.state().stale_answers, before);
   run.Finish();
 }

@@ -5,10 +5,12 @@
 
 #include "common/base/rng.h"
 #include "gtest/gtest.h"
-#include "tests/core/virtual_cluster.h"
+#include "tools/sim/virtual_cluster.h"
 
 namespace shoal::core {
 namespace {
+
+using sim::AgentSpec, sim::Answer, sim::ClusterTimes, sim::kVocab, sim::LoneRun, sim::TestOptions, sim::VirtualCluster;
 
 GenerateRequest MakeRequest(RequestId id, int32_t prompt, int32_t max_tokens, uint64_t seed = 1) {
   GenerateRequest r;

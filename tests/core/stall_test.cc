@@ -6,10 +6,12 @@
 #include "coordinator/core/flight.h"
 #include "coordinator/core/stall_watch.h"
 #include "gtest/gtest.h"
-#include "tests/core/virtual_cluster.h"
+#include "tools/sim/virtual_cluster.h"
 
 namespace shoal::core {
 namespace {
+
+using sim::AgentSpec, sim::Answer, sim::ClusterTimes, sim::kVocab, sim::LoneRun, sim::TestOptions, sim::VirtualCluster;
 
 using Phase = ClusterState::Phase;
 

@@ -10,7 +10,7 @@
 #include "common/base/check.h"
 #include "common/plan/wire.h"
 #include "coordinator/core/canary.h"
-#include "tests/core/virtual_cluster.h"
+#include "tools/sim/virtual_cluster.h"
 
 namespace shoal::server {
 namespace {
@@ -22,7 +22,7 @@ class CoreThreadTest : public ::testing::Test {
 
   void Start(DurationNs heartbeat_timeout, DurationNs canary_interval = 0) {
     thread_.reset();
-    core::CoreOptions options = core::TestOptions();
+    core::CoreOptions options = sim::TestOptions();
     options.tp = options.pp = 1;
     options.heartbeat_timeout = heartbeat_timeout;
     options.canary_interval = canary_interval;
@@ -88,7 +88,7 @@ class CoreThreadTest : public ::testing::Test {
     agent.address = "127.0.0.1:1";
     agent.hostname = "h";
     agent.boot_id = "b";
-    agent.build_id = core::TestOptions().build_id;
+    agent.build_id = sim::TestOptions().build_id;
     agent.slots = {{"cpu", 1, 1 << 20}};
     thread_->Post(core::AgentRegistered{agent});
     const auto join = Await<core::SendJoin>();

@@ -2,7 +2,7 @@
 
 #include <gtest/gtest.h>
 
-#include "tests/core/virtual_cluster.h"
+#include "tools/sim/virtual_cluster.h"
 
 namespace shoal::server {
 namespace {
@@ -60,9 +60,9 @@ TEST(ProgressWatch, ARankThatGetsOnInsideALongStepIsProgress) {
 
 // The core's own figures: one step that takes an hour is sent and not answered, then it is.
 TEST(ProgressWatch, AnswersAreCountedWhenTheyComeNotWhenPlansGo) {
-  core::CoreOptions options = core::TestOptions();
+  core::CoreOptions options = sim::TestOptions();
   options.plan_deadline = 7200 * kSecond;  // else its ranks, which show no progress, would be given up
-  core::VirtualCluster cluster(options, {.step_min = 3600 * kSecond, .step_max = 3600 * kSecond}, 1);
+  sim::VirtualCluster cluster(options, {.step_min = 3600 * kSecond, .step_max = 3600 * kSecond}, 1);
   cluster.AddAgent({.id = "a"});
   ASSERT_TRUE(cluster.RunUntilReady());
   core::GenerateRequest request;

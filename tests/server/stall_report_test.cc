@@ -9,8 +9,8 @@
 #include <filesystem>
 
 #include "coordinator/server/report_writer.h"
-#include "tests/core/virtual_cluster.h"
 #include "tests/testing/temp_dir.h"
+#include "tools/sim/virtual_cluster.h"
 
 namespace shoal::server {
 namespace {
@@ -20,9 +20,9 @@ namespace json = boost::json;
 
 // A report that the core made of a group in which a rank died under a request.
 std::shared_ptr<const core::StallReport> RealReport() {
-  core::CoreOptions options = core::TestOptions();
+  core::CoreOptions options = sim::TestOptions();
   options.tp = 2;
-  core::VirtualCluster cluster(options, {}, 1);
+  sim::VirtualCluster cluster(options, {}, 1);
   cluster.AddAgent({.id = "a", .slots = 2});
   EXPECT_TRUE(cluster.RunUntilReady());
   core::GenerateRequest request;

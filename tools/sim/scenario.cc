@@ -1,0 +1,193 @@
+// Tested by: tests/sim/run_test.cc
+#include "tools/sim/scenario.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/rng.h"
+
+namespace shoal::sim {
+namespace {
+
+constexpr int32_t kNotFinite = 5, kDeadly = 6;  // first tokens of prompts
+
+struct Kind {
+  FaultKind kind;
+  const char* name;
+  int weight;
+  DurationNs shortest, longest;
+};
+constexpr std::array<Kind, kFaultKinds> kKinds = {{
+    {FaultKind::kKillRank, "kill rank", 14, 0, 0},
+    {FaultKind::kStopRank, "stop rank", 4, 0, 0},
+    {FaultKind::kCrashRank, "crash rank", 4, 0, 0},
+    {FaultKind::kErrorAnswer, "error answer", 3, 0, 0},
+    {FaultKind::kKillAgent, "kill agent", 6, 10 * kMillisecond, 10 * kSecond},
+    {FaultKind::kLoseHost, "lose host", 3, 10 * kMillisecond, 10 * kSecond},
+    {FaultKind::kFreezeAgent, "freeze agent", 6, 10 * kMillisecond, 20 * kSecond},
+    {FaultKind::kFreezeHost, "freeze host", 3, 10 * kMillisecond, 20 * kSecond},
+    {FaultKind::kCut, "cut", 5, 10 * kMillisecond, 25 * kSecond},
+    {FaultKind::kCutToAgent, "cut to agent", 4, 10 * kMillisecond, 25 * kSecond},
+    {FaultKind::kCutToCoordinator, "cut to coordinator", 4, 10 * kMillisecond, 25 * kSecond},
+    {FaultKind::kReset, "reset", 3, 0, 0},
+    {FaultKind::kRefuseJoin, "refuse join", 3, 10 * kMillisecond, 3 * kSecond},
+    {FaultKind::kRefuseLoad, "refuse load", 3, 10 * kMillisecond, 3 * kSecond},
+    {FaultKind::kFreezeCoordinator, "freeze coordinator", 8, 10 * kMillisecond, 20 * kSecond},
+    {FaultKind::kCrashCoordinator, "crash coordinator", 6, 10 * kMillisecond, 3 * kSecond},
+    {FaultKind::kGhosts, "ghosts", 6, 0, 0},
+    {FaultKind::kSlowNetwork, "slow network", 4, 10 * kMillisecond, 5 * kSecond},
+    {FaultKind::kDisconnect, "disconnect", 5, 0, 0},
+    {FaultKind::kShutdown, "shutdown", 0, 0, 0},
+}};
+
+class Maker {
+ public:
+  explicit Maker(uint64_t seed) { s_.seed = seed; }
+
+  Scenario Make() {
+    Shape();
+    Times();
+    Faults();
+    Requests();
+    return std::move(s_);
+  }
+
+ private:
+  uint64_t Bits() { return RandomBits(s_.seed, 2, ++draws_); }
+  int Draw(int low, int high) { return low + static_cast<int>(Bits() % static_cast<uint64_t>(high - low + 1)); }
+  bool Chance(int percent) { return Draw(0, 99) < percent; }
+  // As many short ones as long ones, over all magnitudes.
+  DurationNs Spread(DurationNs shortest, DurationNs longest) {
+    if (longest <= shortest) return shortest;
+    DurationNs top = shortest;
+    for (int doublings = Draw(0, 12); doublings > 0 && top < longest; --doublings) top *= 2;
+    top = std::min(top, longest);
+    return shortest + static_cast<DurationNs>(Bits() % static_cast<uint64_t>(top - shortest + 1));
+  }
+
+  void Shape() {
+    core::CoreOptions& o = s_.options;
+    o = TestOptions();
+    o.tp = Draw(1, 3);
+    o.pp = Draw(1, 3);
+    o.max_num_seqs = Draw(1, 40);
+    o.max_num_batched_tokens = Draw(4, 128);
+    o.engine.block_size = Draw(1, 8);
+    o.max_model_len = Draw(20, 90);
+    s_.small_cache = Chance(40);
+    const int32_t longest = plan::BlocksFor(o.max_model_len, o.engine.block_size);
+    if (s_.small_cache) o.kv_blocks = longest + Draw(0, 2 * longest);
+    if (Chance(10)) o.max_queued_requests = Draw(0, 4);
+    const int world = o.tp * o.pp, agents = Draw(1, std::min(4, world));
+    o.nnodes = agents;
+    const int slots = (world + agents - 1) / agents + Draw(0, 1);
+    const int spares = Chance(40) ? Draw(1, 2) : 0;
+    for (int i = 0; i < agents + spares; ++i) s_.agents.push_back({.id = absl::StrCat("a", i), .slots = slots});
+  }
+
+  void Times() {
+    ClusterTimes& t = s_.times;
+    t.net_max = t.net_min + Spread(100 * kMicrosecond, 5 * kMillisecond);
+    t.step_min = Spread(200 * kMicrosecond, 3 * kMillisecond);
+    t.step_max = t.step_min + Spread(100 * kMicrosecond, 5 * kMillisecond);
+    t.read_max = 1 + Spread(10 * kMillisecond, 400 * kMillisecond);
+    if (Chance(30)) t.timer_late = Spread(kMillisecond, 2 * kSecond);
+    if (!Chance(30)) return;
+    t.spike_permille = Draw(1, 20);
+    t.spike = Spread(5 * kMillisecond, 500 * kMillisecond);
+  }
+
+  const Kind& PickKind() {
+    int total = 0;
+    for (const Kind& k : kKinds) total += k.weight;
+    int at = Draw(0, total - 1);
+    for (const Kind& k : kKinds) {
+      if (at < k.weight) return k;
+      at -= k.weight;
+    }
+    return kKinds[0];
+  }
+
+  void Faults() {
+    s_.cold = Chance(20);
+    const int count = Draw(1, 10);
+    // Runs with one kind of fault only show what that kind alone must not do.
+    const bool pure = Chance(25);
+    const Kind& only = PickKind();
+    TimeNs at = Spread(kMillisecond, 500 * kMillisecond);
+    for (int i = 0; i < count; ++i) {
+      const Kind& k = pure ? only : PickKind();
+      s_.faults.push_back({k.kind, at, Spread(k.shortest, k.longest), Bits()});
+      const int gap = Draw(0, 99);
+      at += gap < 40   ? Spread(1, 60 * kMillisecond)
+            : gap < 85 ? Spread(kMillisecond, kSecond)
+                       : Spread(kSecond, 15 * kSecond);
+    }
+    if (Chance(8)) s_.faults.push_back({FaultKind::kShutdown, at, 0, 0});
+  }
+
+  // Most requests are there when a fault comes.
+  void Requests() {
+    if (Chance(8)) s_.not_finite = kNotFinite;
+    if (Chance(4)) s_.deadly = kDeadly;
+    core::RequestId id = 0;
+    const auto some = [&](TimeNs at, int count) {
+      for (int i = 0; i < count; ++i) Request(++id, std::max<TimeNs>(0, at - Spread(1, 150 * kMillisecond)));
+    };
+    some(0, Draw(1, 4));
+    for (const Fault& fault : s_.faults) {
+      some(fault.at, Draw(1, 4));
+      if (fault.lasts > 0 && Chance(50)) some(fault.at + fault.lasts / 2, Draw(1, 3));
+    }
+  }
+
+  void Request(core::RequestId id, TimeNs at) {
+    Load load;
+    load.at = at;
+    core::GenerateRequest& r = load.request;
+    r.id = id;
+    const int prompt = Draw(1, Chance(30) ? s_.options.max_model_len - 1 : std::min(16, s_.options.max_model_len - 1));
+    for (int i = 0; i < prompt; ++i) r.prompt.push_back(static_cast<int32_t>(Bits() % kVocab));
+    while (r.prompt[0] == kNotFinite || r.prompt[0] == kDeadly) r.prompt[0] = static_cast<int32_t>(Bits() % kVocab);
+    if (Chance(10)) r.prompt[0] = Chance(50) ? kNotFinite : kDeadly;
+    r.max_tokens = Draw(1, s_.options.max_model_len - prompt);
+    r.sampling.temperature = static_cast<float>(Draw(0, 1));
+    r.sampling.seed = Bits();
+    if (Chance(30)) r.stop_tokens = {Draw(0, kVocab - 1), Draw(0, kVocab - 1)};
+    if (Chance(10)) load.cancelled_after = Spread(kMillisecond, 2 * kSecond);
+    core::FinishReason reason;
+    const std::vector<int32_t> alone = LoneRun(r, &reason);
+    if (Chance(15) && alone.size() >= 2) {
+      const auto from = alone.begin() + Draw(0, static_cast<int>(alone.size()) - 2);
+      load.stop_string.assign(from, from + 2);
+    }
+    s_.load.push_back(std::move(load));
+  }
+
+  Scenario s_;
+  uint64_t draws_ = 0;
+};
+
+}  // namespace
+
+std::string_view FaultName(FaultKind kind) { return kKinds[static_cast<size_t>(kind)].name; }
+
+Scenario MakeScenario(uint64_t seed) { return Maker(seed).Make(); }
+
+std::string Describe(const Scenario& s) {
+  const core::CoreOptions& o = s.options;
+  std::string text =
+      absl::StrCat("seed ", s.seed, ": tp ", o.tp, " x pp ", o.pp, " on ", o.nnodes, " agents and ",
+                   s.agents.size() - o.nnodes, " spares of ", s.agents[0].slots, " slots; ", o.max_num_seqs,
+                   " sequences, ", o.max_num_batched_tokens, " tokens a plan, blocks of ", o.engine.block_size, ", ",
+                   o.kv_blocks, " of them, contexts of ", o.max_model_len, ", queue of ", o.max_queued_requests, "; ",
+                   s.load.size(), " requests; faults", s.cold ? " from the start:" : ":");
+  for (const Fault& f : s.faults) {
+    absl::StrAppend(&text, "\n  ", f.at / kMillisecond, " ms: ", std::string(FaultName(f.kind)), " for ",
+                    f.lasts / kMillisecond, " ms");
+  }
+  return text;
+}
+
+}  // namespace shoal::sim
