@@ -94,8 +94,17 @@ int EndBoth(ChildProcess& coordinator, std::optional<ChildProcess>& agent, Durat
   coordinator.Signal(SIGTERM);
   const TimeNs deadline = clock.Now() + shutdown_timeout + kDrainMargin;
   std::optional<int> code;
+  const char* killed = nullptr;  // why
   while (!(code = coordinator.Wait(100 * kMillisecond)).has_value()) {
-    if (clock.Now() > deadline || StopSignals() > std::max(signals_before, 1)) coordinator.Signal(SIGKILL);
+    if (clock.Now() > deadline) killed = "it had not ended in time";
+    if (StopSignals() > std::max(signals_before, 1)) killed = "a second signal came";
+    if (killed != nullptr) coordinator.Signal(SIGKILL);
+  }
+  // What it says of itself needs no words of ours.
+  if (killed != nullptr) {
+    std::fprintf(stderr, "shoal: the coordinator was killed: %s\n", killed);
+  } else if (*code > 128) {
+    std::fprintf(stderr, "shoal: the coordinator died of signal %d while it ended\n", *code - 128);
   }
   if (agent.has_value()) {
     agent->Signal(SIGTERM);

@@ -5,7 +5,8 @@
 
 namespace shoal::cli {
 
-// Set by SIGINT and SIGTERM from now on. SIGPIPE is ignored. Call once, before threads start.
+// Set by SIGINT and SIGTERM from now on, and by one that came while they were blocked; they no longer are. SIGPIPE is
+// ignored. Call once, before threads start.
 const std::atomic<bool>& InstallStopFlag();
 // How many of them came; a second one means "at once".
 int StopSignals();
