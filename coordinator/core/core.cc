@@ -1,6 +1,7 @@
 // Tested by: tests/core/serving_test.cc
 #include "coordinator/core/core.h"
 
+#include <algorithm>
 #include <iterator>
 #include <utility>
 
@@ -32,14 +33,19 @@ class Core::Impl {
     now_ = now;
     const bool was_ready = ready();
     std::visit([this](const auto& e) { On(e); }, event);
+    if (was_ready && ready()) Regroup();
     if (was_ready && !ready()) {
-      outage_ends_ = now + kOutage;
+      outage_ends_ = now + std::max(kOutage, options_.replace_timeout);
+      shrank_ = false;
       serving_.GroupLost(membership_.blamed(), membership_.loss(), now, fx_);
     }
     if (!was_ready && ready()) Ready();
+    if (outage_ends_ != 0 && membership_.shrinking() && !std::exchange(shrank_, true)) {
+      outage_ends_ = std::max(outage_ends_, now + kOutage);  // to load what fewer ranks need
+    }
     if (membership_.phase() == Phase::kFailed) EndOutage();
     if (outage_ends_ != 0 && now >= outage_ends_) EndOutage();
-    serving_.Pump(now, fx_);
+    if (!membership_.handover_ready()) serving_.Pump(now, fx_);
     WantTimer();
     std::vector<Effect> effects = std::exchange(fx_.control, {});
     effects.insert(effects.end(), std::make_move_iterator(fx_.client.begin()),
@@ -74,14 +80,22 @@ class Core::Impl {
     return absl::UnavailableError(absl::StrCat("no group of ranks: ", membership_.detail()));
   }
 
+  // A group that is there is given up for another one when nothing is lost by it.
+  void Regroup() {
+    if (membership_.handover_ready() && serving_.settled()) membership_.HandOver(now_, fx_);
+    if (ready() && serving_.idle() && !draining_) membership_.Grow(now_, fx_);
+  }
+
   void Ready() {
     outage_ends_ = 0;
+    const Layout& layout = membership_.layout();
     ServingGroup group;
     group.stamp = {membership_.epoch(), options_.incarnation, 0};
     group.limits = membership_.limits();
-    group.stages = options_.pp;
-    group.ranks = membership_.ranks();
-    group.sampling_rank = (options_.pp - 1) * options_.tp;
+    group.stages = layout.pp;
+    group.ranks = layout.ranks();
+    group.sampling_rank = (layout.pp - 1) * layout.tp;
+    group.reformed = membership_.reformed();
     group.agents = membership_.GroupAgents();
     serving_.GroupReady(std::move(group), membership_.kv_kept(), now_, fx_);
   }
@@ -89,7 +103,7 @@ class Core::Impl {
   void EndOutage() {
     outage_ends_ = 0;
     const absl::Status error = absl::UnavailableError(absl::StrCat("no group of ranks: ", membership_.detail()));
-    serving_.EndAll(error, /*only_unstarted=*/false, kRetryAfterOutageS, now_, fx_);
+    serving_.EndAll(error, kRetryAfterOutageS, now_, fx_);
   }
 
   void WantTimer() {
@@ -108,6 +122,9 @@ class Core::Impl {
   void On(const JoinAnswered& e) { membership_.JoinAnswered(e, now_, fx_); }
   void On(const LoadAdvanced& e) { membership_.LoadAdvanced(e, now_, fx_); }
   void On(const LoadFailed& e) { membership_.LoadFailed(e, now_, fx_); }
+  void On(const PreloadAdvanced& e) { membership_.PreloadAdvanced(e, now_, fx_); }
+  void On(const PreloadFailed& e) { membership_.PreloadFailed(e, now_, fx_); }
+  void On(const DrainRequested& e) { membership_.Drain(e.agent, now_, fx_); }
   void On(const RankExited& e) { membership_.RankExited(e, now_, fx_); }
   void On(const StepAnswered& e) {
     const plan::Stamp& stamp = e.result.stamp;
@@ -120,8 +137,7 @@ class Core::Impl {
   void On(const ShutdownRequested&) {
     if (draining_) return;
     draining_ = true;
-    fx_.Info("draining: what runs is finished, nothing else is let in");
-    serving_.EndAll(absl::UnavailableError("shutting down"), /*only_unstarted=*/true, kRetryAfterOutageS, now_, fx_);
+    fx_.Info("draining: what was accepted is finished, nothing else is let in");
   }
   void On(const TimerFired&) {
     timer_ = 0;
@@ -134,6 +150,7 @@ class Core::Impl {
   bool draining_ = false;
   TimeNs now_ = 0;
   TimeNs timer_ = 0;        // last one asked for; 0: none is set
+  bool shrank_ = false;     // since the group was lost, a group with fewer ranks has been tried
   TimeNs outage_ends_ = 0;  // a group was lost, and requests wait for its return until then; 0: no
   EffectList fx_;
 };

@@ -11,7 +11,7 @@
 namespace shoal::core {
 
 struct EffectList {
-  std::vector<Effect> control;  // SendJoin, SendLoad, SendPlan, SendAbort, SetTimer, LogLine
+  std::vector<Effect> control;  // SendJoin, SendLoad, SendPreload, SendPlan, SendAbort, SetTimer, LogLine
   std::vector<Effect> client;   // EmitTokens, FinishRequest
 
   void Log(LogLine::Level level, std::string text) { control.push_back(LogLine{level, std::move(text)}); }

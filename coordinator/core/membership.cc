@@ -20,12 +20,11 @@ std::string Called(const plan::AgentInfo& info) { return absl::StrCat("agent ", 
 
 }  // namespace
 
-Membership::Membership(const CoreOptions& options) : options_(options), limits_(LimitsBefore(options)) {
+Membership::Membership(const CoreOptions& options)
+    : options_(options), asked_{options.tp, options.pp}, limits_(LimitsBefore(options)) {
   detail_ = absl::StrCat("waiting for ", options.nnodes, options.nnodes == 1 ? " agent" : " agents");
   absl::StatusOr<plan::ShardPlan> shards = plan::MakeShardPlan(options.model, options.tp, options.pp);
-  if (shards.ok()) {
-    shard_hash_ = shards->Hash();
-  } else {
+  if (!shards.ok()) {
     phase_ = Phase::kFailed;
     detail_ = std::string(shards.status().message());
   }
@@ -48,11 +47,13 @@ void Membership::Registered(const plan::AgentInfo& info, TimeNs now, EffectList&
   agent.order = next_order_++;
   agent.heard = now;
   fx.Info(absl::StrCat(Called(info), ", pid ", info.pid, ", registered with ", info.slots.size(), " slots"));
-  const std::vector<plan::AgentInfo> usable = Usable();
+  const std::vector<plan::AgentInfo> usable = Usable(asked_, /*with_draining=*/true);
   if (usable.front().boot_id != info.boot_id) {
     fx.Warn(absl::StrCat(Called(info), " has another boot id than ", usable.front().hostname,
                          ": shared memory does not reach it, so one group cannot use both"));
   }
+  grow_ = true;
+  too_large_.clear();
   if (next_tick_ == 0) {
     last_tick_ = now;
     next_tick_ = now + TickInterval();
@@ -62,6 +63,7 @@ void Membership::Registered(const plan::AgentInfo& info, TimeNs now, EffectList&
     attempts_ = 0;
   }
   TryForm(now, fx);
+  PlanHandover(now, fx);
 }
 
 void Membership::AgentLost(const plan::AgentId& id, const std::string& reason, TimeNs now, EffectList& fx) {
@@ -75,6 +77,7 @@ void Membership::AgentLost(const plan::AgentId& id, const std::string& reason, T
     Lose(text, /*blamed=*/false, now, fx);
   } else {
     TryForm(now, fx);  // for the text of what is being waited for
+    PlanHandover(now, fx);
   }
 }
 
@@ -88,7 +91,9 @@ void Membership::Heartbeat(const plan::Heartbeat& heartbeat, TimeNs now, EffectL
   if (!agent.silent) return;
   agent.silent = false;
   fx.Info(absl::StrCat(Called(agent.info), " is heard again"));
+  grow_ = true;
   TryForm(now, fx);
+  PlanHandover(now, fx);
 }
 
 void Membership::CountSilence(TimeNs now, EffectList& fx) {
@@ -97,15 +102,17 @@ void Membership::CountSilence(TimeNs now, EffectList& fx) {
   last_tick_ = now;
   next_tick_ = agents_.empty() ? 0 : now + TickInterval();
   std::string lost;
+  bool newly = false;
   for (auto& [id, agent] : agents_) {
     if (agent.silent) continue;
     agent.silence += counted;
     if (agent.silence < options_.heartbeat_timeout) continue;
-    agent.silent = true;
+    agent.silent = newly = true;
     fx.Warn(absl::StrCat(Called(agent.info), " has been silent for ", agent.silence / kMillisecond, " ms"));
     if (InGroup(id)) lost = absl::StrCat(Called(agent.info), " is silent");
   }
   if (!lost.empty()) Lose(lost, /*blamed=*/false, now, fx);
+  if (lost.empty() && newly) PlanHandover(now, fx);
 }
 
 void Membership::Timer(TimeNs now, EffectList& fx) {
@@ -119,17 +126,25 @@ void Membership::Timer(TimeNs now, EffectList& fx) {
     Lose(absl::StrCat(phase_ == Phase::kJoining ? "no answer to JoinGroup from" : "loading stands still on", late),
          /*blamed=*/false, now, fx);
   }
+  if (replace_at_ != 0 && now >= replace_at_) {
+    replace_at_ = 0;
+    may_shrink_ = true;
+    TryForm(now, fx);
+  }
   if (retry_at_ != 0 && now >= retry_at_) {
     retry_at_ = 0;
     TryForm(now, fx);
   }
+  PreloadTimer(now, fx);
 }
 
 TimeNs Membership::NextTimer() const {
   TimeNs next = 0;
-  for (TimeNs t : {next_tick_, forming() ? deadline_ : 0, retry_at_}) {
+  const auto at = [&next](TimeNs t) {
     if (t != 0 && (next == 0 || t < next)) next = t;
-  }
+  };
+  for (TimeNs t : {next_tick_, forming() ? deadline_ : 0, retry_at_, replace_at_, handover_at_}) at(t);
+  for (const auto& [id, agent] : agents_) at(agent.preload.deadline);
   return next;
 }
 
@@ -149,6 +164,7 @@ void Membership::Broken(const std::string& why, TimeNs now, EffectList& fx) {
 void Membership::Lose(std::string reason, bool blamed, TimeNs now, EffectList& fx) {
   if (group_.empty()) return;
   const bool was_forming = forming();
+  if (phase_ == Phase::kReady && options_.replace_timeout > 0) replace_at_ = now + options_.replace_timeout;
   AbortGroup(reason, fx);
   loss_ = std::move(reason);
   blamed_ = blamed;
@@ -190,9 +206,18 @@ void Membership::AbortGroup(const std::string& reason, EffectList& fx) {
     if (agents_.contains(id)) fx.control.push_back(SendAbort{id, epoch_, reason});
   }
   // Not of a failed attempt: who could not do it must not keep the place of one that comes back.
-  if (phase_ == Phase::kReady) previous_ = group_;
+  if (phase_ == Phase::kReady) {
+    previous_ = group_;
+    previous_layout_ = layout_;
+  }
   group_.clear();
-  for (auto& [id, agent] : agents_) agent.ranks.clear();
+  next_.clear();
+  handover_ready_ = false;
+  handover_at_ = 0;
+  for (auto& [id, agent] : agents_) {
+    agent.ranks.clear();
+    agent.preload = {};
+  }
 }
 
 }  // namespace shoal::core

@@ -27,6 +27,7 @@ struct ServingGroup {
   int32_t stages = 1;
   int32_t ranks = 1;
   int32_t sampling_rank = 0;
+  bool reformed = false;  // with another layout than the group before it
   std::vector<plan::AgentId> agents;
 };
 
@@ -41,8 +42,7 @@ class Serving {
   void Arrive(GenerateRequest request, const absl::Status& admit_error, TimeNs now, EffectList& fx);
   // Nothing happens when it has ended.
   void Cancel(RequestId id, CancelCause cause, TimeNs now, EffectList& fx);
-  // Ends those that never ran (only_unstarted) or all.
-  void EndAll(const absl::Status& error, bool only_unstarted, int32_t retry_after_s, TimeNs now, EffectList& fx);
+  void EndAll(const absl::Status& error, int32_t retry_after_s, TimeNs now, EffectList& fx);
 
   // --- The group ---
   // `kv_kept`: every rank has the cache that it had in the group before, so what ran goes on where its last answer left
@@ -61,6 +61,7 @@ class Serving {
 
   bool has_group() const { return group_ != nullptr; }
   bool idle() const { return requests_.empty(); }
+  bool settled() const { return group_ != nullptr && group_->flight.size() == 0; }  // no plan is unanswered
   void Fill(ClusterState* state) const;
   void CheckInvariants() const;
 

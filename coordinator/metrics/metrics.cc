@@ -105,6 +105,8 @@ class Metrics::Impl {
                                   "Sequences that went on with the KV they had before their group was lost.");
   Counter& recomputed_ =
       MakeCounter("shoal:recomputed_tokens_total", "Tokens whose KV was computed again: after preemptions and losses.");
+  Counter& reforms_ =
+      MakeCounter("shoal:reforms_total", "Times that the group came back with another layout than before.");
   Family<Counter>& success_family_ = prometheus::BuildCounter()
                                          .Name("vllm:request_success_total")
                                          .Help("Requests that ended, by how.")
@@ -178,6 +180,7 @@ void Metrics::Impl::SetState(const core::ClusterState& state) {
   CountTo(static_cast<double>(state.preemptions), &preemptions_);
   CountTo(static_cast<double>(state.resumed), &resumed_);
   CountTo(static_cast<double>(state.recomputed_tokens), &recomputed_);
+  CountTo(static_cast<double>(state.reforms), &reforms_);
   CountTo(static_cast<double>(state.prompt_tokens), &prompt_tokens_);
   epoch_.Set(static_cast<double>(state.epoch));
   load_total_.Set(static_cast<double>(state.load_bytes_total));

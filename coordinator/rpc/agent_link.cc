@@ -119,6 +119,8 @@ void AgentLink::Join(const core::SendJoin& effect) {
 
 void AgentLink::Load(const core::SendLoad& effect) { StartLoad(shared_from_this(), effect.load); }
 
+void AgentLink::Preload(const core::SendPreload& effect) { StartPreload(shared_from_this(), effect.join); }
+
 void AgentLink::Abort(const core::SendAbort& effect) {
   Retire(effect.epoch);
   StartAbort(shared_from_this(), effect.epoch, effect.reason);

@@ -13,6 +13,8 @@ namespace shoal::rpc {
 void StartJoin(const std::shared_ptr<AgentLink>& link, const plan::JoinGroup& join);
 // Ends in LoadAdvanced with `done` (the step stream is open by then) or in LoadFailed.
 void StartLoad(const std::shared_ptr<AgentLink>& link, const plan::LoadModel& load);
+// Ends in PreloadAdvanced with `done` or in PreloadFailed. A later epoch ends it without a word.
+void StartPreload(const std::shared_ptr<AgentLink>& link, const plan::JoinGroup& join);
 // Says nothing, unless the agent could not be asked.
 void StartAbort(const std::shared_ptr<AgentLink>& link, uint64_t epoch, const std::string& reason);
 

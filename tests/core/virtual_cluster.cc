@@ -4,6 +4,7 @@
 #include <deque>
 #include <limits>
 #include <optional>
+#include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -15,6 +16,7 @@ namespace shoal::core {
 namespace {
 
 constexpr int32_t kGarbage = -7;
+constexpr int64_t kModelBytes = 4000;  // spread over all ranks
 constexpr TimeNs kNever = std::numeric_limits<TimeNs>::max();
 
 uint64_t Fold(uint64_t hash, uint64_t x) {
@@ -83,6 +85,36 @@ struct VirtualCluster::Agent {
   uint64_t epoch = 0;
   TimeNs last_said = 0;
   std::vector<int32_t> ranks;
+  Layout layout;                                      // of the group it joined last
+  std::set<std::pair<std::string, int32_t>> weights;  // by layout and rank
+  int64_t bytes_read = 0;
+  int preloads = 0;
+  // What a join for these ranks is answered with.
+  absl::StatusOr<plan::JoinReply> Reply(const plan::JoinGroup& join) const {
+    plan::JoinReply reply;
+    reply.numerics_id = spec.numerics_id;
+    for (const plan::RankAssignment& a : join.ranks) {
+      if (a.agent != spec.id) continue;
+      const int64_t weights = kModelBytes / (join.tp * join.pp);
+      reply.ranks.push_back({a.rank, weights, weights, spec.kv_bytes_per_block, spec.memory_bytes});
+    }
+    return reply;
+  }
+  // Bytes that had to be read. What belongs to other ranks or layouts goes.
+  int64_t Read(const plan::JoinGroup& join) {
+    std::set<std::pair<std::string, int32_t>> wanted;
+    int64_t read = 0;
+    for (const plan::RankAssignment& a : join.ranks) {
+      if (a.agent != spec.id) continue;
+      const auto key = std::make_pair(LayoutText({join.tp, join.pp}), a.rank);
+      read += weights.contains(key) ? 0 : 1000;
+      wanted.insert(key);
+    }
+    weights = std::move(wanted);
+    bytes_read += read;
+    return read;
+  }
+  plan::JoinGroup join;                              // the last one
   uint64_t loading = 0;                              // epoch of the load in progress; 0: none
   std::map<int32_t, std::shared_ptr<Cache>> caches;  // by rank
   std::vector<std::function<void()>> held;           // what it would have said or heard while frozen
@@ -90,8 +122,8 @@ struct VirtualCluster::Agent {
 
 // One mirror stands for all ranks: they run the same plans in the same order. Each has its own cache.
 struct VirtualCluster::Executor {
-  explicit Executor(uint64_t e, const plan::MirrorLimits& limits, int pp, TimeNs now)
-      : epoch(e), mirror(limits), free_at(pp, now) {}
+  explicit Executor(uint64_t e, const plan::MirrorLimits& limits, const Layout& l, TimeNs now)
+      : epoch(e), layout(l), mirror(limits), free_at(l.pp, now) {}
 
   void Write(int32_t slot, int32_t token) {
     for (auto& [rank, cache] : caches) cache->tokens[slot] = token;
@@ -122,6 +154,7 @@ struct VirtualCluster::Executor {
   }
 
   uint64_t epoch;
+  Layout layout;
   plan::PlanMirror mirror;
   std::map<int32_t, std::shared_ptr<Cache>> caches;  // by rank
   struct Step {
@@ -284,6 +317,14 @@ void VirtualCluster::RefuseJoins(const std::string& id, const absl::Status& why)
   agents_.at(id)->spec.join_error = why;
 }
 
+void VirtualCluster::RefusePreloads(const std::string& id, const absl::Status& why) {
+  agents_.at(id)->spec.preload_error = why;
+}
+
+int VirtualCluster::preloads(const std::string& id) const { return agents_.at(id)->preloads; }
+
+int64_t VirtualCluster::bytes_read(const std::string& id) const { return agents_.at(id)->bytes_read; }
+
 void VirtualCluster::RefuseLoads(const std::string& id, const absl::Status& why) {
   agents_.at(id)->spec.load_error = why;
 }
@@ -298,14 +339,12 @@ void VirtualCluster::On(const SendJoin& e) {
   agent.epoch = e.join.epoch;
   agent.ranks.clear();
   agent.loading = 0;
-  plan::JoinReply reply;
-  reply.numerics_id = agent.spec.numerics_id;
+  agent.layout = {e.join.tp, e.join.pp};
+  agent.join = e.join;
   for (const plan::RankAssignment& a : e.join.ranks) {
-    if (a.agent != e.agent) continue;
-    agent.ranks.push_back(a.rank);
-    reply.ranks.push_back({a.rank, 1000, 1000, agent.spec.kv_bytes_per_block, agent.spec.memory_bytes});
+    if (a.agent == e.agent) agent.ranks.push_back(a.rank);
   }
-  absl::StatusOr<plan::JoinReply> answer = reply;
+  absl::StatusOr<plan::JoinReply> answer = agent.Reply(e.join);
   if (!agent.spec.join_error.ok()) answer = agent.spec.join_error;
   Say(e.agent, now_ + Between(0, 5 * kMillisecond), JoinAnswered{e.agent, e.join.epoch, answer});
 }
@@ -321,11 +360,12 @@ void VirtualCluster::On(const SendLoad& e) {
   agent.loading = e.load.epoch;
   if (executor_ == nullptr || executor_->epoch != e.load.epoch) {
     if (executor_ != nullptr) executor_->Die(now_, seed_);
-    executor_ = std::make_shared<Executor>(e.load.epoch, e.load.limits, options_.pp, now_);
+    executor_ = std::make_shared<Executor>(e.load.epoch, e.load.limits, agent.layout, now_);
     unanswered_.clear();
     in_flight_ = 0;
   }
-  plan::LoadProgress done = {e.agent, 1000, 1000, true, false, 1000, {}};
+  const int64_t read = agent.Read(agent.join);
+  plan::LoadProgress done = {e.agent, 1000, 1000, true, read == 0, read, {}};
   for (int32_t rank : agent.ranks) {
     std::shared_ptr<Cache>& cache = agent.caches[rank];
     const auto slots = static_cast<size_t>(e.load.limits.blocks) * e.load.limits.block_size;
@@ -340,6 +380,25 @@ void VirtualCluster::On(const SendLoad& e) {
     if (agent.loading != epoch) return false;
     agent.loading = 0;
     return true;
+  });
+}
+
+void VirtualCluster::On(const SendPreload& e) {
+  auto it = agents_.find(e.agent);
+  if (it == agents_.end() || !it->second->alive) return;
+  if (it->second->frozen) return it->second->held.push_back([this, e] { On(e); });
+  Agent& agent = *it->second;
+  ++agent.preloads;
+  if (e.join.epoch < agent.epoch) return;  // as agents do
+  const absl::Status& error = agent.spec.preload_error;
+  if (!error.ok()) return Say(e.agent, now_, PreloadFailed{e.agent, e.join.epoch, error});
+  Say(e.agent, now_, PreloadAdvanced{e.join.epoch, {e.agent, 500, 1000, false, false, 500, {}}, {}});
+  // Said in order, and the load takes its time.
+  At(now_ + agent.spec.preload_takes, [this, e, &agent, incarnation = agent.incarnation] {
+    if (agents_.at(e.agent)->incarnation != incarnation || agent.epoch > e.join.epoch) return;
+    const int64_t read = agent.Read(e.join);
+    Say(e.agent, now_,
+        PreloadAdvanced{e.join.epoch, {e.agent, 1000, 1000, true, read == 0, read, {}}, *agent.Reply(e.join)});
   });
 }
 
@@ -406,7 +465,7 @@ void VirtualCluster::Execute(const plan::StepPlan& plan, uint64_t bytes_hash) {
   }
 
   std::vector<TimeNs> ended;
-  for (int stage = 0; stage < options_.pp; ++stage) {
+  for (int stage = 0; stage < x.layout.pp; ++stage) {
     const DurationNs takes = Between(times_.step_min, times_.step_max);
     done = std::max(done, x.free_at[stage]) + takes;
     x.free_at[stage] = done;
@@ -434,9 +493,10 @@ void VirtualCluster::SayResults(const plan::StepResult& result, const std::vecto
       if (!result.error.empty() && rank != 0) continue;  // the others wait for it
       plan::StepResult mine = result;
       mine.rank = rank;
-      const bool samples = rank == (options_.pp - 1) * options_.tp;
+      const Layout& layout = executor_->layout;
+      const bool samples = rank == (layout.pp - 1) * layout.tp;
       if (!samples || !result.error.empty()) mine.rows.clear();
-      const TimeNs at = ended[rank / options_.tp];
+      const TimeNs at = ended[rank / layout.tp];
       const auto lives = [executor = executor_, at] { return !executor->dead || executor->died_at >= at; };
       Say(id, at, StepAnswered{id, mine}, [lives, samples, sampled] {
         if (!lives()) return false;

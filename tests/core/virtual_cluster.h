@@ -36,6 +36,8 @@ struct AgentSpec {
   int64_t kv_bytes_per_block = 1024;
   absl::Status join_error{};
   absl::Status load_error{};
+  absl::Status preload_error{};
+  DurationNs preload_takes = 20 * kMillisecond;
 };
 
 struct ClusterTimes {
@@ -66,6 +68,7 @@ class VirtualCluster {
   // What an agent answers from now on; OK: as it should.
   void RefuseJoins(const std::string& id, const absl::Status& why);
   void RefuseLoads(const std::string& id, const absl::Status& why);
+  void RefusePreloads(const std::string& id, const absl::Status& why);
   void FailStep(const std::string& error) { fail_step_ = error; }  // the next plan's answer from rank 0 says so
   void PoisonRequestsWith(int32_t token) { poison_ = token; }      // a prompt that begins so gives NaN
   void RepeatAnswers() { repeat_answers_ = true; }                 // every answer comes twice
@@ -101,6 +104,8 @@ class VirtualCluster {
   bool Logged(const std::string& part) const;
   const std::vector<SendJoin>& joins() const { return joins_; }
   const std::vector<SendAbort>& aborts() const { return aborts_; }
+  int preloads(const std::string& id) const;        // that it was asked for
+  int64_t bytes_read(const std::string& id) const;  // of weights: 1000 for a rank
 
   struct PlanTrace {
     uint64_t epoch, step;
@@ -127,6 +132,7 @@ class VirtualCluster {
   void Carry(const std::vector<Effect>& effects);
   void On(const SendJoin& e);
   void On(const SendLoad& e);
+  void On(const SendPreload& e);
   void On(const SendPlan& e);
   void On(const SendAbort& e);
   void On(const EmitTokens& e);

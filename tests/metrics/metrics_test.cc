@@ -19,6 +19,7 @@ core::ClusterState State() {
   state.preemptions = 4;
   state.resumed = 2;
   state.recomputed_tokens = 31;
+  state.reforms = 6;
   state.prompt_tokens = 90;
   state.epoch = 2;
   core::ClusterState::Rank rank{};
@@ -46,6 +47,7 @@ TEST(Metrics, GaugesFollowTheState) {
   ExpectLine(text, R"(vllm:num_preemptions_total{engine="0",model_name="m"} 4)");
   ExpectLine(text, R"(shoal:sequences_resumed_total{engine="0",model_name="m"} 2)");
   ExpectLine(text, R"(shoal:recomputed_tokens_total{engine="0",model_name="m"} 31)");
+  ExpectLine(text, R"(shoal:reforms_total{engine="0",model_name="m"} 6)");
   ExpectLine(text, R"(shoal:rank_up{node="h",pp="0",rank="0",tp="0"} 1)");
   ExpectLine(text, R"(shoal:rank_up{node="h",pp="1",rank="1",tp="0"} 0)");
   ExpectLine(text, R"(vllm:prompt_tokens_total{engine="0",model_name="m"} 90)");

@@ -33,6 +33,7 @@ struct ServeOptions {
   long long kv_cache_memory_bytes = 0;
   int max_model_len = 0, max_num_seqs = 64, max_num_batched_tokens = 512, max_queued_requests = 512;
   double shutdown_timeout = 30, orphan_timeout = 60;  // seconds
+  double replace_timeout = 30;                        // seconds; 0: for ever
 };
 
 struct WorkerOptions {
@@ -53,7 +54,7 @@ struct InspectOptions {
   bool json = false;
 };
 
-// For `chat` and `status`: a running server.
+// For `chat`, `status` and `drain`: a running server.
 struct ClientOptions {
   std::string url = "http://127.0.0.1:8000";
   std::string api_key;
@@ -61,9 +62,11 @@ struct ClientOptions {
   std::string model, system;  // chat
   double temperature = -1;    // chat; < 0: the server's default
   int max_tokens = 0;         // chat; 0: the server's default
+  std::string agent;          // drain
+  bool wait = true;           // drain
 };
 
-enum class Verb { kServe, kWorker, kInspect, kChat, kStatus, kVersion, kCoordinator, kRank, kHelp };
+enum class Verb { kServe, kWorker, kInspect, kChat, kStatus, kDrain, kVersion, kCoordinator, kRank, kHelp };
 
 struct CommandLine {
   Verb verb = Verb::kHelp;
