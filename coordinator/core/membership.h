@@ -120,6 +120,7 @@ class Membership {
   void Unfit(Agent& agent, const std::string& why, EffectList& fx);
   void SayHandover(std::string text, EffectList& fx);
   void PreloadTimer(TimeNs now, EffectList& fx);
+  size_t SlotsUsed(const plan::AgentId& agent) const;             // up to the last one with a rank of the group
   bool Drains() const;                                            // an agent of the group
   Agent* Preloading(const plan::AgentId& agent, uint64_t epoch);  // null: nothing that is waited for
   void CompareCaches();

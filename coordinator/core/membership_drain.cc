@@ -74,6 +74,14 @@ void Membership::SayHandover(std::string text, EffectList& fx) {
   fx.Info(absl::StrCat("draining: ", handover_));
 }
 
+size_t Membership::SlotsUsed(const plan::AgentId& id) const {
+  int32_t used = 0;
+  for (const plan::RankAssignment& a : group_) {
+    if (a.agent == id) used = std::max(used, a.slot + 1);
+  }
+  return static_cast<size_t>(used);
+}
+
 void Membership::PlanHandover(TimeNs now, EffectList& fx) {
   handover_ready_ = false;
   handover_at_ = 0;
@@ -81,9 +89,10 @@ void Membership::PlanHandover(TimeNs now, EffectList& fx) {
   if (phase_ != Phase::kReady || !Drains()) return;
   do {
     std::vector<plan::AgentInfo> usable = Usable(layout_, /*with_draining=*/false);
-    std::erase_if(usable, [this](const plan::AgentInfo& info) {
-      return agents_.at(info.id).preload.state == Preload::State::kUnfit && !InGroup(info.id);
-    });
+    for (plan::AgentInfo& info : usable) {
+      if (agents_.at(info.id).preload.state == Preload::State::kUnfit) info.slots.resize(SlotsUsed(info.id));
+    }
+    std::erase_if(usable, [](const plan::AgentInfo& info) { return info.slots.empty(); });
     auto placed = PlaceRanks(usable, {layout_.tp, layout_.pp, /*nnodes=*/1, group_});
     if (!placed.ok()) return SayHandover(absl::StrCat("no replacement yet: ", placed.status().message()), fx);
     next_ = *std::move(placed);
@@ -91,6 +100,9 @@ void Membership::PlanHandover(TimeNs now, EffectList& fx) {
     for (auto& [id, agent] : agents_) {
       std::vector<plan::RankAssignment> own = Of(id, next_);
       if (own.empty() || Same(own, Of(id, group_))) continue;  // it has what it needs
+      if (agent.preload.state == Preload::State::kUnfit) {     // a free slot before those that it uses
+        return SayHandover(absl::StrCat("no replacement yet: ", Named(agent.info), " cannot take more"), fx);
+      }
       const bool asked = Same(own, agent.preload.ranks);
       if (asked && agent.preload.state == Preload::State::kDone) continue;
       prepared = false;

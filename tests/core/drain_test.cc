@@ -143,6 +143,19 @@ TEST(Drain, SlotsOfAgentsThatStayWillDo) {
   EXPECT_EQ(run.cluster.bytes_read("a"), 2000);  // one rank at the start, the other for the drain
 }
 
+TEST(Drain, AnAgentThatStaysAndCannotTakeMoreIsAskedOnce) {
+  Running run(Options(1, 2, 2));
+  run.cluster.RefusePreloads("a", absl::ResourceExhaustedError("no memory for another shard"));
+  run.Drain("b");
+  run.RunFor(5 * kSecond);
+  EXPECT_EQ(run.cluster.preloads("a"), 1);
+  EXPECT_NE(run.DetailOf("b").find("no replacement yet"), std::string::npos) << run.DetailOf("b");
+  run.cluster.AddAgent({.id = "spare", .slots = 1});
+  ASSERT_TRUE(run.RunUntilDrained("b"));
+  EXPECT_TRUE(run.HasRanks("a") && run.HasRanks("spare"));
+  run.Finish();
+}
+
 // What a replacement cannot do is found while the old group serves.
 TEST(Drain, AnUnfitReplacementCostsNothing) {
   for (int kind = 0; kind < 4; ++kind) {

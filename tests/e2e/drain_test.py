@@ -196,10 +196,10 @@ def test_a_killed_agent_without_a_spare():
 def test_no_token_is_lost_or_said_twice_in_another_layout():
     # The null device's text depends on nothing but the tokens before: it is the same in every layout.
     layout = ["--tensor-parallel-size", 2, "--pipeline-parallel-size", 2, "--replace-timeout", 1]
-    null = ["--device", "null", "--load-format", "dummy", "--max-model-len", 4096]
+    null = ["--device", "null", "--load-format", "dummy", "--max-model-len", 1024]
     with cluster([2, 2], *layout, *null) as (server, (_, victim)):
-        expected = Streams(server, max_tokens=3000).finish()
-        streams = Streams(server, max_tokens=3000)
+        expected = Streams(server, max_tokens=600).finish()
+        streams = Streams(server, max_tokens=600)
         streams.wait_middle()
         os.kill(victim.pid, signal.SIGKILL)
         assert streams.finish() == expected
