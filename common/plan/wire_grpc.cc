@@ -1,6 +1,7 @@
 #include "common/plan/wire_grpc.h"
 
 #include <arpa/inet.h>
+#include <grpc/grpc.h>
 #include <grpc/support/log.h>
 #include <grpcpp/channel.h>
 #include <grpcpp/create_channel.h>
@@ -31,6 +32,9 @@ void KeepQuiet() {
 }
 
 }  // namespace
+
+GrpcUse::GrpcUse() { grpc_init(); }
+GrpcUse::~GrpcUse() { grpc_shutdown(); }
 
 std::shared_ptr<grpc::Channel> Connect(const std::string& address) {
   KeepQuiet();

@@ -1,6 +1,7 @@
 // Tested by: tests/core/serving_test.cc
 #include "coordinator/core/core.h"
 
+#include <algorithm>
 #include <iterator>
 #include <string>
 #include <utility>
@@ -42,16 +43,25 @@ class Core::Impl {
     now_ = now;
     const bool was_ready = ready();
     std::visit([this](const auto& e) { On(e); }, event);
+    const bool lost = was_ready && !ready();
+    if (was_ready && ready()) Regroup();
     if (was_ready && !ready()) {
-      outage_ends_ = now + kOutage;
-      ReportLoss();
+      outage_ends_ = now + std::max(kOutage, options_.replace_timeout);
+      shrank_ = false;
+      if (lost) ReportLoss();
       serving_.GroupLost(membership_.blamed(), membership_.loss(), now, fx_);
     }
     if (!was_ready && ready()) Ready();
+    if (outage_ends_ != 0 && membership_.shrinking() && !std::exchange(shrank_, true)) {
+      outage_ends_ = std::max(outage_ends_, now + kOutage);  // to load what fewer ranks need
+    }
     if (membership_.phase() == Phase::kFailed) EndOutage();
     if (outage_ends_ != 0 && now >= outage_ends_) EndOutage();
-    if (ready()) RunCanary();
-    serving_.Pump(now, fx_);
+    // Before a handover no plan is sent.
+    if (!membership_.handover_ready()) {
+      if (ready()) RunCanary();
+      serving_.Pump(now, fx_);
+    }
     stall_watch_.Expect(serving_.unanswered() > 0, now);
     WantTimer();
     std::vector<Effect> effects = std::exchange(fx_.control, {});
@@ -90,17 +100,25 @@ class Core::Impl {
     return absl::UnavailableError(absl::StrCat("no group of ranks: ", membership_.detail()));
   }
 
+  // A group that is there is given up for another one when nothing is lost by it. Nothing was detected: no report.
+  void Regroup() {
+    if (membership_.handover_ready() && serving_.settled()) membership_.HandOver(now_, fx_);
+    if (ready() && serving_.idle() && !draining_) membership_.Grow(now_, fx_);
+  }
+
   void Ready() {
     outage_ends_ = 0;
-    stragglers_.Reset();
+    const Layout& layout = membership_.layout();
+    stragglers_.Reset(layout.tp, layout.pp);
     canary_.GroupReady(now_);
     ServingGroup group;
     group.stamp = {membership_.epoch(), options_.incarnation, 0};
     group.limits = membership_.limits();
-    group.stages = options_.pp;
-    group.ranks = membership_.ranks();
-    group.sampling_rank = (options_.pp - 1) * options_.tp;
+    group.stages = layout.pp;
+    group.ranks = layout.ranks();
+    group.sampling_rank = (layout.pp - 1) * layout.tp;
     group.checksum_interval = options_.checksum_interval;
+    group.reformed = membership_.reformed();
     group.agents = membership_.GroupAgents();
     serving_.GroupReady(std::move(group), membership_.kv_kept(), now_, fx_);
   }
@@ -124,7 +142,7 @@ class Core::Impl {
     const int32_t requests = report.state.running + report.state.waiting;
     const bool at_once = membership_.phase() == Phase::kJoining;
     report.next = at_once ? absl::StrCat("epoch ", membership_.epoch(), " is formed at once")
-                          : absl::StrCat(membership_.detail(), ", for ", kOutage / kSecond, " s at most");
+                          : absl::StrCat(membership_.detail(), ", for ", (outage_ends_ - now_) / kSecond, " s at most");
     absl::StrAppend(&report.next, "; requests that go on then: ", requests);
     fx_.control.push_back(core::Report{std::make_shared<const StallReport>(std::move(report))});
   }
@@ -177,7 +195,7 @@ class Core::Impl {
     membership_.Distrusted(rank, why, canary_.failures_in_row(), now_, fx_);
     if (!canary_.gives_up()) return;
     fx_.Error(CanaryText());
-    serving_.EndAll(absl::UnavailableError(CanaryText()), /*only_unstarted=*/false, kRetryAfterOutageS, now_, fx_);
+    serving_.EndAll(absl::UnavailableError(CanaryText()), kRetryAfterOutageS, now_, fx_);
   }
 
   std::string CanaryText() const {
@@ -196,7 +214,7 @@ class Core::Impl {
   void EndOutage() {
     outage_ends_ = 0;
     const absl::Status error = absl::UnavailableError(absl::StrCat("no group of ranks: ", membership_.detail()));
-    serving_.EndAll(error, /*only_unstarted=*/false, kRetryAfterOutageS, now_, fx_);
+    serving_.EndAll(error, kRetryAfterOutageS, now_, fx_);
   }
 
   void WantTimer() {
@@ -217,6 +235,9 @@ class Core::Impl {
   void On(const JoinAnswered& e) { membership_.JoinAnswered(e, now_, fx_); }
   void On(const LoadAdvanced& e) { membership_.LoadAdvanced(e, now_, fx_); }
   void On(const LoadFailed& e) { membership_.LoadFailed(e, now_, fx_); }
+  void On(const PreloadAdvanced& e) { membership_.PreloadAdvanced(e, now_, fx_); }
+  void On(const PreloadFailed& e) { membership_.PreloadFailed(e, now_, fx_); }
+  void On(const DrainRequested& e) { membership_.Drain(e.agent, now_, fx_); }
   void On(const RankExited& e) { membership_.RankExited(e, now_, fx_); }
   void On(const StepAnswered& e) {
     const plan::Stamp& stamp = e.result.stamp;
@@ -232,8 +253,7 @@ class Core::Impl {
   void On(const ShutdownRequested&) {
     if (draining_) return;
     draining_ = true;
-    fx_.Info("draining: what runs is finished, nothing else is let in");
-    serving_.EndAll(absl::UnavailableError("shutting down"), /*only_unstarted=*/true, kRetryAfterOutageS, now_, fx_);
+    fx_.Info("draining: what was accepted is finished, nothing else is let in");
   }
   void On(const TimerFired&) {
     timer_ = 0;
@@ -252,6 +272,7 @@ class Core::Impl {
   bool draining_ = false;
   TimeNs now_ = 0;
   TimeNs timer_ = 0;        // last one asked for; 0: none is set
+  bool shrank_ = false;     // since the group was lost, a group with fewer ranks has been tried
   TimeNs outage_ends_ = 0;  // a group was lost, and requests wait for its return until then; 0: no
   EffectList fx_;
 };

@@ -12,6 +12,7 @@
 #include "common/model/model_config.h"
 #include "common/plan/control.h"
 #include "coordinator/core/events.h"
+#include "coordinator/core/layout.h"
 
 namespace shoal::core {
 
@@ -37,6 +38,8 @@ struct CoreOptions {
   DurationNs adopt_timeout = 2 * kSecond;
   DurationNs canary_interval = 10 * kSecond;  // between two while idle; 0: there is no canary
   int32_t checksum_interval = 64;             // plans from one that asks for checksums to the next; 0: none asks
+  // How long a lost group waits for the ranks that were asked for before it is formed with fewer; 0: for ever.
+  DurationNs replace_timeout = 0;
 };
 
 // What the cluster looks like: /v1/cluster, `shoal status`, gauges.
@@ -58,17 +61,24 @@ struct ClusterState {
     DurationNs own_time = 0;  // of a step, lately, without waiting for others
     bool straggles = false;   // against its tensor peers
   };
+  // kDraining: it shall have no ranks, and waits for another one to take them. kDrained: it has none, and gets none
+  // until it registers anew.
+  enum class AgentState : uint8_t { kServing, kSpare, kSilent, kDraining, kDrained };
   struct Agent {
     plan::AgentInfo info;
     DurationNs heartbeat_age;
+    AgentState state = AgentState::kSpare;
+    std::string detail;  // while draining: what for
   };
   std::vector<Agent> agents;
   std::vector<Rank> ranks;
+  Layout layout, asked;  // of the present group or attempt; that it should have
   int64_t load_bytes_done = 0, load_bytes_total = 0, load_bytes_read = 0;
   int32_t running = 0, waiting = 0;
   int32_t kv_blocks = 0, kv_blocks_free = 0, block_size = 0, max_model_len = 0;
   uint64_t steps = 0, preemptions = 0, prompt_tokens = 0, output_tokens = 0;
   uint64_t groups_formed = 0;
+  uint64_t reforms = 0;            // groups that came back with another layout than the one before
   uint64_t answers = 0;            // of ranks to plans, accepted
   uint64_t resumed = 0;            // sequences that went on with the KV they had before their group was lost
   uint64_t recomputed_tokens = 0;  // whose KV had been there before: after preemptions and losses

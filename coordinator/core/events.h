@@ -48,6 +48,17 @@ struct LoadFailed {
   uint64_t epoch;
   absl::Status status;
 };
+// Of SendPreload; with progress.done, `reply` is what a join would be answered with.
+struct PreloadAdvanced {
+  uint64_t epoch;
+  plan::LoadProgress progress;
+  plan::JoinReply reply;
+};
+struct PreloadFailed {
+  plan::AgentId agent;
+  uint64_t epoch;
+  absl::Status status;
+};
 struct StepAnswered {
   plan::AgentId agent;
   plan::StepResult result;
@@ -57,12 +68,16 @@ struct RankExited {
   plan::RankExit exit;
 };
 
-struct ShutdownRequested {};  // finish what runs, admit nothing
+// Give the agent's ranks to another one without losing a token, and no more to it.
+struct DrainRequested {
+  plan::AgentId agent;
+};
+struct ShutdownRequested {};  // finish what was accepted, admit nothing
 struct TimerFired {};         // the time asked for by SetTimer has come
 
-using Event =
-    std::variant<RequestArrived, RequestCancelled, AgentRegistered, AgentLost, HeartbeatReceived, JoinAnswered,
-                 LoadAdvanced, LoadFailed, StepAnswered, RankExited, ShutdownRequested, TimerFired>;
+using Event = std::variant<RequestArrived, RequestCancelled, AgentRegistered, AgentLost, HeartbeatReceived,
+                           JoinAnswered, LoadAdvanced, LoadFailed, PreloadAdvanced, PreloadFailed, StepAnswered,
+                           RankExited, DrainRequested, ShutdownRequested, TimerFired>;
 
 // --- Effects, to be carried out in order ---
 struct SendJoin {
@@ -77,6 +92,11 @@ struct SendLoad {
 struct SendConnect {
   plan::AgentId agent;
   plan::ConnectRanks connect;
+};
+// Read the weights of its ranks in a group to come, and join nothing.
+struct SendPreload {
+  plan::AgentId agent;
+  plan::JoinGroup join;
 };
 // One plan to every agent of the group.
 struct SendPlan {
@@ -95,6 +115,7 @@ struct EmitTokens {
   RequestId id;
   std::vector<int32_t> tokens;
   int32_t preemptions;  // of the request, so far
+  int32_t reforms;      // changes of the group's layout since it was accepted
 };
 // The one terminal event of a request. kError: `error` is ResourceExhausted (queue full; retry_after_s says when),
 // Unavailable (no group; cluster fault), InvalidArgument, FailedPrecondition (poison: it makes ranks fail, and shall
@@ -120,7 +141,7 @@ struct Report {
   std::shared_ptr<const StallReport> what;
 };
 
-using Effect = std::variant<SendJoin, SendLoad, SendConnect, SendPlan, SendAbort, EmitTokens, FinishRequest, SetTimer,
-                            LogLine, Report>;
+using Effect = std::variant<SendJoin, SendLoad, SendConnect, SendPreload, SendPlan, SendAbort, EmitTokens,
+                            FinishRequest, SetTimer, LogLine, Report>;
 
 }  // namespace shoal::core

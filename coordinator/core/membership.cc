@@ -20,12 +20,11 @@ std::string Called(const plan::AgentInfo& info) { return absl::StrCat("agent ", 
 
 }  // namespace
 
-Membership::Membership(const CoreOptions& options) : options_(options), limits_(LimitsBefore(options)) {
+Membership::Membership(const CoreOptions& options)
+    : options_(options), asked_{options.tp, options.pp}, limits_(LimitsBefore(options)) {
   detail_ = absl::StrCat("waiting for ", options.nnodes, options.nnodes == 1 ? " agent" : " agents");
   absl::StatusOr<plan::ShardPlan> shards = plan::MakeShardPlan(options.model, options.tp, options.pp);
-  if (shards.ok()) {
-    shard_hash_ = shards->Hash();
-  } else {
+  if (!shards.ok()) {
     phase_ = Phase::kFailed;
     detail_ = std::string(shards.status().message());
   }
@@ -52,11 +51,13 @@ void Membership::Registered(const plan::AgentInfo& info, TimeNs now, EffectList&
   agent.heard = now;
   fx.Info(absl::StrCat(Called(info), ", pid ", info.pid, ", registered with ", info.slots.size(), " slots"));
   if (adopt_until_ == 0) adopt_until_ = now + options_.adopt_timeout;
-  const std::vector<plan::AgentInfo> usable = Usable();
+  const std::vector<plan::AgentInfo> usable = Usable(asked_, /*with_draining=*/true);
   if (options_.engine.transport == kSharedMemory && usable.front().boot_id != info.boot_id) {
     fx.Warn(absl::StrCat(Called(info), " has another boot id than ", usable.front().hostname,
                          ": shared memory does not reach it, so one group cannot use both"));
   }
+  grow_ = true;
+  too_large_.clear();
   if (next_tick_ == 0) {
     last_tick_ = now;
     next_tick_ = now + TickInterval();
@@ -66,6 +67,7 @@ void Membership::Registered(const plan::AgentInfo& info, TimeNs now, EffectList&
     attempts_ = 0;
   }
   TryForm(now, fx);
+  PlanHandover(now, fx);
 }
 
 void Membership::AgentLost(const plan::AgentId& id, const std::string& reason, TimeNs now, EffectList& fx) {
@@ -80,6 +82,7 @@ void Membership::AgentLost(const plan::AgentId& id, const std::string& reason, T
     Lose(text, /*blamed=*/false, now, fx);
   } else {
     TryForm(now, fx);  // for the text of what is being waited for
+    PlanHandover(now, fx);
   }
 }
 
@@ -93,7 +96,9 @@ void Membership::Heartbeat(const plan::Heartbeat& heartbeat, TimeNs now, EffectL
   if (!agent.silent) return;
   agent.silent = false;
   fx.Info(absl::StrCat(Called(agent.info), " is heard again"));
+  grow_ = true;
   TryForm(now, fx);
+  PlanHandover(now, fx);
 }
 
 void Membership::CountSilence(TimeNs now, EffectList& fx) {
@@ -102,20 +107,24 @@ void Membership::CountSilence(TimeNs now, EffectList& fx) {
   last_tick_ = now;
   next_tick_ = agents_.empty() ? 0 : now + TickInterval();
   std::string lost;
+  bool newly = false;
   Culprit culprit{Detection::kSilent, -1, {}};
   for (auto& [id, agent] : agents_) {
     if (agent.silent) continue;
     agent.silence += counted;
     if (agent.silence < options_.heartbeat_timeout) continue;
-    agent.silent = true;
+    agent.silent = newly = true;
     fx.Warn(absl::StrCat(Called(agent.info), " has been silent for ", agent.silence / kMillisecond, " ms"));
     if (!InGroup(id)) continue;
     lost = absl::StrCat(Called(agent.info), " is silent");
     culprit.agent = id;
   }
-  if (lost.empty()) return;
-  NoteLoss(culprit, now);
-  Lose(lost, /*blamed=*/false, now, fx);
+  if (!lost.empty()) {
+    NoteLoss(culprit, now);
+    Lose(lost, /*blamed=*/false, now, fx);
+  } else if (newly) {
+    PlanHandover(now, fx);
+  }
 }
 
 void Membership::Timer(TimeNs now, EffectList& fx) {
@@ -129,6 +138,11 @@ void Membership::Timer(TimeNs now, EffectList& fx) {
     Lose(absl::StrCat(phase_ == Phase::kJoining ? "no answer to JoinGroup from" : "loading stands still on", late),
          /*blamed=*/false, now, fx);
   }
+  if (replace_at_ != 0 && now >= replace_at_) {
+    replace_at_ = 0;
+    may_shrink_ = true;
+    TryForm(now, fx);
+  }
   if (retry_at_ != 0 && now >= retry_at_) {
     retry_at_ = 0;
     TryForm(now, fx);
@@ -136,18 +150,22 @@ void Membership::Timer(TimeNs now, EffectList& fx) {
     // A timer that is late says that this process stood still: who came meanwhile is heard first. Once.
     if (now - adopt_until_ > TickInterval() && !std::exchange(adoption_late_, true)) {
       adopt_until_ = now + TickInterval();
-      return;
+    } else {
+      adoption_over_ = true;
+      TryForm(now, fx);
     }
-    adoption_over_ = true;
-    TryForm(now, fx);
   }
+  PreloadTimer(now, fx);
 }
 
 TimeNs Membership::NextTimer() const {
   TimeNs next = 0;
-  for (TimeNs t : {next_tick_, forming() ? deadline_ : 0, retry_at_, adopting_ ? adopt_until_ : 0}) {
+  const auto at = [&next](TimeNs t) {
     if (t != 0 && (next == 0 || t < next)) next = t;
-  }
+  };
+  for (TimeNs t : {next_tick_, forming() ? deadline_ : 0, retry_at_, replace_at_, handover_at_}) at(t);
+  if (adopting_) at(adopt_until_);
+  for (const auto& [id, agent] : agents_) at(agent.preload.deadline);
   return next;
 }
 
@@ -193,6 +211,7 @@ void Membership::Lose(std::string reason, bool blamed, TimeNs now, EffectList& f
   if (!std::exchange(noted_, false)) NoteLoss({}, now);
   noted_ = false;
   const bool was_forming = forming();
+  if (phase_ == Phase::kReady && options_.replace_timeout > 0) replace_at_ = now + options_.replace_timeout;
   AbortGroup(reason, fx);
   loss_ = std::move(reason);
   blamed_ = blamed;
@@ -237,9 +256,18 @@ void Membership::AbortGroup(const std::string& reason, EffectList& fx) {
     if (agents_.contains(id)) fx.control.push_back(SendAbort{id, epoch_, reason});
   }
   // Not of a failed attempt: who could not do it must not keep the place of one that comes back.
-  if (phase_ == Phase::kReady) previous_ = group_;
+  if (phase_ == Phase::kReady) {
+    previous_ = group_;
+    previous_layout_ = layout_;
+  }
   group_.clear();
-  for (auto& [id, agent] : agents_) agent.ranks.clear();
+  next_.clear();
+  handover_ready_ = false;
+  handover_at_ = 0;
+  for (auto& [id, agent] : agents_) {
+    agent.ranks.clear();
+    agent.preload = {};
+  }
 }
 
 }  // namespace shoal::core

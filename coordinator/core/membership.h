@@ -38,6 +38,9 @@ class Membership {
   // ready. The next attempt comes a little later, and the later the more `failures` there were without a sign that it
   // was put right.
   void Distrusted(int32_t rank, const std::string& why, int32_t failures, TimeNs now, EffectList& fx);
+  void Drain(const plan::AgentId& agent, TimeNs now, EffectList& fx);
+  void PreloadAdvanced(const core::PreloadAdvanced& advance, TimeNs now, EffectList& fx);
+  void PreloadFailed(const core::PreloadFailed& failure, TimeNs now, EffectList& fx);
   void Timer(TimeNs now, EffectList& fx);
   TimeNs NextTimer() const;  // 0: none wanted
 
@@ -56,11 +59,33 @@ class Membership {
   bool kv_kept() const { return kv_kept_; }
   std::vector<plan::AgentId> GroupAgents() const;             // in rank order
   bool Owns(const plan::AgentId& agent, int32_t rank) const;  // in the present group
-  int32_t ranks() const { return options_.tp * options_.pp; }
+  const Layout& layout() const { return layout_; }            // of the present group or attempt
+  int32_t ranks() const { return layout_.ranks(); }
+  // The group that is ready was formed with another layout than the one before.
+  bool reformed() const { return reformed_; }
+  // The replacement did not come in time, and a group with fewer ranks is being formed.
+  bool shrinking() const { return forming() && may_shrink_ && !(layout_ == asked_); }
+
+  // All that the ranks of draining agents need is on others: once no plan is unanswered, HandOver ends the group and
+  // forms it there. No plan may be sent meanwhile.
+  bool handover_ready() const { return handover_ready_; }
+  void HandOver(TimeNs now, EffectList& fx);
+  // With fewer ranks than asked for while there are agents for all of them: ends the group and forms it with all. To be
+  // called while nobody waits for an answer.
+  void Grow(TimeNs now, EffectList& fx);
+
   void Fill(ClusterState* state, TimeNs now) const;
   void CheckInvariants() const;
 
  private:
+  // Weights that an agent reads while the group that will need them has not been formed.
+  struct Preload {
+    enum class State : uint8_t { kNone, kRunning, kDone, kUnfit } state = State::kNone;
+    std::vector<plan::RankAssignment> ranks;
+    plan::JoinReply reply;
+    plan::LoadProgress progress;
+    TimeNs deadline = 0;  // while kRunning
+  };
   struct Agent {
     plan::AgentInfo info;
     uint64_t order = 0;      // of registration
@@ -72,15 +97,27 @@ class Membership {
     plan::JoinReply reply;
     plan::LoadProgress progress;
     std::vector<plan::RankAddress> addresses;  // of its ranks; empty: not published yet
-    // That it was told to load since it registered: it holds their weights, or some of them, and no others.
+    // That it was told to read since it registered, cut so: it holds their weights, or some of them, and no others.
     std::vector<int32_t> told;
+    Layout told_layout;
+    bool draining = false, drained = false;
+    Preload preload;
   };
 
   void TryForm(TimeNs now, EffectList& fx);
+  // Where the next group goes. Unavailable: what is being waited for.
+  absl::StatusOr<PlacedLayout> ChoosePlace() const;
+  absl::StatusOr<std::vector<plan::RankAssignment>> Place(const Layout& layout, bool with_draining) const;
   // A coordinator that has just started knows that there was another one, or finds agents which hold weights, but not
   // yet for all ranks: those that do are likely to register in a moment, and others would read the weights again.
-  bool HoldersMayCome(const std::vector<plan::AgentInfo>& usable,
-                      const std::vector<plan::RankAssignment>& placed) const;
+  bool HoldersMayCome(const PlacedLayout& place) const;
+  plan::JoinGroup MakeJoin(const std::vector<plan::RankAssignment>& ranks) const;
+  // Over which these ranks talk, by what was asked for and where they are.
+  std::string TransportOf(const std::vector<plan::RankAssignment>& ranks) const;
+  bool may_span_hosts() const { return options_.engine.transport != kSharedMemory; }
+  // Layouts as asked for have the cache as asked for; others may have less.
+  absl::StatusOr<plan::MirrorLimits> Size(const std::vector<plan::JoinReply::Rank>& ranks) const;
+  void Ready(EffectList& fx);
   void AllJoined(TimeNs now, EffectList& fx);
   // Whether ranks of this group have to publish addresses.
   bool needs_addresses() const { return transport_ != kSharedMemory; }
@@ -103,7 +140,20 @@ class Membership {
   void AbortGroup(const std::string& reason, EffectList& fx);
   void CountSilence(TimeNs now, EffectList& fx);
   bool InGroup(const plan::AgentId& agent) const;
-  std::vector<plan::AgentInfo> Usable() const;  // by registration
+  ClusterState::AgentState StateOf(const plan::AgentId& agent) const;
+  // By registration; what they hold of another layout is not mentioned.
+  std::vector<plan::AgentInfo> Usable(const Layout& layout, bool with_draining) const;
+  // Who takes the ranks of draining agents, and what these must read before.
+  void PlanHandover(TimeNs now, EffectList& fx);
+  // False: agents were found unfit, others must be chosen.
+  bool CheckHandover(EffectList& fx);
+  void StartPreload(Agent& agent, std::vector<plan::RankAssignment> ranks, TimeNs now, EffectList& fx);
+  void Unfit(Agent& agent, const std::string& why, EffectList& fx);
+  void SayHandover(std::string text, EffectList& fx);
+  void PreloadTimer(TimeNs now, EffectList& fx);
+  size_t SlotsUsed(const plan::AgentId& agent) const;             // up to the last one with a rank of the group
+  bool Drains() const;                                            // an agent of the group
+  Agent* Preloading(const plan::AgentId& agent, uint64_t epoch);  // null: nothing that is waited for
   void CompareCaches();
   bool All(bool Agent::*flag) const;                          // of the group
   Agent* Member(const plan::AgentId& agent, uint64_t epoch);  // null: not of this group
@@ -114,7 +164,8 @@ class Membership {
   DurationNs TickInterval() const { return options_.heartbeat_timeout / 6; }
 
   const CoreOptions options_;
-  uint64_t shard_hash_ = 0;
+  const Layout asked_;
+  Layout layout_ = asked_;
   Phase phase_ = Phase::kWaitingForAgents;
   std::string detail_, loss_;
   bool blamed_ = false;
@@ -134,6 +185,7 @@ class Membership {
   // agent named none has 0.
   struct Caches {
     std::string numerics_id;
+    Layout layout;
     plan::MirrorLimits limits;
     std::vector<uint64_t> ids;
     bool operator==(const Caches&) const = default;
@@ -141,13 +193,24 @@ class Membership {
   Caches caches_;
   bool kv_kept_ = false;
   std::vector<plan::RankAssignment> previous_;  // of the last group that was ready
-  uint64_t next_order_ = 1, groups_formed_ = 0;
+  Layout previous_layout_ = asked_;
+  bool reformed_ = false;
+  uint64_t next_order_ = 1, groups_formed_ = 0, reforms_ = 0;
   int32_t attempts_ = 0;    // that failed since the last group was ready
   TimeNs retry_at_ = 0;     // 0: nothing planned
   TimeNs adopt_until_ = 0;  // since the first registration; 0: none yet
   bool adopting_ = false;   // waits for who holds weights
   bool adoption_late_ = false, adoption_over_ = false;
-  TimeNs deadline_ = 0;  // of joining or loading
+  TimeNs deadline_ = 0;                     // of joining or loading
+  TimeNs replace_at_ = 0;                   // until then a lost group waits for all of its ranks; 0: nothing planned
+  bool may_shrink_ = false;                 // that time has passed
+  std::vector<Layout> too_large_;           // for what is there, as their ranks said in this outage
+  bool grow_ = true;                        // not tried since an agent came last
+  bool growing_ = false;                    // tried right now
+  std::vector<plan::RankAssignment> next_;  // the group without draining agents, while it is prepared
+  bool handover_ready_ = false;
+  TimeNs handover_at_ = 0;  // to be planned again; 0: not by time
+  std::string handover_;    // what draining waits for
   TimeNs last_tick_ = 0, next_tick_ = 0;
 };
 

@@ -28,52 +28,96 @@ bool MayPass(const absl::Status& status) {
 
 }  // namespace
 
-void Membership::TryForm(TimeNs now, EffectList& fx) {
-  if (phase_ != Phase::kWaitingForAgents || retry_at_ != 0) return;
-  adopting_ = false;
-  const std::vector<plan::AgentInfo> usable = Usable();
-  const std::string& wanted = options_.engine.transport;
-  auto placed = PlaceRanks(
-      usable, {options_.tp, options_.pp, options_.nnodes, previous_, /*span_hosts=*/wanted != kSharedMemory});
-  if (!placed.ok()) {
-    detail_ = std::string(placed.status().message());
-    return;
-  }
-  adopting_ = HoldersMayCome(usable, *placed);
-  if (adopting_) {
-    detail_ = "waiting for the agents that hold the other weights";
-    return;
-  }
-  group_ = std::move(*placed);
-  uint64_t highest = options_.stored_epoch;
-  for (const plan::AgentInfo& info : usable) highest = std::max(highest, info.highest_epoch);
-  if (!epoch_unused_ || highest > epoch_) epoch_ = std::max(epoch_, highest) + 1;
-  epoch_unused_ = false;
-  phase_ = Phase::kJoining;
-  deadline_ = now + kJoinDeadline;
-  connecting_ = false;
-  const std::vector<plan::AgentId> members = GroupAgents();
-  const bool one_host = std::all_of(members.begin(), members.end(), [&](const plan::AgentId& id) {
-    return agents_.at(id).info.boot_id == agents_.at(members[0]).info.boot_id;
-  });
-  transport_ = wanted != kAutomatic ? wanted : std::string(one_host ? kSharedMemory : kBetweenHosts);
-  detail_ = absl::StrCat("joining ", ranks(), " ranks on ", members.size(), members.size() == 1 ? " agent" : " agents",
-                         " over ", transport_, AfterFailure());
-  fx.Info(absl::StrCat("epoch ", epoch_, ": ", detail_));
+absl::StatusOr<std::vector<plan::RankAssignment>> Membership::Place(const Layout& layout, bool with_draining) const {
+  // How many agents to wait for is a question of the start: later whoever has a slot will do.
+  PlacementWish wish{layout.tp, layout.pp, groups_formed_ == 0 ? options_.nnodes : 1, {}};
+  if (layout == previous_layout_) wish.previous = previous_;
+  wish.span_hosts = may_span_hosts();
+  return PlaceRanks(Usable(layout, with_draining), wish);
+}
 
+absl::StatusOr<PlacedLayout> Membership::ChoosePlace() const {
+  absl::Status why;
+  std::vector<Layout> layouts = {asked_};
+  if (!(previous_layout_ == asked_)) layouts.push_back(previous_layout_);
+  if (growing_ && attempts_ > 0) std::reverse(layouts.begin(), layouts.end());  // it was a try
+  for (const Layout& layout : layouts) {
+    for (const bool with_draining : {false, true}) {
+      auto placed = Place(layout, with_draining);
+      if (placed.ok()) return PlacedLayout{layout, *std::move(placed)};
+      if (with_draining) why.Update(placed.status());
+    }
+  }
+  if (!may_shrink_) return why;
+  auto smaller =
+      ChooseSmallerLayout(options_.model, Usable(asked_, /*with_draining=*/true), asked_, too_large_, may_span_hosts());
+  if (!smaller.ok()) return absl::UnavailableError(absl::StrCat(why.message(), "; ", smaller.status().message()));
+  return smaller;
+}
+
+std::string Membership::TransportOf(const std::vector<plan::RankAssignment>& ranks) const {
+  if (options_.engine.transport != kAutomatic) return options_.engine.transport;
+  const auto boot_id = [&](const plan::RankAssignment& a) { return agents_.at(a.agent).info.boot_id; };
+  const bool one_host =
+      std::all_of(ranks.begin(), ranks.end(), [&](const auto& a) { return boot_id(a) == boot_id(ranks[0]); });
+  return std::string(one_host ? kSharedMemory : kBetweenHosts);
+}
+
+plan::JoinGroup Membership::MakeJoin(const std::vector<plan::RankAssignment>& ranks) const {
   plan::JoinGroup join;
   join.epoch = epoch_;
   join.coordinator = options_.incarnation;
   join.model = options_.model_path;
   join.revision = options_.revision;
   join.engine = options_.engine;
-  join.engine.transport = transport_;
-  join.tp = options_.tp;
-  join.pp = options_.pp;
-  join.shard_hash = shard_hash_;
-  join.ranks = group_;
+  join.engine.transport = TransportOf(ranks);
+  join.tp = layout_.tp;
+  join.pp = layout_.pp;
+  const absl::StatusOr<plan::ShardPlan> shards = plan::MakeShardPlan(options_.model, layout_.tp, layout_.pp);
+  SHOAL_CHECK(shards.ok());  // else the layout would not have been chosen
+  join.shard_hash = shards->Hash();
+  join.ranks = ranks;
   join.comm_token = absl::StrCat(absl::Hex(RandomBits(options_.incarnation, kTokenStream, epoch_), absl::kZeroPad16));
   join.limits = LimitsBefore(options_);
+  return join;
+}
+
+absl::StatusOr<plan::MirrorLimits> Membership::Size(const std::vector<plan::JoinReply::Rank>& ranks) const {
+  return SizeCache(options_, ranks, layout_ == asked_ ? Demand::kExact : Demand::kAtMost);
+}
+
+void Membership::TryForm(TimeNs now, EffectList& fx) {
+  if (phase_ != Phase::kWaitingForAgents || retry_at_ != 0) return;
+  adopting_ = false;
+  absl::StatusOr<PlacedLayout> place = ChoosePlace();
+  if (!place.ok()) {
+    detail_ = std::string(place.status().message());
+    return;
+  }
+  adopting_ = HoldersMayCome(*place);
+  if (adopting_) {
+    detail_ = "waiting for the agents that hold the other weights";
+    return;
+  }
+  layout_ = place->layout;
+  group_ = std::move(place->ranks);
+  uint64_t highest = options_.stored_epoch;
+  for (const auto& [id, agent] : agents_) highest = std::max(highest, agent.info.highest_epoch);
+  if (!epoch_unused_ || highest > epoch_) epoch_ = std::max(epoch_, highest) + 1;
+  epoch_unused_ = false;
+  phase_ = Phase::kJoining;
+  deadline_ = now + kJoinDeadline;
+  connecting_ = false;
+  const std::vector<plan::AgentId> members = GroupAgents();
+  transport_ = TransportOf(group_);
+  detail_ = absl::StrCat("joining ", ranks(), " ranks on ", members.size(), members.size() == 1 ? " agent" : " agents",
+                         " over ", transport_, AfterFailure());
+  fx.Info(absl::StrCat("epoch ", epoch_, ": ", detail_));
+  if (!(layout_ == asked_)) {
+    fx.Warn(absl::StrCat("there are no agents for ", LayoutText(asked_), ": the group is formed with ",
+                         LayoutText(layout_)));
+  }
+  const plan::JoinGroup join = MakeJoin(group_);
   for (const plan::AgentId& id : members) {
     Agent& agent = agents_.at(id);
     agent.joined = agent.loaded = false;
@@ -84,11 +128,11 @@ void Membership::TryForm(TimeNs now, EffectList& fx) {
   }
 }
 
-bool Membership::HoldersMayCome(const std::vector<plan::AgentInfo>& usable,
-                                const std::vector<plan::RankAssignment>& placed) const {
+bool Membership::HoldersMayCome(const PlacedLayout& place) const {
   if (groups_formed_ > 0 || attempts_ > 0 || adoption_over_) return false;
+  const std::vector<plan::AgentInfo> usable = Usable(place.layout, /*with_draining=*/true);
   bool some = options_.adopts || options_.stored_epoch > 0, all = true;
-  for (const plan::RankAssignment& a : placed) {
+  for (const plan::RankAssignment& a : place.ranks) {
     bool held = false;
     for (const plan::AgentInfo& info : usable) {
       const auto& ranks = info.held_ranks;
@@ -138,8 +182,11 @@ void Membership::AllJoined(TimeNs now, EffectList& fx) {
     ranks.insert(ranks.end(), agent.reply.ranks.begin(), agent.reply.ranks.end());
   }
   std::sort(ranks.begin(), ranks.end(), [](const auto& a, const auto& b) { return a.rank < b.rank; });
-  absl::StatusOr<plan::MirrorLimits> limits = SizeCache(options_, ranks);
-  if (!limits.ok()) return Refused(nullptr, std::string(limits.status().message()), now, fx);
+  absl::StatusOr<plan::MirrorLimits> limits = Size(ranks);
+  if (!limits.ok()) {
+    if (may_shrink_) too_large_.push_back(layout_);
+    return Refused(nullptr, std::string(limits.status().message()), now, fx);
+  }
   limits_ = *limits;
   numerics_id_ = first.reply.numerics_id;
   phase_ = Phase::kLoading;
@@ -148,10 +195,10 @@ void Membership::AllJoined(TimeNs now, EffectList& fx) {
   fx.Info(absl::StrCat("epoch ", epoch_, ": ", limits_.blocks, " KV blocks of ", limits_.block_size,
                        " tokens, max_model_len ", limits_.max_model_len, ", numerics ", numerics_id_));
   for (const plan::AgentId& id : members) {
-    agents_.at(id).told.clear();
+    agents_.at(id).told = RanksOf(id);
+    agents_.at(id).told_layout = layout_;
     fx.control.push_back(SendLoad{id, {epoch_, limits_}});
   }
-  for (const plan::RankAssignment& a : group_) agents_.at(a.agent).told.push_back(a.rank);
 }
 
 void Membership::LoadAdvanced(const core::LoadAdvanced& advance, TimeNs now, EffectList& fx) {
@@ -169,16 +216,32 @@ void Membership::LoadAdvanced(const core::LoadAdvanced& advance, TimeNs now, Eff
   if (published) ConnectRanks(now, fx);
   agent->loaded = advance.progress.done;
   if (!All(&Agent::loaded)) return;
+  Ready(fx);
+  PlanHandover(now, fx);
+}
+
+void Membership::Ready(EffectList& fx) {
   CompareCaches();
   phase_ = Phase::kReady;
   detail_.clear();
   attempts_ = 0;
+  replace_at_ = 0;
+  may_shrink_ = growing_ = false;
+  too_large_.clear();
+  reformed_ = groups_formed_ > 0 && !(layout_ == previous_layout_);
+  reforms_ += reformed_ ? 1 : 0;
   ++groups_formed_;
   fx.Info(absl::StrCat("epoch ", epoch_, ": ready", kv_kept_ ? ", with the KV cache as it was" : ""));
+  for (auto& [id, agent] : agents_) {
+    if (!agent.draining || InGroup(id)) continue;
+    agent.draining = false;
+    agent.drained = true;
+    fx.Info(absl::StrCat("agent ", id, " on ", agent.info.hostname, " is drained: it may be stopped"));
+  }
 }
 
 void Membership::CompareCaches() {
-  Caches now = {numerics_id_, limits_, std::vector<uint64_t>(group_.size(), 0)};
+  Caches now = {numerics_id_, layout_, limits_, std::vector<uint64_t>(group_.size(), 0)};
   for (const plan::RankAssignment& a : group_) {
     for (const plan::LoadProgress::Cache& cache : agents_.at(a.agent).progress.caches) {
       if (cache.rank == a.rank) now.ids[a.rank] = cache.id;
@@ -257,22 +320,23 @@ bool Membership::All(bool Agent::*flag) const {
                      [&](const plan::RankAssignment& a) { return agents_.at(a.agent).*flag; });
 }
 
-std::vector<plan::AgentInfo> Membership::Usable() const {
+std::vector<plan::AgentInfo> Membership::Usable(const Layout& layout, bool with_draining) const {
   std::vector<const Agent*> sorted;
   for (const auto& [id, agent] : agents_) {
-    if (!agent.silent) sorted.push_back(&agent);
+    if (!agent.silent && !agent.drained && (with_draining || !agent.draining)) sorted.push_back(&agent);
   }
   std::sort(sorted.begin(), sorted.end(), [](const Agent* a, const Agent* b) { return a->order < b->order; });
   // Weights of another checkpoint or layout are no reason to place a rank.
-  const std::string layout = absl::StrCat("/tp", options_.tp, "xpp", options_.pp, "/");
+  const std::string key = absl::StrCat("/tp", layout.tp, "xpp", layout.pp, "/");
   std::vector<plan::AgentInfo> infos;
   for (const Agent* agent : sorted) {
     const std::string& held = agent->info.held_model;
     infos.push_back(agent->info);
-    if (!held.starts_with(options_.revision + "/") || held.find(layout) == std::string::npos) {
+    if (!held.starts_with(options_.revision + "/") || held.find(key) == std::string::npos) {
       infos.back().held_ranks.clear();
     }
-    if (!agent->told.empty()) infos.back().held_ranks = agent->told;
+    if (agent->told.empty()) continue;
+    infos.back().held_ranks = agent->told_layout == layout ? agent->told : std::vector<int32_t>();
   }
   return infos;
 }
@@ -282,8 +346,11 @@ void Membership::Fill(ClusterState* state, TimeNs now) const {
   state->numerics_id = numerics_id_;
   state->transport = transport_;
   state->groups_formed = groups_formed_;
+  state->reforms = reforms_;
+  state->layout = layout_;
+  state->asked = asked_;
   for (const auto& [id, agent] : agents_) {
-    state->agents.push_back({agent.info, now - agent.heard});
+    state->agents.push_back({agent.info, now - agent.heard, StateOf(id), agent.draining ? handover_ : std::string()});
     if (!InGroup(id)) continue;
     state->load_bytes_done += agent.progress.bytes_done;
     state->load_bytes_total += agent.progress.bytes_total;
@@ -291,7 +358,7 @@ void Membership::Fill(ClusterState* state, TimeNs now) const {
   }
   for (const plan::RankAssignment& a : group_) {
     const Agent& agent = agents_.at(a.agent);
-    ClusterState::Rank rank{a.rank, a.rank % options_.tp, a.rank / options_.tp, a.agent, agent.info.hostname, {}};
+    ClusterState::Rank rank{a.rank, a.rank % layout_.tp, a.rank / layout_.tp, a.agent, agent.info.hostname, {}};
     rank.status.rank = a.rank;
     for (const plan::RankStatus& status : agent.ranks) {
       if (status.rank == a.rank) rank.status = status;

@@ -75,12 +75,9 @@ void Serving::Cancel(RequestId id, CancelCause cause, TimeNs now, EffectList& fx
   Finish(*it->second, reason, absl::OkStatus(), 0, now, fx);
 }
 
-void Serving::EndAll(const absl::Status& error, bool only_unstarted, int32_t retry_after_s, TimeNs now,
-                     EffectList& fx) {
+void Serving::EndAll(const absl::Status& error, int32_t retry_after_s, TimeNs now, EffectList& fx) {
   std::vector<RequestId> ids;
-  for (const auto& [id, request] : requests_) {
-    if (!only_unstarted || request->stats.first_scheduled == 0) ids.push_back(id);
-  }
+  for (const auto& [id, request] : requests_) ids.push_back(id);
   std::sort(ids.begin(), ids.end());  // the map's order differs from run to run
   for (RequestId id : ids) Finish(*requests_[id], FinishReason::kError, error, retry_after_s, now, fx);
 }
@@ -124,6 +121,7 @@ void Serving::Wait(Sequence& s) {
 void Serving::GroupReady(ServingGroup group, bool kv_kept, TimeNs now, EffectList& fx) {
   SHOAL_CHECK(group_ == nullptr);
   limits_ = group.limits;
+  for (auto& [id, request] : requests_) request->stats.reforms += group.reformed ? 1 : 0;
   group_ = std::make_unique<Group>(std::move(group));
   for (const auto& [order, s] : waiting_) {
     if (kv_kept) break;
@@ -251,7 +249,7 @@ void Serving::Accept(Sequence& s, const plan::RowResult& row, TimeNs now, Effect
   s.tokens.push_back(token);
   ++r.stats.output_tokens;
   ++output_tokens_;
-  fx.client.push_back(EmitTokens{r.id, {token}, r.stats.preemptions});
+  fx.client.push_back(EmitTokens{r.id, {token}, r.stats.preemptions, r.stats.reforms});
   if (r.stats.output_tokens == r.max_tokens) Finish(r, FinishReason::kLength, absl::OkStatus(), 0, now, fx);
 }
 

@@ -33,6 +33,7 @@ struct ServingGroup {
   int32_t ranks = 1;
   int32_t sampling_rank = 0;
   int32_t checksum_interval = 0;  // plans; 0: none asks
+  bool reformed = false;          // with another layout than the group before it
   std::vector<plan::AgentId> agents;
 };
 
@@ -47,8 +48,7 @@ class Serving {
   void Arrive(GenerateRequest request, const absl::Status& admit_error, TimeNs now, EffectList& fx);
   // Nothing happens when it has ended.
   void Cancel(RequestId id, CancelCause cause, TimeNs now, EffectList& fx);
-  // Ends those that never ran (only_unstarted) or all.
-  void EndAll(const absl::Status& error, bool only_unstarted, int32_t retry_after_s, TimeNs now, EffectList& fx);
+  void EndAll(const absl::Status& error, int32_t retry_after_s, TimeNs now, EffectList& fx);
 
   // --- The group ---
   // `kv_kept`: every rank has the cache that it had in the group before, so what ran goes on where its last answer left
@@ -77,7 +77,8 @@ class Serving {
   std::optional<CanaryAnswer> TakeCanary() { return std::exchange(canary_answer_, std::nullopt); }
 
   bool has_group() const { return group_ != nullptr; }
-  bool idle() const { return requests_.empty(); }  // of clients
+  bool idle() const { return requests_.empty(); }                                   // of clients
+  bool settled() const { return group_ != nullptr && group_->flight.size() == 0; }  // no plan is unanswered
   // A token of this group has been accepted for a client.
   bool proven() const { return group_ != nullptr && group_->proven; }
   // Of the present group; 0 without one.

@@ -32,7 +32,8 @@ plan::MirrorLimits LimitsBefore(const CoreOptions& options) {
   return limits;
 }
 
-absl::StatusOr<plan::MirrorLimits> SizeCache(const CoreOptions& options, std::span<const plan::JoinReply::Rank> ranks) {
+absl::StatusOr<plan::MirrorLimits> SizeCache(const CoreOptions& options, std::span<const plan::JoinReply::Rank> ranks,
+                                             Demand demand) {
   plan::MirrorLimits limits = LimitsBefore(options);
   const plan::JoinReply::Rank* tightest = nullptr;
   int64_t blocks = 0;
@@ -52,17 +53,17 @@ absl::StatusOr<plan::MirrorLimits> SizeCache(const CoreOptions& options, std::sp
                                          " MiB, of which weights take ", Mib(tightest->weight_bytes), " MiB; room for ",
                                          blocks, " KV blocks of ", limits.block_size, " tokens");
   if (options.kv_blocks > 0) {
-    if (options.kv_blocks > blocks) {
+    if (options.kv_blocks > blocks && demand == Demand::kExact) {
       return absl::ResourceExhaustedError(absl::StrCat(options.kv_blocks, " KV blocks were asked for, but ", where));
     }
-    blocks = options.kv_blocks;
+    blocks = std::min<int64_t>(blocks, options.kv_blocks);
   } else {
     const int64_t each = plan::BlocksFor(limits.max_model_len, limits.block_size);
     blocks = std::min({blocks, each * limits.max_sequences, int64_t{plan::kMaxBlocks}});
   }
   const int64_t tokens = blocks * limits.block_size;
   if (tokens < 2) return absl::ResourceExhaustedError(absl::StrCat("no room for a KV cache: ", where));
-  if (options.max_model_len > tokens) {
+  if (options.max_model_len > tokens && demand == Demand::kExact) {
     return absl::ResourceExhaustedError(absl::StrCat("max_model_len ", options.max_model_len,
                                                      " does not fit: the KV cache holds ", tokens, " tokens (", where,
                                                      ")"));

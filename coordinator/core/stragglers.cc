@@ -7,18 +7,17 @@
 
 namespace shoal::core {
 
-Stragglers::Stragglers(int32_t tp, int32_t pp)
-    : tp_(tp), ranks_(static_cast<size_t>(tp) * pp), open_(static_cast<size_t>(pp) * kOpenSteps) {
+Stragglers::Stragglers(int32_t tp, int32_t pp) { Reset(tp, pp); }
+
+void Stragglers::Reset(int32_t tp, int32_t pp) {
+  tp_ = tp;
+  ranks_.assign(static_cast<size_t>(tp) * pp, {});
+  open_.assign(static_cast<size_t>(pp) * kOpenSteps, {});
   for (Step& step : open_) step.own.resize(tp);
 }
 
-void Stragglers::Reset() {
-  for (Rank& rank : ranks_) rank = {};
-  for (Step& step : open_) step.step = 0;
-}
-
 std::vector<Stragglers::Change> Stragglers::Note(int32_t rank, uint64_t step, DurationNs own) {
-  SHOAL_CHECK(rank >= 0 && rank < static_cast<int32_t>(ranks_.size()));
+  SHOAL_CHECK(Has(rank));
   Rank& r = ranks_[rank];
   if (step <= r.last) return {};
   r.last = step;

@@ -19,8 +19,8 @@ class Stragglers {
 
   Stragglers(int32_t tp, int32_t pp);
 
-  // A new group: nothing is known.
-  void Reset();
+  // A new group, cut so: nothing is known.
+  void Reset(int32_t tp, int32_t pp);
 
   struct Change {
     int32_t rank;
@@ -31,8 +31,10 @@ class Stragglers {
   // come before is ignored. Precondition: 0 <= rank < tp * pp.
   std::vector<Change> Note(int32_t rank, uint64_t step, DurationNs own);
 
-  bool straggles(int32_t rank) const { return ranks_[rank].straggles; }
-  DurationNs mean(int32_t rank) const { return ranks_[rank].mean; }  // of its own times, the latest counting most
+  // Of ranks that the group does not have: nothing.
+  bool straggles(int32_t rank) const { return Has(rank) && ranks_[rank].straggles; }
+  // Of its own times, the latest counting most.
+  DurationNs mean(int32_t rank) const { return Has(rank) ? ranks_[rank].mean : 0; }
 
  private:
   // Tensor ranks are never so many steps apart: each of them waits for the others in every step.
@@ -50,9 +52,10 @@ class Stragglers {
     std::vector<DurationNs> own;  // [tp]
   };
 
+  bool Has(int32_t rank) const { return rank >= 0 && rank < static_cast<int32_t>(ranks_.size()); }
   std::vector<Change> Compare(int32_t stage, const Step& step);
 
-  const int32_t tp_;
+  int32_t tp_ = 1;
   std::vector<Rank> ranks_;        // [tp * pp]
   std::vector<Step> open_;         // [pp * kOpenSteps], by step
   std::vector<DurationNs> peers_;  // kept for its memory

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "coordinator/http/drain.h"
 #include "coordinator/http/json_writer.h"
 #include "coordinator/http/model_json.h"
 #include "coordinator/http/percent.h"
@@ -51,6 +52,7 @@ const Api::Route Api::kRoutes[] = {
     {"GET", "/v1/models", true, &Api::Models},
     {"GET", "/v1/models/", true, &Api::OneModel},
     {"GET", "/v1/cluster", true, &Api::Cluster},
+    {"POST", "/v1/cluster/drain", true, &Api::DrainAgent},
     {"POST", "/tokenize", true, &Api::Tokenize},
     {"POST", "/detokenize", true, &Api::Detokenize},
     {"GET", "/livez", false, &Api::Live},
@@ -168,6 +170,13 @@ void Api::OneModel(Request request, std::shared_ptr<Responder> responder) {
 
 void Api::Cluster(Request /*request*/, std::shared_ptr<Responder> responder) {
   RespondJson(ClusterJson(engine_->Cluster()), responder.get());
+}
+
+void Api::DrainAgent(Request request, std::shared_ptr<Responder> responder) {
+  plan::AgentId agent;
+  Response response = DrainAnswer(request.body, options_.limits, engine_->Cluster(), &agent);
+  if (!agent.empty()) engine_->DrainAgent(agent);
+  responder->Respond(std::move(response));
 }
 
 // Text work off the I/O thread; nothing to cancel when the client goes.

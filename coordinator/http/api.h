@@ -57,6 +57,7 @@ class Api {
   void Models(Request request, std::shared_ptr<Responder> responder);
   void OneModel(Request request, std::shared_ptr<Responder> responder);
   void Cluster(Request request, std::shared_ptr<Responder> responder);
+  void DrainAgent(Request request, std::shared_ptr<Responder> responder);
   void Tokenize(Request request, std::shared_ptr<Responder> responder);
   void Detokenize(Request request, std::shared_ptr<Responder> responder);
   void Live(Request request, std::shared_ptr<Responder> responder);

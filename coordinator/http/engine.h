@@ -35,6 +35,7 @@ struct GenerateUpdate {
   absl::Status error;  // with kError
   int32_t retry_after_s = 0;
   int32_t preemptions = 0;   // so far
+  int32_t reforms = 0;       // so far; when it grows, Model() has the fingerprint of what comes from here on
   core::RequestStats stats;  // with the last update
 };
 
@@ -51,6 +52,9 @@ class Engine {
   virtual core::RequestId Submit(core::GenerateRequest request, std::function<void(GenerateUpdate)> on_update) = 0;
   // Harmless when the request has ended.
   virtual void Cancel(core::RequestId id, core::CancelCause cause) = 0;
+
+  // The agent's ranks go to another one, as the cluster's state tells. Harmless when it is unknown, or drained already.
+  virtual void DrainAgent(const plan::AgentId& agent) = 0;
 
   virtual core::ClusterState Cluster() const = 0;
 

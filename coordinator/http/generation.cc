@@ -95,7 +95,7 @@ void Generation::OnPrepared(std::shared_ptr<Prepared> prepared) {
 void Generation::OnUpdate(const GenerateUpdate& update) {
   if (done_) return;
   Measure(update);
-  preemptions_ = update.preemptions;
+  TakeCounts(update);
   std::string text;
   const bool stopped = PushTokens(update, &text);
   if (stopped) {
@@ -117,6 +117,16 @@ void Generation::OnUpdate(const GenerateUpdate& update) {
     AppendJsonString(stop_, &end.stop_reason);
   }
   Finish(end);
+}
+
+// After a change of the group's layout the text may differ from what it would have been: what says how it was computed
+// changes with it.
+void Generation::TakeCounts(const GenerateUpdate& update) {
+  preemptions_ = update.preemptions;
+  if (update.reforms == reforms_) return;
+  reforms_ = update.reforms;
+  if (const auto model = context_.engine->Model()) head_.system_fingerprint = model->system_fingerprint;
+  if (spec_.stream) chunks_.emplace(head_, spec_.include_usage, spec_.continuous_usage);
 }
 
 // Text that the tokens complete and that may be shown. True when a stop string ended the answer: what comes after it is
@@ -155,6 +165,7 @@ void Generation::Finish(const AnswerEnd& end) {
     Response response;
     response.body = AnswerBody(head_, text_, end, usage_);
     response.headers.emplace_back("X-Shoal-Preemptions", std::to_string(preemptions_));
+    response.headers.emplace_back("X-Shoal-Reforms", std::to_string(reforms_));
     return responder_->Respond(std::move(response));
   }
   responder_->Write(chunks_->End(end, usage_));

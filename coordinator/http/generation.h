@@ -56,6 +56,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
   void Deliver(const std::string& text);
   void Finish(const AnswerEnd& end);
   void Fail(const ApiError& error);
+  void TakeCounts(const GenerateUpdate& update);
   void Measure(const GenerateUpdate& update);
 
   const GenerationContext context_;
@@ -73,7 +74,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
   std::string text_;  // of an answer that is not streamed
   std::string stop_;  // the stop string that ended it
   core::RequestId id_ = 0;
-  int32_t preemptions_ = 0;  // as of the engine's last update
+  int32_t preemptions_ = 0, reforms_ = 0;  // as of the engine's last update
   TimeNs last_tokens_ = 0;
   bool submitted_ = false;
   bool stream_begun_ = false;

@@ -79,6 +79,7 @@ class HttpServerImpl final : public HttpServer {
 
   int port() const override { return port_; }
   std::shared_ptr<Executor> executor() const override { return threads_[0]->mailbox; }
+  void Drain() override { draining_.store(true, std::memory_order_relaxed); }
   int open_exchanges() const override { return open_exchanges_.load(std::memory_order_relaxed); }
 
  private:
@@ -88,6 +89,7 @@ class HttpServerImpl final : public HttpServer {
   const HttpServerOptions options_;
   int port_ = 0;
   std::atomic<int> open_exchanges_{0};
+  std::atomic<bool> draining_{false};
   std::vector<std::unique_ptr<IoThread>> threads_;
   std::unique_ptr<tcp::acceptor> acceptor_;  // on the first thread
   size_t next_ = 0;
@@ -134,6 +136,7 @@ void HttpServerImpl::Run(const Handler& handler, const std::function<void(const 
     worker.executor = thread->mailbox;
     worker.io = thread->io.get();
     worker.open_exchanges = &open_exchanges_;
+    worker.draining = &draining_;
   }
   asio::co_spawn(*threads_[0]->io, AcceptLoop(), asio::detached);
   for (auto& thread : threads_) {

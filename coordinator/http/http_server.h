@@ -32,6 +32,8 @@ class HttpServer {
   virtual int port() const = 0;
   // Of an I/O thread, for work without a connection.
   virtual std::shared_ptr<Executor> executor() const = 0;
+  // From now on every answer is the last of its connection. Thread-safe.
+  virtual void Drain() = 0;
   // Requests that were read and whose answers are not yet written to the last byte.
   virtual int open_exchanges() const = 0;
 };

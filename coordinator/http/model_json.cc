@@ -22,6 +22,7 @@ json::object ModelObject(const ServedModel& model, const std::string& name) {
 
 json::object AgentObject(const core::ClusterState::Agent& agent) {
   json::array slots;
+  const std::string_view state = AgentStateName(agent.state);
   for (const auto& slot : agent.info.slots) {
     slots.push_back(json::object{{"kind", slot.kind}, {"threads", slot.threads}, {"memory_bytes", slot.memory_bytes}});
   }
@@ -31,7 +32,15 @@ json::object AgentObject(const core::ClusterState::Agent& agent) {
           {"pid", agent.info.pid},
           {"build_id", agent.info.build_id},
           {"slots", std::move(slots)},
-          {"heartbeat_age_ms", agent.heartbeat_age / kMillisecond}};
+          {"heartbeat_age_ms", agent.heartbeat_age / kMillisecond},
+          {"state", json::string_view(state.data(), state.size())},
+          {"detail", agent.detail}};
+}
+
+// What was asked for, while there are ranks for less; else null.
+json::value ReformedFrom(const core::ClusterState& state) {
+  if (state.layout == state.asked) return nullptr;
+  return json::object{{"tensor_parallel_size", state.asked.tp}, {"pipeline_parallel_size", state.asked.pp}};
 }
 
 json::object RankObject(const core::ClusterState::Rank& rank) {
@@ -77,6 +86,23 @@ std::string ModelListJson(const ServedModel& model) {
   return json::serialize(json::object{{"object", "list"}, {"data", std::move(data)}});
 }
 
+std::string_view AgentStateName(core::ClusterState::AgentState state) {
+  using State = core::ClusterState::AgentState;
+  switch (state) {
+    case State::kServing:
+      return "serving";
+    case State::kSpare:
+      return "spare";
+    case State::kSilent:
+      return "silent";
+    case State::kDraining:
+      return "draining";
+    case State::kDrained:
+      return "drained";
+  }
+  return "unknown";
+}
+
 std::string_view PhaseName(core::ClusterState::Phase phase) {
   switch (phase) {
     case core::ClusterState::Phase::kWaitingForAgents:
@@ -112,6 +138,7 @@ std::string ClusterJson(const core::ClusterState& state) {
                                       {"transport", state.transport},
                                       {"tensor_parallel_size", tp},
                                       {"pipeline_parallel_size", pp},
+                                      {"reformed_from", ReformedFrom(state)},
                                       {"agents", std::move(agents)},
                                       {"ranks", std::move(ranks)},
                                       {"load_bytes_done", state.load_bytes_done},
@@ -130,6 +157,7 @@ std::string ClusterJson(const core::ClusterState& state) {
                                       {"prompt_tokens", state.prompt_tokens},
                                       {"output_tokens", state.output_tokens},
                                       {"groups_formed", state.groups_formed},
+                                      {"reforms", state.reforms},
                                       {"stale_answers", state.stale_answers},
                                       {"poisoned", state.poisoned},
                                       {"proven", state.proven},

@@ -13,6 +13,7 @@ std::string ModelListJson(const ServedModel& model);
 
 // /v1/cluster.
 std::string ClusterJson(const core::ClusterState& state);
+std::string_view AgentStateName(core::ClusterState::AgentState state);
 std::string_view PhaseName(core::ClusterState::Phase phase);
 
 }  // namespace shoal::http

@@ -133,6 +133,9 @@ class SessionResponder final : public Responder {
 
  private:
   friend class Session;
+  bool KeepAlive(const Session& session) const {
+    return keep_alive_ && !session.worker_->draining->load(std::memory_order_relaxed);
+  }
   void Detach();  // the connection is gone or the answer is complete
 
   std::weak_ptr<Session> session_;
@@ -155,10 +158,10 @@ void SessionResponder::Respond(Response response) {
   if (session == nullptr) return;
   SHOAL_CHECK(status_ == 0);
   status_ = response.status;
-  std::string bytes = ResponseHead(response, request_id_, keep_alive_);
+  session->keep_alive_ = KeepAlive(*session);
+  std::string bytes = ResponseHead(response, request_id_, session->keep_alive_);
   if (!head_only_) bytes += response.body;
   session->answer_complete_ = true;
-  session->keep_alive_ = keep_alive_;
   session->Send(bytes);
 }
 
@@ -168,7 +171,7 @@ void SessionResponder::BeginStream() {
   SHOAL_CHECK(status_ == 0);
   status_ = 200;
   chunked_ = http_version_ >= 11;
-  session->Send(StreamHead(request_id_, chunked_, keep_alive_));
+  session->Send(StreamHead(request_id_, chunked_, KeepAlive(*session)));
 }
 
 bool SessionResponder::Write(std::string_view bytes) {
@@ -190,7 +193,7 @@ void SessionResponder::End() {
   std::shared_ptr<Session> session = session_.lock();
   if (session == nullptr) return;
   session->answer_complete_ = true;
-  session->keep_alive_ = chunked_ && keep_alive_;
+  session->keep_alive_ = chunked_ && KeepAlive(*session);
   session->Send(chunked_ ? std::string_view("0\r\n\r\n") : std::string_view());
 }
 

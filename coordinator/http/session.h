@@ -26,8 +26,9 @@ struct Worker {
   std::shared_ptr<Executor> executor;
   boost::asio::io_context* io = nullptr;
   std::unordered_set<Session*> sessions;
-  std::array<char, 16 << 10> read_buffer;      // lent to one read at a time
-  std::atomic<int>* open_exchanges = nullptr;  // requests read and not yet answered to the last byte
+  std::array<char, 16 << 10> read_buffer;       // lent to one read at a time
+  const std::atomic<bool>* draining = nullptr;  // answers are the last of their connections
+  std::atomic<int>* open_exchanges = nullptr;   // requests read and not yet answered to the last byte
 };
 
 // Starts to read requests. The connection keeps itself alive until the peer or a limit ends it. When the worker has all

@@ -113,6 +113,8 @@ class Metrics::Impl {
                                      .Name("shoal:hidden_state_mismatches_total")
                                      .Help("How often a rank held other hidden states than its tensor peers.")
                                      .Register(registry_);
+  Counter& reforms_ =
+      MakeCounter("shoal:reforms_total", "Times that the group came back with another layout than before.");
   Family<Counter>& success_family_ = prometheus::BuildCounter()
                                          .Name("vllm:request_success_total")
                                          .Help("Requests that ended, by how.")
@@ -197,6 +199,7 @@ void Metrics::Impl::SetState(const core::ClusterState& state) {
   for (const auto& [rank, count] : state.mismatches) {
     CountTo(static_cast<double>(count), &mismatches_.Add({{"rank", std::to_string(rank)}}));
   }
+  CountTo(static_cast<double>(state.reforms), &reforms_);
   CountTo(static_cast<double>(state.prompt_tokens), &prompt_tokens_);
   epoch_.Set(static_cast<double>(state.epoch));
   load_total_.Set(static_cast<double>(state.load_bytes_total));

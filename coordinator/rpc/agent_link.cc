@@ -120,6 +120,7 @@ void AgentLink::Join(const core::SendJoin& effect) {
 void AgentLink::Load(const core::SendLoad& effect) { StartLoad(shared_from_this(), effect.load); }
 
 void AgentLink::Connect(const core::SendConnect& effect) { StartConnect(shared_from_this(), effect.connect); }
+void AgentLink::Preload(const core::SendPreload& effect) { StartPreload(shared_from_this(), effect.join); }
 
 void AgentLink::Abort(const core::SendAbort& effect) {
   Retire(effect.epoch);

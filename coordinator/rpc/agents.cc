@@ -57,6 +57,9 @@ class AgentsImpl final : public Agents {
   void Carry(const core::SendConnect& effect) override {
     if (const auto link = service_.Find(effect.agent)) link->Connect(effect);
   }
+  void Carry(const core::SendPreload& effect) override {
+    if (const auto link = service_.Find(effect.agent)) link->Preload(effect);
+  }
   void Carry(const core::SendPlan& effect) override {
     for (const plan::AgentId& agent : effect.agents) {
       if (const auto link = service_.Find(agent)) link->SendPlan(effect);
@@ -67,6 +70,7 @@ class AgentsImpl final : public Agents {
   }
 
  private:
+  const plan::GrpcUse grpc_;  // first, so that it goes last
   ClusterService service_;
   std::unique_ptr<grpc::Server> server_;
   std::string address_;

@@ -33,6 +33,7 @@ class Agents {
   virtual void Carry(const core::SendJoin& effect) = 0;
   virtual void Carry(const core::SendLoad& effect) = 0;
   virtual void Carry(const core::SendConnect& effect) = 0;
+  virtual void Carry(const core::SendPreload& effect) = 0;
   // Plans to one agent leave in the order of these calls, over one stream per epoch.
   virtual void Carry(const core::SendPlan& effect) = 0;
   virtual void Carry(const core::SendAbort& effect) = 0;

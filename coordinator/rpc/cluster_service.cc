@@ -17,8 +17,7 @@ namespace {
 // The stream of one registration: found by the first message, lost with the stream's end.
 class HeartbeatStream final : public Call, public grpc::ServerReadReactor<proto::Heartbeat> {
  public:
-  HeartbeatStream(ClusterService* service, Pending* pending) : service_(service), pending_(pending) { pending_->Add(); }
-  ~HeartbeatStream() override { pending_->Done(); }
+  HeartbeatStream(ClusterService* service, Pending& pending) : Call(pending), service_(service) {}
 
   void Start(std::shared_ptr<HeartbeatStream> self) {
     self_ = std::move(self);
@@ -60,7 +59,6 @@ class HeartbeatStream final : public Call, public grpc::ServerReadReactor<proto:
   }
 
   ClusterService* const service_;
-  Pending* const pending_;
   std::shared_ptr<AgentLink> link_;  // set by the first message
   proto::Heartbeat message_;
   std::atomic<bool> finished_{false};
@@ -121,7 +119,7 @@ grpc::ServerUnaryReactor* ClusterService::Register(grpc::CallbackServerContext* 
 
 grpc::ServerReadReactor<proto::Heartbeat>* ClusterService::Heartbeats(grpc::CallbackServerContext*,
                                                                       proto::HeartbeatsReply*) {
-  auto stream = std::make_shared<HeartbeatStream>(this, &pending_);
+  auto stream = std::make_shared<HeartbeatStream>(this, pending_);
   HeartbeatStream* const reactor = stream.get();
   reactor->Start(std::move(stream));
   return reactor;

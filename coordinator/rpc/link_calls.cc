@@ -32,11 +32,9 @@ template <typename Reply>
 class UnaryCall : public Call {
  public:
   UnaryCall(std::shared_ptr<AgentLink> link, std::chrono::seconds deadline)
-      : link_(std::move(link)), stub_(proto::Worker::NewStub(link_->channel())) {
-    link_->pending().Add();
+      : Call(link->pending()), link_(std::move(link)), stub_(proto::Worker::NewStub(link_->channel())) {
     context_.set_deadline(std::chrono::system_clock::now() + deadline);
   }
-  ~UnaryCall() override { link_->pending().Done(); }
   void Cancel(const std::string&) override { context_.TryCancel(); }
 
  protected:
@@ -133,11 +131,12 @@ class ConnectCall final : public UnaryCall<proto::ConnectRanksReply> {
 class LoadCall final : public Call, private grpc::ClientReadReactor<proto::LoadModelProgress> {
  public:
   LoadCall(std::shared_ptr<AgentLink> link, const plan::LoadModel& load)
-      : link_(std::move(link)), epoch_(load.epoch), stub_(proto::Worker::NewStub(link_->channel())) {
-    link_->pending().Add();
+      : Call(link->pending()),
+        link_(std::move(link)),
+        epoch_(load.epoch),
+        stub_(proto::Worker::NewStub(link_->channel())) {
     plan::ToProto(load, &request_);
   }
-  ~LoadCall() override { link_->pending().Done(); }
   void Cancel(const std::string&) override { context_.TryCancel(); }
   uint64_t epoch() const override { return epoch_; }
 
@@ -182,6 +181,60 @@ class LoadCall final : public Call, private grpc::ClientReadReactor<proto::LoadM
   std::shared_ptr<LoadCall> self_;  // until OnDone
 };
 
+// No deadline, as a load has none; the core gives up one that stands still.
+class PreloadCall final : public Call, private grpc::ClientReadReactor<proto::PreloadProgress> {
+ public:
+  PreloadCall(std::shared_ptr<AgentLink> link, const plan::JoinGroup& join)
+      : Call(link->pending()),
+        link_(std::move(link)),
+        epoch_(join.epoch),
+        stub_(proto::Worker::NewStub(link_->channel())) {
+    plan::ToProto(join, &request_);
+  }
+  void Cancel(const std::string&) override { context_.TryCancel(); }
+  uint64_t epoch() const override { return epoch_; }
+
+  void Start(std::shared_ptr<PreloadCall> self) {
+    self_ = std::move(self);
+    stub_->async()->Preload(&context_, &request_, this);
+    StartRead(&message_);
+    StartCall();
+  }
+
+ private:
+  void OnReadDone(bool ok) override {
+    if (!ok) return;
+    absl::StatusOr<plan::LoadProgress> progress = plan::FromProto(message_.load());
+    absl::StatusOr<plan::JoinReply> reply = plan::FromProto(message_.reply());
+    if (progress.ok() && reply.ok() && !link_->Retired(epoch_)) {
+      done_ = done_ || progress->done;
+      link_->Deliver(core::PreloadAdvanced{epoch_, *std::move(progress), *std::move(reply)});
+    }
+    StartRead(&message_);
+  }
+
+  void OnDone(const grpc::Status& status) override {
+    const std::shared_ptr<PreloadCall> self = std::move(self_);
+    link_->Leave(this);
+    if (link_->Retired(epoch_) || done_) return;
+    if (Unreached(status)) {
+      return link_->Lose(absl::StrCat("Preload broke off (may go on there): ", status.error_message()));
+    }
+    absl::Status failure = plan::FromGrpc(status);
+    if (failure.ok()) failure = absl::InternalError("Preload ended without saying that it is done");
+    link_->Deliver(core::PreloadFailed{link_->info().id, epoch_, std::move(failure)});
+  }
+
+  const std::shared_ptr<AgentLink> link_;
+  const uint64_t epoch_;
+  const std::unique_ptr<proto::Worker::Stub> stub_;
+  grpc::ClientContext context_;
+  proto::JoinGroupRequest request_;
+  proto::PreloadProgress message_;
+  bool done_ = false;
+  std::shared_ptr<PreloadCall> self_;  // until OnDone
+};
+
 template <typename T>
 void StartIfEntered(const std::shared_ptr<AgentLink>& link, std::shared_ptr<T> call) {
   T* const started = call.get();
@@ -200,6 +253,10 @@ void StartLoad(const std::shared_ptr<AgentLink>& link, const plan::LoadModel& lo
 
 void StartConnect(const std::shared_ptr<AgentLink>& link, const plan::ConnectRanks& connect) {
   StartIfEntered(link, std::make_shared<ConnectCall>(link, connect));
+}
+
+void StartPreload(const std::shared_ptr<AgentLink>& link, const plan::JoinGroup& join) {
+  StartIfEntered(link, std::make_shared<PreloadCall>(link, join));
 }
 
 void StartAbort(const std::shared_ptr<AgentLink>& link, uint64_t epoch, const std::string& reason) {

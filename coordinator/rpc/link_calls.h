@@ -15,6 +15,8 @@ void StartJoin(const std::shared_ptr<AgentLink>& link, const plan::JoinGroup& jo
 void StartLoad(const std::shared_ptr<AgentLink>& link, const plan::LoadModel& load);
 // Says nothing when the ranks have been told; ends in LoadFailed when the agent refuses.
 void StartConnect(const std::shared_ptr<AgentLink>& link, const plan::ConnectRanks& connect);
+// Ends in PreloadAdvanced with `done` or in PreloadFailed. A later epoch ends it without a word.
+void StartPreload(const std::shared_ptr<AgentLink>& link, const plan::JoinGroup& join);
 // Says nothing, unless the agent could not be asked.
 void StartAbort(const std::shared_ptr<AgentLink>& link, uint64_t epoch, const std::string& reason);
 

@@ -41,7 +41,7 @@ void CoreThread::Start(CarryFn carry) {
   thread_ = std::thread([this] { Run(); });
 }
 
-void CoreThread::Stop(const absl::Status& reason) {
+int CoreThread::Stop(const absl::Status& reason) {
   {
     MutexLock lock(queue_mutex_);
     stop_ = true;
@@ -54,11 +54,22 @@ void CoreThread::Stop(const absl::Status& reason) {
     MutexLock lock(queue_mutex_);
     rest.swap(queue_);
   }
+  int cut = 0;
   for (const Item& item : rest) {
+    const auto* gone = std::get_if<core::RequestCancelled>(&item.event);
+    const auto sink = gone != nullptr ? sinks_.find(gone->id) : sinks_.end();
+    if (sink != sinks_.end()) {
+      End(sink->second, reason);
+      sinks_.erase(sink);
+    }
     if (item.on_update != nullptr) End(item.on_update, reason);
   }
-  for (const auto& [id, sink] : sinks_) End(sink, reason);
+  for (const auto& [id, sink] : sinks_) {
+    End(sink, reason);
+    ++cut;
+  }
   sinks_.clear();
+  return cut;
 }
 
 void CoreThread::End(const UpdateFn& sink, const absl::Status& reason) {
@@ -118,6 +129,7 @@ void CoreThread::Run() {
       timer_ = 0;
       Handle({core::TimerFired{}, nullptr});
     }
+    if (std::exchange(publish_first_, false)) Publish();
     // All that the events of this round gave to clients leaves in one burst: one wake-up of the I/O thread per step.
     Deliver();
     if (publish_at_ != 0 && clock_.Now() >= publish_at_) Publish();
@@ -146,6 +158,7 @@ void CoreThread::Handle(Item item) {
   }
   const TimeNs now = clock_.Now();
   for (const core::Effect& effect : core_.OnEvent(item.event, now)) Apply(effect);
+  publish_first_ = publish_first_ || std::holds_alternative<core::LoadAdvanced>(item.event);
   if (publish_at_ == 0) publish_at_ = std::max(now, published_ + kPublishInterval);
 }
 
@@ -159,6 +172,7 @@ void CoreThread::Apply(const core::Effect& effect) {
     http::GenerateUpdate& more = update(emit->id);
     more.tokens.insert(more.tokens.end(), emit->tokens.begin(), emit->tokens.end());
     more.preemptions = emit->preemptions;
+    more.reforms = emit->reforms;
   } else if (const auto* finish = std::get_if<core::FinishRequest>(&effect)) {
     http::GenerateUpdate& last = update(finish->id);
     last.finished = true;
@@ -166,6 +180,7 @@ void CoreThread::Apply(const core::Effect& effect) {
     last.error = finish->error;
     last.retry_after_s = finish->retry_after_s;
     last.preemptions = finish->stats.preemptions;
+    last.reforms = finish->stats.reforms;
     last.stats = finish->stats;
   } else if (const auto* timer = std::get_if<core::SetTimer>(&effect)) {
     timer_ = timer->at;

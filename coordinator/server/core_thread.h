@@ -30,7 +30,8 @@ class CoreThread final : public http::Engine {
   // Before Start events only queue up.
   void Start(CarryFn carry);
   // The thread ends; every request that has not ended gets `reason` as its terminal error, later ones likewise at once.
-  void Stop(const absl::Status& reason);
+  // How many were running or queued, and had somebody who waited for them.
+  int Stop(const absl::Status& reason);
 
   // Thread-safe, as are the methods of Engine.
   void Post(core::Event event);
@@ -38,6 +39,7 @@ class CoreThread final : public http::Engine {
   std::shared_ptr<const http::ServedModel> Model() const override;
   core::RequestId Submit(core::GenerateRequest request, std::function<void(http::GenerateUpdate)> on_update) override;
   void Cancel(core::RequestId id, core::CancelCause cause) override;
+  void DrainAgent(const plan::AgentId& agent) override { Post(core::DrainRequested{agent}); }
   core::ClusterState Cluster() const override;
   bool Ready() const override;
 
@@ -72,8 +74,9 @@ class CoreThread final : public http::Engine {
   std::unordered_map<core::RequestId, UpdateFn> sinks_;
   std::vector<core::RequestId> updated_;  // in order; those of `updates_`
   std::unordered_map<core::RequestId, http::GenerateUpdate> updates_;
-  TimeNs timer_ = 0;       // 0: none
-  TimeNs publish_at_ = 0;  // 0: nothing new to show
+  TimeNs timer_ = 0;            // 0: none
+  TimeNs publish_at_ = 0;       // 0: nothing new to show
+  bool publish_first_ = false;  // a group may be up: what it says is shown after what it is
   TimeNs published_ = 0;
   ProgressWatch progress_;
 

@@ -95,11 +95,12 @@ class Coordinator {
 
   absl::Status Start();
   absl::Status Serve(const std::atomic<bool>& stop);
-  void Drain();
+  // Until all that was accepted has ended, or the time for it is over. How many requests had to be cut then.
+  int Drain();
 
  private:
   absl::Status ListenHttp();
-  void TearDown(const absl::Status& reason);
+  int TearDown(const absl::Status& reason);
   std::string Url() const;
 
   CoordinatorOptions options_;
@@ -204,35 +205,43 @@ absl::Status Coordinator::Serve(const std::atomic<bool>& stop) {
   return absl::OkStatus();
 }
 
-// Not ready from now on; what runs may finish, what is new is refused.
-void Coordinator::Drain() {
+// Not ready from now on; what was accepted may finish, what is new is refused.
+int Coordinator::Drain() {
   api_->Drain();
+  http_->Drain();
   core_->Post(core::ShutdownRequested{});
   const RealClock clock;
   const TimeNs end = clock.Now() + options_.shutdown_timeout;
   while (http_->open_exchanges() > 0 && clock.Now() < end) std::this_thread::sleep_for(kTick / 5);
+  return TearDown(absl::UnavailableError("the server is shutting down"));
 }
 
-void Coordinator::TearDown(const absl::Status& reason) {
+int Coordinator::TearDown(const absl::Status& reason) {
   if (api_ != nullptr) api_->Drain();  // what ends from here on ends for this process only
-  if (core_ != nullptr) core_->Stop(reason);
+  int cut = core_ != nullptr ? core_->Stop(reason) : 0;
   const RealClock clock;
   const TimeNs end = clock.Now() + kFlushTimeout;
   while (http_ != nullptr && http_->open_exchanges() > 0 && clock.Now() < end) std::this_thread::sleep_for(kTick / 5);
+  if (http_ != nullptr) cut = std::max(cut, http_->open_exchanges());  // who reads too slowly
   http_.reset();
   api_.reset();
   agents_.reset();
   core_.reset();
+  return cut;
 }
 
 }  // namespace
 
 absl::Status RunCoordinator(CoordinatorOptions options, const Progress& progress, const std::atomic<bool>& stop) {
+  const DurationNs shutdown_timeout = options.shutdown_timeout;
   Coordinator coordinator(std::move(options), progress);
   SHOAL_RETURN_IF_ERROR(coordinator.Start());
   SHOAL_RETURN_IF_ERROR(coordinator.Serve(stop));
-  coordinator.Drain();
-  return absl::OkStatus();
+  const int cut = coordinator.Drain();
+  if (cut == 0) return absl::OkStatus();
+  return absl::DeadlineExceededError(absl::StrCat("shut down with ", cut, cut == 1 ? " request" : " requests",
+                                                  " cut off: longer than the shutdown time-out of ",
+                                                  shutdown_timeout / kMillisecond, " ms"));
 }
 
 }  // namespace shoal::server

@@ -40,7 +40,8 @@ struct Progress {
 };
 
 // Serves until *stop is true (a signal handler sets it and then calls nothing else), then finishes what runs within
-// shutdown_timeout. Not OK: what could not be started or what broke, worded for the terminal.
+// shutdown_timeout. Not OK, worded for the terminal: what could not be started, what broke, or how many requests had to
+// be cut at the end (DeadlineExceeded).
 absl::Status RunCoordinator(CoordinatorOptions options, const Progress& progress, const std::atomic<bool>& stop);
 
 }  // namespace shoal::server

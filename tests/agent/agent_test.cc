@@ -99,6 +99,53 @@ TEST_F(AgentTest, TwoAgentsOfOneHostShareAGroup) {
   EXPECT_TRUE(Children().empty());
 }
 
+TEST_F(AgentTest, WeightsThatWereReadBeforeAreNotReadAgain) {
+  const auto one = StartAgent(1);
+  const plan::AgentInfo a = Registered();
+  const auto two = StartAgent(1), three = StartAgent(1);
+  const plan::AgentInfo b = Registered(), c = Registered();
+  TinyGroup group(&log_, agents_.get(), "ref");
+  group.Form(1, 2, 1, {a, b});
+  const std::vector<int32_t> before = group.Generate(kPrompt, 8);
+  // The third agent reads what the second has, while the group goes on.
+  const auto preload = [&](uint64_t epoch, const std::vector<plan::AgentInfo>& agents, const std::string& to) {
+    agents_->Carry(core::SendPreload{to, group.MakeJoin(epoch, 2, 1, agents)});
+  };
+  preload(1, {a, c}, c.id);
+  const auto done = log_.Take<core::PreloadAdvanced>([](const auto& e) { return e.progress.done; });
+  ASSERT_TRUE(done.has_value());
+  EXPECT_EQ(c.id, done->progress.agent);
+  EXPECT_GT(done->progress.bytes_read, 0);
+  ASSERT_EQ(1u, done->reply.ranks.size());
+  EXPECT_EQ(1, done->reply.ranks[0].rank);
+  EXPECT_EQ(group.replies()[0].numerics_id, done->reply.numerics_id);
+  EXPECT_EQ(before, group.Generate(kPrompt, 8));
+  // One that runs a rank keeps it.
+  preload(1, {a, b}, a.id);
+  const auto again = log_.Take<core::PreloadAdvanced>([](const auto& e) { return e.progress.done; });
+  ASSERT_TRUE(again.has_value());
+  EXPECT_TRUE(again->progress.reused);
+  EXPECT_EQ(before, group.Generate(kPrompt, 8));
+
+  for (const plan::LoadProgress& load : group.Form(2, 2, 1, {a, c})) {
+    EXPECT_TRUE(load.reused);
+    EXPECT_EQ(0, load.bytes_read);
+  }
+  EXPECT_EQ(before, group.Generate(kPrompt, 8));
+}
+
+TEST_F(AgentTest, APreloadThatCannotBeSaysWhy) {
+  const auto agent = StartAgent(1);
+  const plan::AgentInfo a = Registered();
+  TinyGroup group(&log_, agents_.get(), "ref");
+  plan::JoinGroup join = group.MakeJoin(1, 1, 1, {a});
+  join.revision = "another";
+  agents_->Carry(core::SendPreload{a.id, join});
+  const auto failed = log_.Take<core::PreloadFailed>();
+  ASSERT_TRUE(failed.has_value());
+  EXPECT_EQ(absl::StatusCode::kFailedPrecondition, failed->status.code());
+}
+
 TEST_F(AgentTest, KilledRankIsReportedAndTheGroupFormsAgainWithoutReading) {
   const auto agent = StartAgent(2);
   const std::vector<plan::AgentInfo> members = {Registered()};

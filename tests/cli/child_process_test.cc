@@ -33,6 +33,20 @@ TEST(ChildProcess, PassesDescriptorsAndNothingElse) {
   EXPECT_STREQ(text, "0 1 2 3 7 ");
 }
 
+// Who is told to end before it has a handler must not die of it: that would look like a crash.
+TEST(ChildProcess, StartsWithTheSignalsToEndBlocked) {
+  int ends[2];
+  ASSERT_EQ(pipe2(ends, O_CLOEXEC), 0);
+  auto child = ChildProcess::Start({"/bin/grep", "SigBlk", "/proc/self/status"}, {{ends[1], 1}});  // a shell unblocks
+  ASSERT_TRUE(child.ok());
+  close(ends[1]);
+  char text[256] = {};
+  ASSERT_GT(read(ends[0], text, sizeof text - 1), 0);
+  close(ends[0]);
+  EXPECT_EQ(child->Wait(-1), 0);
+  EXPECT_STREQ(text, "SigBlk:\t0000000000004002\n");
+}
+
 TEST(ChildProcess, IsKilledWithItsOwner) {
   int pid = 0;
   {

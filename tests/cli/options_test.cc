@@ -121,7 +121,20 @@ TEST(CommandLine, ErrorsSayWhatToDo) {
             absl::string_view::npos);
 }
 
+TEST(CommandLine, Drain) {
+  const auto line = Parse({"drain", "abc", "--cluster", "http://h:1"});
+  ASSERT_TRUE(line.ok()) << line.status();
+  EXPECT_EQ(line->verb, Verb::kDrain);
+  EXPECT_EQ(line->client.agent, "abc");
+  EXPECT_EQ(line->client.url, "http://h:1");
+  EXPECT_TRUE(line->client.wait);
+  EXPECT_FALSE(Parse({"drain", "abc", "--no-wait"})->client.wait);
+  EXPECT_NE(Parse({"drain"}).status().message().find("no agent given"), absl::string_view::npos);
+}
+
 TEST(CommandLine, ValuesAreChecked) {
+  EXPECT_FALSE(Parse({"serve", "m", "--replace-timeout", "-1"}).ok());
+
   EXPECT_FALSE(Parse({"serve", "m", "--tensor-parallel-size", "0"}).ok());
   EXPECT_FALSE(Parse({"serve", "m", "--port", "70000"}).ok());
   EXPECT_FALSE(Parse({"serve", "m", "--max-num-seqs", "many"}).ok());

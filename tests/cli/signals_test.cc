@@ -31,6 +31,18 @@ TEST(Signals, BothSetTheFlagAndAreCounted) {
             0);
 }
 
+TEST(Signals, OneThatCameTooEarlyIsNotLost) {
+  EXPECT_EQ(InChild([] {
+              sigset_t term;
+              sigemptyset(&term);
+              sigaddset(&term, SIGTERM);
+              sigprocmask(SIG_BLOCK, &term, nullptr);
+              raise(SIGTERM);
+              return InstallStopFlag().load() && StopSignals() == 1 ? 0 : 1;
+            }),
+            0);
+}
+
 TEST(Signals, TheParentsDeathIsAskedFor) {
   EXPECT_EQ(InChild([] {
               if (!DieWithParent(getppid())) return 1;

@@ -53,6 +53,29 @@ TEST(StragglersTest, AHundredGoodStepsInARowEndIt) {
   EXPECT_FALSE(s.straggles(0));
 }
 
+TEST(StragglersTest, ANewGroupMayBeCutInAnotherWay) {
+  Stragglers s(2, 2);
+  for (uint64_t step = 1; step <= 15; ++step) {
+    s.Note(2, step, 40 * kMs);
+    s.Note(3, step, 10 * kMs);
+  }
+  ASSERT_TRUE(s.straggles(2));
+  s.Reset(1, 2);
+  EXPECT_FALSE(s.straggles(1));
+  EXPECT_EQ(s.mean(1), 0);
+  EXPECT_FALSE(s.straggles(2)) << "there is no such rank any more";
+  EXPECT_EQ(s.mean(3), 0);
+  EXPECT_TRUE(s.Note(1, 1, 40 * kMs).empty()) << "it has no peers";
+  EXPECT_EQ(s.mean(1), 40 * kMs);
+  s.Reset(3, 2);
+  EXPECT_FALSE(s.straggles(5));
+  for (uint64_t step = 1; step <= 10; ++step) {
+    for (int32_t r = 3; r < 6; ++r) s.Note(r, step, r == 5 ? 40 * kMs : 10 * kMs);
+  }
+  EXPECT_TRUE(s.straggles(5));
+  EXPECT_FALSE(s.straggles(4));
+}
+
 TEST(StragglersTest, ExactlyThreeTimesIsNotMore) {
   Stragglers s(2, 1);
   for (uint64_t step = 1; step <= 50; ++step) EXPECT_TRUE(Step(s, step, {30 * kMs, 10 * kMs}).empty());
@@ -105,7 +128,7 @@ TEST(StragglersTest, ANewGroupKnowsNothing) {
   Stragglers s(2, 1);
   for (uint64_t step = 1; step <= 12; ++step) Step(s, step, {40 * kMs, 10 * kMs});
   ASSERT_TRUE(s.straggles(0));
-  s.Reset();
+  s.Reset(2, 1);
   EXPECT_FALSE(s.straggles(0));
   EXPECT_EQ(s.mean(0), 0);
   for (uint64_t step = 1; step <= 9; ++step) EXPECT_TRUE(Step(s, step, {40 * kMs, 10 * kMs}).empty());

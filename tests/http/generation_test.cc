@@ -135,6 +135,35 @@ TEST_F(GenerationTest, AStopStringEndsTheAnswerAndTheWork) {
   EXPECT_EQ(engine_.AwaitCancel(request.id), core::CancelCause::kStopString);
 }
 
+// From where the group has another layout the text may differ: what says how it was computed changes there.
+TEST_F(GenerationTest, AReformIsSaid) {
+  for (const bool stream : {true, false}) {
+    RawClient client(port());
+    client.Send(PostRequest(kChat, ChatBody(stream ? R"(,"stream":true)" : "")));
+    const auto request = engine_.AwaitRequest();
+    engine_.Emit(request.id, Bytes("before"));
+    ServedModel other = engine_.DefaultModel();
+    other.system_fingerprint = "fp_other";
+    engine_.SetModel(std::make_shared<ServedModel>(other));
+    engine_.SetReforms(request.id, 1);
+    engine_.Emit(request.id, Bytes("after"));
+    engine_.Finish(request.id, core::FinishReason::kStop);
+    const RawResponse response = client.Read();
+    if (stream) {
+      const size_t after = response.body.find("after");
+      ASSERT_NE(after, std::string::npos) << response.body;
+      EXPECT_NE(response.body.find("fp_other"), std::string::npos);
+      EXPECT_LT(response.body.rfind("data: ", after), response.body.find("fp_other"));
+      EXPECT_EQ(response.body.find("fp_test", after), std::string::npos);
+    } else {
+      EXPECT_EQ(At(Json(response.body), "system_fingerprint"), "\"fp_other\"");
+      EXPECT_EQ(At(Json(response.body), "choices.0.message.content"), "\"beforeafter\"");
+      EXPECT_EQ(response.headers.at("x-shoal-reforms"), "1");
+    }
+    engine_.SetModel(std::make_shared<ServedModel>(engine_.DefaultModel()));
+  }
+}
+
 TEST_F(GenerationTest, ThePrefixOfAStopStringIsHeldBackAndThenShown) {
   RawClient client(port());
   client.Send(PostRequest(kCompletions, CompletionBody(R"(,"stop":"END","stream":true)")));

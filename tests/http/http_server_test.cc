@@ -409,6 +409,33 @@ TEST_F(HttpServerTest, TooManyConnectionsAreRefused) {
   EXPECT_TRUE(third.AtEnd());
 }
 
+TEST_F(HttpServerTest, WhileItDrainsEveryAnswerIsTheLastOfItsConnection) {
+  Start();
+  RawClient before(port()), running(port());
+  before.Send(PostRequest("/echo", "x"));
+  EXPECT_EQ(before.Read().headers.at("connection"), "keep-alive");
+  running.Send(GetRequest("/hold"));
+  auto responder = NextHeld();
+  Do(responder, [&] { responder->BeginStream(); });
+  EXPECT_EQ(running.ReadHead().headers.at("connection"), "keep-alive");
+  server_->Drain();
+  before.Send(PostRequest("/echo", "x"));
+  const RawResponse last = before.Read();
+  EXPECT_EQ(last.status, 200);
+  EXPECT_EQ(last.headers.at("connection"), "close");
+  EXPECT_TRUE(before.AtEnd());
+  RawClient late(port());
+  late.Send(PostRequest("/echo", "x"));
+  EXPECT_EQ(late.Read().headers.at("connection"), "close");
+  EXPECT_TRUE(late.AtEnd());
+  // A stream that had begun goes on to its end.
+  Do(responder, [&] {
+    EXPECT_TRUE(responder->Write("more"));
+    responder->End();
+  });
+  EXPECT_NE(running.ReadToEnd().find("more"), std::string::npos);
+}
+
 TEST_F(HttpServerTest, ShutdownWithOpenStreamsEnds) {
   Start();
   RawClient client(port());

@@ -143,6 +143,11 @@ TEST_F(RoutesTest, VersionAndCluster) {
   EXPECT_EQ(At(cluster, "transport"), "\"gloo\"");
   EXPECT_EQ(At(cluster, "agents.0.id"), "\"agent-a\"");
   EXPECT_EQ(At(cluster, "agents.0.heartbeat_age_ms"), "250");
+  EXPECT_EQ(At(cluster, "agents.0.state"), "\"spare\"");
+  EXPECT_EQ(At(cluster, "agents.0.detail"), "\"\"");
+  EXPECT_EQ(At(cluster, "reforms"), "1");
+  EXPECT_EQ(At(cluster, "reformed_from.tensor_parallel_size"), "2");
+  EXPECT_EQ(At(cluster, "reformed_from.pipeline_parallel_size"), "2");
   EXPECT_EQ(At(cluster, "kv_blocks_free"), "75");
   EXPECT_EQ(At(cluster, "preemptions"), "7");
   EXPECT_EQ(At(cluster, "resumed"), "3");

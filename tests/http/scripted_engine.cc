@@ -124,6 +124,9 @@ core::ClusterState ScriptedEngine::Cluster() const {
   state.poisoned = 1;
   state.canary_failures = 5;
   state.mismatches = {{1, 6}};
+  state.reforms = 1;
+  state.layout = {1, 2};
+  state.asked = {2, 2};
   state.prompt_tokens = 2;
   core::ClusterState::Rank rank{};
   rank.rank = 1;
@@ -143,6 +146,21 @@ core::ClusterState ScriptedEngine::Cluster() const {
   agent.heartbeat_age = 250 * kMillisecond;
   state.agents.push_back(agent);
   return state;
+}
+
+void ScriptedEngine::DrainAgent(const plan::AgentId& agent) {
+  MutexLock lock(mutex_);
+  drained_.push_back(agent);
+}
+
+std::vector<plan::AgentId> ScriptedEngine::drained() const {
+  MutexLock lock(mutex_);
+  return drained_;
+}
+
+void ScriptedEngine::SetReforms(core::RequestId id, int32_t reforms) {
+  MutexLock lock(mutex_);
+  stats_[id].reforms = reforms;
 }
 
 core::RequestId ScriptedEngine::Submit(core::GenerateRequest request, std::function<void(GenerateUpdate)> on_update) {
@@ -199,6 +217,7 @@ void ScriptedEngine::Update(core::RequestId id, GenerateUpdate update) {
     stats.output_tokens += static_cast<int32_t>(update.tokens.size());
     stats.finished = now;
     update.preemptions = stats.preemptions;
+    update.reforms = stats.reforms;
     if (update.finished) update.stats = stats;
     sink = found->second;
     if (update.finished) sinks_.erase(found);

@@ -30,6 +30,7 @@ class ScriptedEngine final : public Engine {
   std::shared_ptr<const ServedModel> Model() const override;
   core::RequestId Submit(core::GenerateRequest request, std::function<void(GenerateUpdate)> on_update) override;
   void Cancel(core::RequestId id, core::CancelCause cause) override;
+  void DrainAgent(const plan::AgentId& agent) override;
   core::ClusterState Cluster() const override;
   bool Ready() const override;
 
@@ -45,6 +46,8 @@ class ScriptedEngine final : public Engine {
   // Waits until the request was cancelled; why.
   core::CancelCause AwaitCancel(core::RequestId id);
   int submitted() const;
+  std::vector<plan::AgentId> drained() const;
+  void SetReforms(core::RequestId id, int32_t reforms);  // that its later updates tell of
 
  private:
   void Update(core::RequestId id, GenerateUpdate update);
@@ -55,6 +58,7 @@ class ScriptedEngine final : public Engine {
   bool ready_ SHOAL_GUARDED_BY(mutex_) = true;
   core::RequestId next_id_ SHOAL_GUARDED_BY(mutex_) = 1;
   std::vector<core::GenerateRequest> requests_ SHOAL_GUARDED_BY(mutex_);
+  std::vector<plan::AgentId> drained_ SHOAL_GUARDED_BY(mutex_);
   size_t awaited_ SHOAL_GUARDED_BY(mutex_) = 0;
   std::map<core::RequestId, std::function<void(GenerateUpdate)>> sinks_ SHOAL_GUARDED_BY(mutex_);
   std::map<core::RequestId, core::CancelCause> cancelled_ SHOAL_GUARDED_BY(mutex_);

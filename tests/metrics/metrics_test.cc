@@ -22,6 +22,7 @@ core::ClusterState State() {
   state.poisoned = 3;
   state.canary_failures = 7;
   state.mismatches = {{0, 8}};
+  state.reforms = 6;
   state.prompt_tokens = 90;
   state.epoch = 2;
   core::ClusterState::Rank rank{};
@@ -55,6 +56,7 @@ TEST(Metrics, GaugesFollowTheState) {
   ExpectLine(text, R"(shoal:poisoned_requests_total{engine="0",model_name="m"} 3)");
   ExpectLine(text, R"(shoal:canary_failures_total{engine="0",model_name="m"} 7)");
   ExpectLine(text, R"(shoal:hidden_state_mismatches_total{rank="0"} 8)");
+  ExpectLine(text, R"(shoal:reforms_total{engine="0",model_name="m"} 6)");
   ExpectLine(text, R"(shoal:rank_up{node="h",pp="0",rank="0",tp="0"} 1)");
   ExpectLine(text, R"(shoal:rank_up{node="h",pp="1",rank="1",tp="0"} 0)");
   ExpectLine(text, R"(shoal:rank_step_seconds{node="h",pp="1",rank="1",tp="0"} 0.25)");

@@ -82,6 +82,7 @@ class FakeWorker final : public proto::Worker::Service {
   grpc::Status connect_status = grpc::Status::OK;
   bool hold_join = false;
   std::vector<proto::LoadModelProgress> load_messages;
+  std::vector<proto::PreloadProgress> preload_messages;
   grpc::Status load_status = grpc::Status::OK;
   std::vector<proto::ExecuteReply> greetings;  // sent when a step stream opens
   bool end_execute_after_greetings = false;
@@ -104,6 +105,12 @@ class FakeWorker final : public proto::Worker::Service {
     addresses_ = request->addresses_size();
     changed_.NotifyAll();
     return connect_status;
+  }
+  grpc::Status Preload(grpc::ServerContext*, const proto::JoinGroupRequest*,
+                       grpc::ServerWriter<proto::PreloadProgress>* writer) override {
+    for (const auto& message : preload_messages) writer->Write(message);
+    if (hold_join) WaitReleased();
+    return load_status;
   }
   grpc::Status Execute(grpc::ServerContext*,
                        grpc::ServerReaderWriter<proto::ExecuteReply, proto::ExecuteRequest>* stream) override {
@@ -358,6 +365,49 @@ TEST_F(AgentsTest, ANewerEpochSilencesOlderCalls) {
   ASSERT_TRUE(answer.has_value());
   EXPECT_EQ(2u, answer->epoch);
   EXPECT_EQ(0, log_.Count<core::JoinAnswered>());
+  EXPECT_EQ(0, log_.Count<core::AgentLost>());
+}
+
+TEST_F(AgentsTest, PreloadProgressAndFailures) {
+  ASSERT_TRUE(Register(Info()).ok());
+  proto::PreloadProgress half, done;
+  half.mutable_load()->set_agent("a");
+  half.mutable_load()->set_bytes_done(50);
+  *done.mutable_load() = DoneMessage();
+  done.mutable_reply()->set_numerics_id("n");
+  worker_.preload_messages = {half, done};
+  agents_->Carry(core::SendPreload{"a", JoinOf(3)});
+  const auto first = log_.Take<core::PreloadAdvanced>();
+  const auto second = log_.Take<core::PreloadAdvanced>();
+  ASSERT_TRUE(first.has_value() && second.has_value());
+  EXPECT_EQ(50, first->progress.bytes_done);
+  EXPECT_EQ(3u, first->epoch);
+  EXPECT_FALSE(first->progress.done);
+  EXPECT_TRUE(second->progress.done);
+  EXPECT_EQ("n", second->reply.numerics_id);
+
+  worker_.preload_messages = {half};
+  worker_.load_status = grpc::Status(grpc::StatusCode::NOT_FOUND, "no such model");
+  agents_->Carry(core::SendPreload{"a", JoinOf(3)});
+  auto failed = log_.Take<core::PreloadFailed>();
+  ASSERT_TRUE(failed.has_value());
+  EXPECT_EQ(absl::NotFoundError("no such model"), failed->status);
+  EXPECT_EQ("a", failed->agent);
+
+  worker_.load_status = grpc::Status::OK;  // without having said that it is done
+  agents_->Carry(core::SendPreload{"a", JoinOf(3)});
+  failed = log_.Take<core::PreloadFailed>();
+  ASSERT_TRUE(failed.has_value());
+  EXPECT_EQ(absl::StatusCode::kInternal, failed->status.code());
+
+  // A later epoch has the last word.
+  worker_.preload_messages = {};
+  worker_.hold_join = true;
+  agents_->Carry(core::SendPreload{"a", JoinOf(3)});
+  agents_->Carry(core::SendAbort{"a", 4, "changed its mind"});
+  EXPECT_EQ(4u, worker_.FirstAbort());
+  worker_.Release();
+  EXPECT_EQ(0, log_.Count<core::PreloadFailed>());
   EXPECT_EQ(0, log_.Count<core::AgentLost>());
 }
 

@@ -193,6 +193,18 @@ TEST_F(CoreThreadTest, StopEndsEveryRequestExactlyOnce) {
   }
 }
 
+TEST_F(CoreThreadTest, StopCountsWhatSomebodyStillWaitsFor) {
+  FormGroup();
+  Until([&] { return thread_->Ready(); });
+  const auto running = Submit(), gone = Submit();
+  Until([&] { return thread_->Cluster().running + thread_->Cluster().waiting == 2; });
+  thread_->Cancel(2, core::CancelCause::kDisconnect);  // heard or not
+  EXPECT_EQ(thread_->Stop(absl::UnavailableError("going down")), 1);
+  EXPECT_EQ(thread_->Stop(absl::UnavailableError("again")), 0);
+  EXPECT_EQ(Get(running).error.code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(gone->finishes, 1);
+}
+
 TEST_F(CoreThreadTest, TimersFire) {
   Start(200 * kMillisecond);
   FormGroup();

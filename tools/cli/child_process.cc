@@ -37,11 +37,12 @@ absl::StatusOr<ChildProcess> ChildProcess::Start(const std::vector<std::string>&
   posix_spawnattr_init(&attributes);
   posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
   posix_spawnattr_setpgroup(&attributes, 0);
-  sigset_t none, defaults;
-  sigemptyset(&none);
+  sigset_t blocked, defaults;
+  sigemptyset(&blocked);
+  for (int s : {SIGINT, SIGTERM}) sigaddset(&blocked, s);
   sigemptyset(&defaults);
   for (int s : {SIGINT, SIGTERM, SIGCHLD, SIGPIPE, SIGXFSZ}) sigaddset(&defaults, s);
-  posix_spawnattr_setsigmask(&attributes, &none);
+  posix_spawnattr_setsigmask(&attributes, &blocked);
   posix_spawnattr_setsigdefault(&attributes, &defaults);
 
   std::vector<char*> words;

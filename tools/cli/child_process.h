@@ -14,7 +14,8 @@ namespace shoal::cli {
 
 class ChildProcess {
  public:
-  // fds: pairs of (descriptor here, number in the child). All others are close-on-exec.
+  // fds: pairs of (descriptor here, number in the child). All others are close-on-exec. SIGINT and SIGTERM are blocked
+  // in the child until it has said what they shall do (InstallStopFlag).
   static absl::StatusOr<ChildProcess> Start(const std::vector<std::string>& argv,
                                             const std::vector<std::pair<int, int>>& fds);
   ChildProcess(ChildProcess&& other) noexcept;

@@ -98,6 +98,7 @@ server::CoordinatorOptions ToCoordinatorOptions(const ServeOptions& o) {
   core.tp = o.tensor_parallel_size;
   core.pp = o.pipeline_parallel_size;
   core.nnodes = o.nnodes;
+  core.replace_timeout = static_cast<DurationNs>(o.replace_timeout * kSecond);
   core.max_model_len = o.max_model_len;
   core.max_num_seqs = o.max_num_seqs;
   core.max_num_batched_tokens = o.max_num_batched_tokens;

@@ -203,10 +203,19 @@ int Launcher::EndAll(DurationNs shutdown_timeout) {
     coordinator.Signal(SIGCONT);  // a stopped one would not hear it
     const TimeNs deadline = clock_.Now() + shutdown_timeout + kDrainMargin;
     std::optional<int> ended;
+    const char* killed = nullptr;  // why
     while (!(ended = coordinator.Wait(100 * kMillisecond)).has_value()) {
-      if (clock_.Now() > deadline || StopSignals() > std::max(signals_before, 1)) coordinator.Signal(SIGKILL);
+      if (clock_.Now() > deadline) killed = "it had not ended in time";
+      if (StopSignals() > std::max(signals_before, 1)) killed = "a second signal came";
+      if (killed != nullptr) coordinator.Signal(SIGKILL);
     }
     code = *ended;
+    // What it says of itself needs no words of ours.
+    if (killed != nullptr) {
+      Say(absl::StrCat("the coordinator was killed: ", killed));
+    } else if (code > 128) {
+      Say(absl::StrCat("the coordinator died of signal ", code - 128, " while it ended"));
+    }
   }
   if (agent_.process.has_value()) {
     ChildProcess& agent = *agent_.process;

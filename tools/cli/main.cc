@@ -37,6 +37,8 @@ int Run(const CommandLine& line) {
       return RunChat(line.client);
     case Verb::kStatus:
       return RunStatus(line.client);
+    case Verb::kDrain:
+      return RunDrain(line.client);
     case Verb::kVersion:
       std::printf("shoal %s\n", BuildId().c_str());
       return 0;

@@ -103,6 +103,8 @@ void AddServeFlags(CLI::App* app, ServeOptions& o) {
   Flag(app, "--report-dir", o.report_dir,
        "Where a report goes when ranks fail or stall; auto: shoal-reports in $XDG_STATE_HOME or ~/.local/state; "
        "empty: nowhere");
+  Flag(app, "--replace-timeout", o.replace_timeout, "Seconds for lost ranks before fewer must do; 0: for ever")
+      ->check(CLI::Range(0.0, 86400.0));
 }
 
 void AddWorkerFlags(CLI::App* app, WorkerOptions& o) {
@@ -120,7 +122,7 @@ void AddWorkerFlags(CLI::App* app, WorkerOptions& o) {
 }
 
 void AddClientFlags(CLI::App* app, ClientOptions& o) {
-  Flag(app, "--url", o.url, "The server");
+  Flag(app, "--url,--cluster", o.url, "The server");
   Flag(app, "--api-key", o.api_key, "Key to send");
 }
 
@@ -213,6 +215,11 @@ struct Parser {
     CLI::App* status = Add(Verb::kStatus, "status", "Show agents and ranks of a running server");
     AddClientFlags(status, line.client);
     Switch(status, "--json", line.client.json, "As JSON");
+    CLI::App* drain = Add(Verb::kDrain, "drain", "Move an agent's ranks to another one, so that it can be stopped");
+    AddClientFlags(drain, line.client);
+    Flag(drain, "agent,--agent", line.client.agent, "Its id, the beginning of it, or its host (see `shoal status`)")
+        ->envname("");
+    drain->add_flag("--wait,!--no-wait", line.client.wait, "Until it has no ranks (the default), and show how it goes");
     Add(Verb::kVersion, "version", "Print the version and build id");
     CLI::App* internal = Add(Verb::kCoordinator, "coordinator", "")->group("");
     AddServeFlags(internal, line.serve);
@@ -259,6 +266,9 @@ absl::Status RequireModel(const CommandLine& line) {
   const bool serves = line.verb == Verb::kServe || line.verb == Verb::kCoordinator;
   if ((serves && line.serve.model.empty()) || (line.verb == Verb::kInspect && line.inspect.model.empty())) {
     return absl::InvalidArgumentError("no model given: a .gguf file, a model directory, or org/name");
+  }
+  if (line.verb == Verb::kDrain && line.client.agent.empty()) {
+    return absl::InvalidArgumentError("no agent given: `shoal status` lists them");
   }
   if (line.verb == Verb::kWorker && line.worker.master_port == 0) {
     return absl::InvalidArgumentError("--master-port is needed: the one that `shoal serve --workers external` prints");
@@ -334,6 +344,7 @@ std::string ToYaml(const ServeOptions& o) {
   if (!o.state_dir.empty()) put("state-dir", o.state_dir);
   put("idempotency-ttl", o.idempotency_ttl);
   put("report-dir", o.report_dir);
+  put("replace-timeout", o.replace_timeout);
   out << YAML::EndMap;
   return out.c_str();
 }

@@ -38,6 +38,7 @@ struct ServeOptions {
   std::string state_dir;                              // empty: a private one, for as long as the launcher lives
   double idempotency_ttl = 86400;                     // seconds
   std::string report_dir = "auto";
+  double replace_timeout = 30;  // seconds; 0: for ever
 };
 
 struct WorkerOptions {
@@ -58,7 +59,7 @@ struct InspectOptions {
   bool json = false;
 };
 
-// For `chat` and `status`: a running server.
+// For `chat`, `status` and `drain`: a running server.
 struct ClientOptions {
   std::string url = "http://127.0.0.1:8000";
   std::string api_key;
@@ -66,9 +67,11 @@ struct ClientOptions {
   std::string model, system;  // chat
   double temperature = -1;    // chat; < 0: the server's default
   int max_tokens = 0;         // chat; 0: the server's default
+  std::string agent;          // drain
+  bool wait = true;           // drain
 };
 
-enum class Verb { kServe, kWorker, kInspect, kChat, kStatus, kVersion, kCoordinator, kRank, kHelp };
+enum class Verb { kServe, kWorker, kInspect, kChat, kStatus, kDrain, kVersion, kCoordinator, kRank, kHelp };
 
 struct CommandLine {
   Verb verb = Verb::kHelp;

@@ -25,6 +25,12 @@ const std::atomic<bool>& InstallStopFlag() {
   sigaction(SIGTERM, &action, nullptr);
   signal(SIGPIPE, SIG_IGN);
   signal(SIGXFSZ, SIG_IGN);
+  // The launcher starts its children with both blocked: one that came before there was a handler is heard now.
+  sigset_t both;
+  sigemptyset(&both);
+  sigaddset(&both, SIGINT);
+  sigaddset(&both, SIGTERM);
+  sigprocmask(SIG_UNBLOCK, &both, nullptr);
   return stop;
 }
 

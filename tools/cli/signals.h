@@ -5,8 +5,8 @@
 
 namespace shoal::cli {
 
-// Set by SIGINT and SIGTERM from now on. SIGPIPE is ignored, and so is SIGXFSZ: both are errors of a
-// write. Call once, before threads start.
+// Set by SIGINT and SIGTERM from now on, and by one that came while they were blocked; they no longer are. SIGPIPE is
+// ignored, and so is SIGXFSZ: both are errors of a write. Call once, before threads start.
 const std::atomic<bool>& InstallStopFlag();
 // How many of them came; a second one means "at once".
 int StopSignals();

@@ -1,6 +1,9 @@
 // Tested by tests/e2e/serve_test.py
 #include <boost/json.hpp>
 #include <cstdio>
+#include <string>
+#include <string_view>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "tools/cli/client_verbs.h"
@@ -23,24 +26,36 @@ std::string Bytes(const json::object& o, const char* key) {
   return v != nullptr && v->is_int64() ? HumanBytes(v->get_int64()) : "-";
 }
 
+using Row = std::vector<std::string>;
+
+// One row for each object in the array of that name, with these of its values.
+void PrintRows(const json::object& cluster, const char* name, const Row& head, const std::vector<const char*>& keys) {
+  std::vector<Row> rows = {head};
+  const json::value* array = cluster.if_contains(name);
+  if (array != nullptr && array->is_array()) {
+    for (const json::value& value : array->get_array()) {
+      if (!value.is_object()) continue;
+      Row& row = rows.emplace_back();
+      for (const char* key : keys) {
+        const std::string_view k(key);
+        row.push_back(k.ends_with("_bytes") ? Bytes(value.get_object(), key) : Text(value.get_object(), key));
+      }
+    }
+  }
+  std::fputs(FormatTable(rows).c_str(), stdout);
+}
+
 void Print(const json::object& cluster) {
   std::printf("%s  epoch %s  %s\n", Text(cluster, "phase").c_str(), Text(cluster, "epoch").c_str(),
               Text(cluster, "detail").c_str());
   std::printf("running %s  waiting %s  KV blocks free %s of %s  transport %s\n\n", Text(cluster, "running").c_str(),
               Text(cluster, "waiting").c_str(), Text(cluster, "kv_blocks_free").c_str(),
               Text(cluster, "kv_blocks").c_str(), Text(cluster, "transport").c_str());
-  std::vector<std::vector<std::string>> rows = {
-      {"rank", "tp", "pp", "host", "pid", "state", "step", "memory", "doing"}};
-  const json::value* ranks = cluster.if_contains("ranks");
-  if (ranks != nullptr && ranks->is_array()) {
-    for (const json::value& value : ranks->get_array()) {
-      if (!value.is_object()) continue;
-      const json::object& r = value.get_object();
-      rows.push_back({Text(r, "rank"), Text(r, "tp"), Text(r, "pp"), Text(r, "hostname"), Text(r, "pid"),
-                      Text(r, "state"), Text(r, "step"), Bytes(r, "resident_bytes"), Text(r, "operation")});
-    }
-  }
-  std::fputs(FormatTable(rows).c_str(), stdout);
+  PrintRows(cluster, "agents", {"agent", "host", "pid", "address", "state", "detail"},
+            {"id", "hostname", "pid", "address", "state", "detail"});
+  std::printf("\n");
+  PrintRows(cluster, "ranks", {"rank", "tp", "pp", "host", "pid", "state", "step", "memory", "doing"},
+            {"rank", "tp", "pp", "hostname", "pid", "state", "step", "resident_bytes", "operation"});
 }
 
 }  // namespace

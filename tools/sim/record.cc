@@ -106,6 +106,25 @@ void Fields(Out& out, const core::LoadFailed& e) {
   State(out, e.status);
 }
 template <typename Out>
+void Fields(Out& out, const core::PreloadAdvanced& e) {
+  out.Name(e.progress.done ? "preloaded" : "preloading");
+  out.Text("by", e.progress.agent);
+  out.Number("epoch", static_cast<int64_t>(e.epoch));
+  for (const plan::JoinReply::Rank& r : e.reply.ranks) out.Number("rank", r.rank);
+}
+template <typename Out>
+void Fields(Out& out, const core::PreloadFailed& e) {
+  out.Name("preload failed");
+  out.Text("by", e.agent);
+  out.Number("epoch", static_cast<int64_t>(e.epoch));
+  State(out, e.status);
+}
+template <typename Out>
+void Fields(Out& out, const core::DrainRequested& e) {
+  out.Name("drain");
+  out.Text("of", e.agent);
+}
+template <typename Out>
 void Fields(Out& out, const core::StepAnswered& e) {
   out.Name("step answered");
   out.Text("by", e.agent);
@@ -148,6 +167,15 @@ void Fields(Out& out, const core::SendLoad& e) {
   out.Text("to", e.agent);
   out.Number("epoch", static_cast<int64_t>(e.load.epoch));
   out.Number("blocks", e.load.limits.blocks);
+}
+template <typename Out>
+void Fields(Out& out, const core::SendPreload& e) {
+  out.Name("preload");
+  out.Text("to", e.agent);
+  out.Number("epoch", static_cast<int64_t>(e.join.epoch));
+  for (const plan::RankAssignment& a : e.join.ranks) {
+    if (a.agent == e.agent) out.Number("rank", a.rank);
+  }
 }
 template <typename Out>
 void Fields(Out& out, const core::SendConnect& e) {

@@ -17,6 +17,21 @@ constexpr DurationNs kPoll = 20 * kMillisecond;
 constexpr DurationNs kRegisterDeadline = 5 * kSecond;
 constexpr DurationNs kFirstRetry = 100 * kMillisecond, kLongestRetry = 1 * kSecond;
 
+constexpr int64_t kModelBytes = 4000;  // spread over all ranks
+constexpr int64_t kShardBytes = 1000;  // that are read for one, whatever the layout
+
+std::string KeyOf(const plan::JoinGroup& join) {
+  return absl::StrCat(join.revision, "/files/tp", join.tp, "xpp", join.pp, "/null");
+}
+
+std::vector<int32_t> RanksIn(const plan::JoinGroup& join, const plan::AgentId& agent) {
+  std::vector<int32_t> ranks;
+  for (const plan::RankAssignment& a : join.ranks) {
+    if (a.agent == agent) ranks.push_back(a.rank);
+  }
+  return ranks;
+}
+
 }  // namespace
 
 VirtualAgent::VirtualAgent(const AgentSpec& spec, uint64_t incarnation, const AgentSurroundings& around)
@@ -178,14 +193,28 @@ void VirtualAgent::AnswerJoin(const LinkPtr& link, const plan::JoinGroup& join) 
     group_->link = link;
     group_->join = join;
     group_->held = weights_;
-    answer->numerics_id = spec_.numerics_id;
-    for (const plan::RankAssignment& a : join.ranks) {
-      if (a.agent != spec_.id) continue;
-      group_->ranks.push_back(a.rank);
-      answer->ranks.push_back({a.rank, 1000, Holds(a.rank) ? 0 : 1000, spec_.kv_bytes_per_block, spec_.memory_bytes});
-    }
+    group_->ranks = RanksIn(join, spec_.id);
+    answer = Reply(join);
   }
   Tell(link, Network::NewStream(), core::JoinAnswered{spec_.id, join.epoch, answer});
+}
+
+plan::JoinReply VirtualAgent::Reply(const plan::JoinGroup& join) const {
+  plan::JoinReply reply;
+  reply.numerics_id = spec_.numerics_id;
+  const int64_t weights = kModelBytes / (join.tp * join.pp);
+  for (const int32_t rank : RanksIn(join, spec_.id)) {
+    const bool held = weights_key_ == KeyOf(join) && Holds(rank);
+    reply.ranks.push_back({rank, weights, held ? 0 : weights, spec_.kv_bytes_per_block, spec_.memory_bytes});
+  }
+  return reply;
+}
+
+void VirtualAgent::KeepOnly(const plan::JoinGroup& join) {
+  const std::string key = KeyOf(join);
+  if (std::exchange(weights_key_, key) != key) weights_.clear();
+  const std::vector<int32_t> wanted = RanksIn(join, spec_.id);
+  std::erase_if(weights_, [&](int32_t rank) { return std::find(wanted.begin(), wanted.end(), rank) == wanted.end(); });
 }
 
 void VirtualAgent::LoadFails(const GroupPtr& group, const absl::Status& why) {
@@ -207,14 +236,10 @@ void VirtualAgent::Load(const LinkPtr& link, const plan::LoadModel& load) {
       self->Troubled();
       return self->LoadFails(group, self->spec_.load_error);
     }
-    const std::string key =
-        absl::StrCat(group->join.revision, "/files/tp", group->join.tp, "xpp", group->join.pp, "/null");
-    if (std::exchange(self->weights_key_, key) != key) self->weights_.clear();
-    const auto unwanted = [&](int32_t rank) {
-      return std::find(group->ranks.begin(), group->ranks.end(), rank) == group->ranks.end();
-    };
-    std::erase_if(self->weights_, unwanted);
-    std::erase_if(self->caches_, [&](const auto& entry) { return unwanted(entry.first); });
+    self->KeepOnly(group->join);
+    std::erase_if(self->caches_, [&](const auto& entry) {
+      return std::find(group->ranks.begin(), group->ranks.end(), entry.first) == group->ranks.end();
+    });
     self->ReadNext(group, load, 0);
   });
 }
@@ -226,6 +251,8 @@ void VirtualAgent::ReadNext(const GroupPtr& group, const plan::LoadModel& load, 
   if (next == group->ranks.size()) return StartRanks(group, load);
   const int32_t rank = group->ranks[next];
   around_.on_read(*this, rank);
+  bytes_read_ += kShardBytes;
+  group->bytes_read += kShardBytes;
   const DurationNs takes = around_.world->Between(around_.times.read / 4, around_.times.read);
   const auto self = shared_from_this();
   const auto done = [self, group, load, next, rank] {
@@ -293,8 +320,8 @@ void VirtualAgent::RanksStarted(const GroupPtr& group) {
   group->starting = false;
   group->loaded = true;
   group->mirror.emplace(group->limits);
-  group->all = around_.ranks_of(coordinator, group->join.epoch);
-  plan::LoadProgress done{spec_.id, 1000, 1000, true, false, 1000, {}, {}};
+  group->all = around_.ranks_of(group->join);
+  plan::LoadProgress done{spec_.id, 1000, 1000, true, group->bytes_read == 0, group->bytes_read, {}, {}};
   const auto self = shared_from_this();
   for (const int32_t rank : group->ranks) {
     const std::shared_ptr<Cache> cache = CacheOf(rank, group->limits, coordinator);
@@ -303,6 +330,35 @@ void VirtualAgent::RanksStarted(const GroupPtr& group) {
                               [self, rank](const std::string& cause) { self->KillRank(rank, cause); }});
   }
   Tell(group->link, group->progress, core::LoadAdvanced{group->join.epoch, done});
+}
+
+// Reads for a group to come, beside whatever runs here; an epoch that comes meanwhile ends it.
+void VirtualAgent::Preload(const LinkPtr& link, const plan::JoinGroup& join) {
+  Do([self = shared_from_this(), link, join] {
+    ++self->preloads_;
+    const auto stream = Network::NewStream();
+    absl::Status why = self->spec_.preload_error;
+    why.Update(self->Enter(join.epoch, false));
+    if (!why.ok()) return self->Tell(link, stream, core::PreloadFailed{self->id(), join.epoch, why});
+    const plan::LoadProgress begun{self->id(), 500, 1000, false, false, 500, {}, {}};
+    self->Tell(link, stream, core::PreloadAdvanced{join.epoch, begun, {}});
+    self->around_.world->After(self->spec_.preload_takes, [self, link, stream, join] {
+      self->Do([self, link, stream, join] { self->Preloaded(link, stream, join); });
+    });
+  });
+}
+
+void VirtualAgent::Preloaded(const LinkPtr& link, const Network::StreamPtr& stream, const plan::JoinGroup& join) {
+  if (join.epoch < highest_epoch_) return;
+  KeepOnly(join);
+  const plan::JoinReply reply = Reply(join);
+  int64_t read = 0;
+  for (const int32_t rank : RanksIn(join, spec_.id)) {
+    read += weights_.insert(rank).second ? kShardBytes : 0;  // although another one has them: it shall go
+  }
+  bytes_read_ += read;
+  const plan::LoadProgress done{spec_.id, 1000, 1000, true, read == 0, read, {}, {}};
+  Tell(link, stream, core::PreloadAdvanced{join.epoch, done, reply});
 }
 
 void VirtualAgent::Plan(const std::shared_ptr<const plan::StepPlan>& plan) {

@@ -28,6 +28,8 @@ struct AgentSpec {
   int64_t kv_bytes_per_block = 1024;
   absl::Status join_error{};
   absl::Status load_error{};
+  absl::Status preload_error{};
+  DurationNs preload_takes = 20 * kMillisecond;
 };
 
 struct AgentTimes {
@@ -44,8 +46,8 @@ struct AgentSurroundings {
   std::string build_id;
   uint64_t* cache_ids;  // the last one that was given
   bool* repeat_answers;
-  // The ranks of a coordinator's epoch, wherever they are.
-  std::function<std::shared_ptr<VirtualRanks>(uint64_t coordinator, uint64_t epoch)> ranks_of;
+  // The ranks of a group, wherever they are: of its coordinator's epoch.
+  std::function<std::shared_ptr<VirtualRanks>(const plan::JoinGroup& join)> ranks_of;
   std::function<void(const VirtualAgent& reader, int32_t rank)> on_read;
 };
 
@@ -60,6 +62,7 @@ class VirtualAgent : public std::enable_shared_from_this<VirtualAgent> {
   void Join(const LinkPtr& link, const plan::JoinGroup& join);
   void Load(const LinkPtr& link, const plan::LoadModel& load);
   void Connect(const LinkPtr& link, const plan::ConnectRanks& connect);
+  void Preload(const LinkPtr& link, const plan::JoinGroup& join);
   void Plan(const std::shared_ptr<const plan::StepPlan>& plan);
   void Abort(uint64_t epoch);
   void SessionEnded(const LinkPtr& link, const std::string& reason);
@@ -72,6 +75,7 @@ class VirtualAgent : public std::enable_shared_from_this<VirtualAgent> {
   bool KillRank(int32_t rank, const std::string& cause);
   void RefuseJoins(const absl::Status& why) { spec_.join_error = why; }
   void RefuseLoads(const absl::Status& why) { spec_.load_error = why; }
+  void RefusePreloads(const absl::Status& why) { spec_.preload_error = why; }
   void ForgetWeights() { weights_.clear(); }
 
   const std::string& id() const { return spec_.id; }
@@ -82,6 +86,8 @@ class VirtualAgent : public std::enable_shared_from_this<VirtualAgent> {
   const LinkPtr& session() const { return session_; }
   uint64_t epoch() const { return highest_epoch_; }
   bool Holds(int32_t rank) const { return weights_.contains(rank); }
+  int preloads() const { return preloads_; }          // that it was asked for
+  int64_t bytes_read() const { return bytes_read_; }  // of weights: 1000 for a rank
   // It has the weights, or had them when it was asked to join its present group.
   bool Had(int32_t rank) const { return Holds(rank) || (group_ != nullptr && group_->held.contains(rank)); }
   std::vector<int32_t> Ranks() const;  // that run here
@@ -95,6 +101,7 @@ class VirtualAgent : public std::enable_shared_from_this<VirtualAgent> {
     plan::JoinGroup join;
     std::vector<int32_t> ranks;
     std::set<int32_t> held;  // weights, before any were dropped for it
+    int64_t bytes_read = 0;
     Network::StreamPtr answers = Network::NewStream(), progress = Network::NewStream();
     bool load_begun = false, starting = false, failed = false, loaded = false;
     bool published = false, connected = false;  // where ranks need each other's addresses
@@ -112,6 +119,10 @@ class VirtualAgent : public std::enable_shared_from_this<VirtualAgent> {
   void EndGroup();
   absl::Status Enter(uint64_t epoch, bool joining);
   void AnswerJoin(const LinkPtr& link, const plan::JoinGroup& join);
+  plan::JoinReply Reply(const plan::JoinGroup& join) const;  // what a join for these ranks is answered with
+  // Shards of other ranks than these, or of another layout, go.
+  void KeepOnly(const plan::JoinGroup& join);
+  void Preloaded(const LinkPtr& link, const Network::StreamPtr& stream, const plan::JoinGroup& join);
   void ReadNext(const GroupPtr& group, const plan::LoadModel& load, size_t next);
   void StartRanks(const GroupPtr& group, const plan::LoadModel& load);
   void Publish(const GroupPtr& group);
@@ -134,6 +145,8 @@ class VirtualAgent : public std::enable_shared_from_this<VirtualAgent> {
   uint64_t highest_epoch_, joined_epoch_ = 0;
   std::string weights_key_;
   std::set<int32_t> weights_;
+  int64_t bytes_read_ = 0;
+  int preloads_ = 0;
   std::map<int32_t, std::shared_ptr<Cache>> caches_;  // by rank
   GroupPtr group_;
 };

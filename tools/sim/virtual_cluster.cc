@@ -19,7 +19,8 @@ constexpr DurationNs kWell = 40 * kSecond;
 // Messages that carry an epoch: a core must bear them at any time.
 bool MayComeAgain(const core::Event& event) {
   return std::holds_alternative<core::JoinAnswered>(event) || std::holds_alternative<core::LoadAdvanced>(event) ||
-         std::holds_alternative<core::LoadFailed>(event) || std::holds_alternative<core::StepAnswered>(event) ||
+         std::holds_alternative<core::LoadFailed>(event) || std::holds_alternative<core::PreloadAdvanced>(event) ||
+         std::holds_alternative<core::PreloadFailed>(event) || std::holds_alternative<core::StepAnswered>(event) ||
          std::holds_alternative<core::RankExited>(event) || std::holds_alternative<core::HeartbeatReceived>(event);
 }
 
@@ -48,7 +49,9 @@ void VirtualCluster::NewAgent(const AgentSpec& spec, bool at_once) {
   around.build_id = options_.build_id;
   around.cache_ids = &caches_made_;
   around.repeat_answers = &repeat_answers_;
-  around.ranks_of = [this](uint64_t coordinator, uint64_t epoch) { return RanksOf(coordinator, epoch); };
+  around.ranks_of = [this](const plan::JoinGroup& join) {
+    return RanksOf(join.coordinator, join.epoch, {join.tp, join.pp});
+  };
   around.on_read = [this](const VirtualAgent& reader, int32_t rank) { WasRead(reader, rank); };
   auto& agent = agents_[spec.id];
   if (agent != nullptr && agent->alive()) agent->Die();
@@ -92,7 +95,13 @@ bool VirtualCluster::KillRank(int32_t rank, const std::string& cause) {
   return killed;
 }
 
-std::shared_ptr<VirtualRanks> VirtualCluster::RanksOf(uint64_t coordinator, uint64_t epoch) {
+std::shared_ptr<VirtualRanks> VirtualCluster::PresentRanks() {
+  const core::ClusterState now = state();
+  return RanksOf(coordinator_.incarnation(), now.epoch, now.layout);
+}
+
+std::shared_ptr<VirtualRanks> VirtualCluster::RanksOf(uint64_t coordinator, uint64_t epoch,
+                                                      const core::Layout& layout) {
   std::weak_ptr<VirtualRanks>& known = ranks_[{coordinator, epoch}];
   std::shared_ptr<VirtualRanks> ranks = known.lock();
   if (ranks != nullptr) return ranks;
@@ -104,7 +113,7 @@ std::shared_ptr<VirtualRanks> VirtualCluster::RanksOf(uint64_t coordinator, uint
       plans_[it->second.trace].ended = world_.now();
     }
   };
-  ranks = std::make_shared<VirtualRanks>(&world_, options_.tp, options_.pp, StepTimes{times_.step_min, times_.step_max},
+  ranks = std::make_shared<VirtualRanks>(&world_, layout.tp, layout.pp, StepTimes{times_.step_min, times_.step_max},
                                          &faults_, hooks);
   known = ranks;
   return ranks;
@@ -259,8 +268,10 @@ int VirtualCluster::Copies(const core::Effect& effect) {
 
 void VirtualCluster::Took(const core::Event& event) {
   const auto* answer = std::get_if<core::StepAnswered>(&event);
-  if (answer == nullptr || answer->result.rank != (options_.pp - 1) * options_.tp) return;
+  if (answer == nullptr) return;
   const plan::Stamp& stamp = answer->result.stamp;
+  const core::Layout layout = layouts_[stamp.epoch];
+  if (answer->result.rank != (layout.pp - 1) * layout.tp) return;
   const auto it = sent_.find(stamp.step);
   if (stamp.epoch != epoch_.epoch || stamp.incarnation != epoch_.incarnation || it == sent_.end()) return;
   plans_[it->second.trace].answered = world_.now();

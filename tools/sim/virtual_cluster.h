@@ -64,6 +64,7 @@ class VirtualCluster : private VirtualCoordinator::Observer {
   // What an agent answers from now on; OK: as it should.
   void RefuseJoins(const std::string& id, const absl::Status& why) { agents_.at(id)->RefuseJoins(why); }
   void RefuseLoads(const std::string& id, const absl::Status& why) { agents_.at(id)->RefuseLoads(why); }
+  void RefusePreloads(const std::string& id, const absl::Status& why) { agents_.at(id)->RefusePreloads(why); }
   void FailStep(const std::string& error) { faults_.fail_step = error; }
   void PoisonRequestsWith(int32_t token) { faults_.not_finite = token; }  // a prompt that begins so gives NaN
   void KillRanksWith(int32_t token) { faults_.deadly = token; }           // a prompt that begins so kills a rank
@@ -133,6 +134,10 @@ class VirtualCluster : private VirtualCoordinator::Observer {
   const std::vector<core::SendConnect>& connects() const { return connects_; }
   const std::vector<core::SendAbort>& aborts() const { return aborts_; }
   const std::vector<std::shared_ptr<const core::StallReport>>& reports() const { return reports_; }
+  int preloads(const std::string& id) const { return agents_.at(id)->preloads(); }  // that it was asked for
+  int64_t bytes_read(const std::string& id) const {
+    return agents_.at(id)->bytes_read();
+  }                                        // of weights: 1000 for a rank
   uint64_t hash() const { return hash_; }  // of all events and effects, in order
   uint64_t events() const { return events_; }
 
@@ -173,7 +178,10 @@ class VirtualCluster : private VirtualCoordinator::Observer {
   void On(const core::SendPlan& e);
   void On(const core::EmitTokens& e);
   void On(const core::FinishRequest& e);
-  void On(const core::SendJoin& e) { joins_.push_back(e); }
+  void On(const core::SendJoin& e) {
+    joins_.push_back(e);
+    layouts_[e.join.epoch] = {e.join.tp, e.join.pp};
+  }
   void On(const core::SendConnect& e) { connects_.push_back(e); }
   void On(const core::SendAbort& e) { aborts_.push_back(e); }
   void On(const core::Report& e) { reports_.push_back(e.what); }
@@ -182,8 +190,8 @@ class VirtualCluster : private VirtualCoordinator::Observer {
   void On(const Other&) {}
 
   void NewAgent(const AgentSpec& spec, bool at_once);
-  std::shared_ptr<VirtualRanks> RanksOf(uint64_t coordinator, uint64_t epoch);
-  std::shared_ptr<VirtualRanks> PresentRanks() { return RanksOf(coordinator_.incarnation(), state().epoch); }
+  std::shared_ptr<VirtualRanks> RanksOf(uint64_t coordinator, uint64_t epoch, const core::Layout& layout);
+  std::shared_ptr<VirtualRanks> PresentRanks();
   void WasRead(const VirtualAgent& reader, int32_t rank);
   DurationNs Keepalive() { return world_.Between(10 * kSecond, 16 * kSecond); }
 
@@ -212,8 +220,9 @@ class VirtualCluster : private VirtualCoordinator::Observer {
   std::vector<Read> reads_;
   uint64_t hash_ = 0, events_ = 0;
   std::vector<PlanTrace> plans_;
-  plan::Stamp epoch_;              // of the last plan
-  std::map<uint64_t, Sent> sent_;  // by step, of that epoch
+  plan::Stamp epoch_;                         // of the last plan
+  std::map<uint64_t, core::Layout> layouts_;  // by epoch, of the present coordinator
+  std::map<uint64_t, Sent> sent_;             // by step, of that epoch
   std::map<plan::SequenceId, int> unanswered_;
   int in_flight_ = 0, max_unanswered_ = 0, max_in_flight_ = 0;
   std::map<int, DurationNs> busy_;

@@ -156,6 +156,12 @@ void VirtualCoordinator::Carry(const core::SendConnect& e) {
   Send(link, Network::NewStream(), [link, connect = e.connect] { link->peer->Connect(link, connect); });
 }
 
+void VirtualCoordinator::Carry(const core::SendPreload& e) {
+  const LinkPtr link = Find(e.agent);
+  if (link == nullptr) return;
+  Send(link, Network::NewStream(), [link, join = e.join] { link->peer->Preload(link, join); });
+}
+
 void VirtualCoordinator::Carry(const core::SendPlan& e) {
   absl::StatusOr<plan::StepPlan> decoded = plan::DecodePlan(e.bytes);
   if (!decoded.ok()) return world_->Problem(decoded.status().ToString());

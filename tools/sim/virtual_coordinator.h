@@ -71,6 +71,7 @@ class VirtualCoordinator {
   void Carry(const core::SendJoin& e);
   void Carry(const core::SendLoad& e);
   void Carry(const core::SendConnect& e);
+  void Carry(const core::SendPreload& e);
   void Carry(const core::SendPlan& e);
   void Carry(const core::SendAbort& e);
   void Carry(const core::SetTimer& e);

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/base/status_macros.h"
+#include "worker/agent/loader.h"
 
 namespace shoal::agent {
 namespace {
@@ -13,6 +14,17 @@ namespace {
 GroupContext WithShelf(GroupContext context, Shelf* shelf) {
   context.shelf = shelf;
   return context;
+}
+
+absl::StatusOr<Control::Preloaded> ReadWeights(const plan::JoinGroup& join, const GroupContext& context,
+                                               const std::atomic<bool>& cancelled, const Control::OnProgress& report) {
+  SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<Joined> joined, ResolveJoin(join, context.self));
+  Control::Preloaded result;
+  result.reply = ReplyTo(*joined, *context.shelf);
+  result.progress.agent = context.self.id;
+  SHOAL_RETURN_IF_ERROR(LoadWeights(*joined, context.cores, *context.shelf, cancelled, report, &result.progress));
+  result.progress.done = true;
+  return result;
 }
 
 absl::Status Stopping() { return absl::CancelledError("the agent is ending"); }
@@ -43,6 +55,7 @@ void Control::Stop() {
     MutexLock lock(mutex_);
     stopped_ = true;
     if (group_ != nullptr) group_->Cancel();
+    preload_cancelled_.store(true);
     changed_.NotifyAll();
   }
   if (thread_.joinable()) thread_.join();
@@ -71,6 +84,7 @@ absl::Status Control::Enter(uint64_t epoch, bool joining) {
   highest_epoch_ = epoch;
   if (joining) joined_epoch_ = epoch;
   if (group_ != nullptr && group_->epoch() < epoch) group_->Cancel();
+  if (preload_epoch_ != 0 && preload_epoch_ < epoch) preload_cancelled_.store(true);
   return absl::OkStatus();
 }
 
@@ -126,6 +140,30 @@ absl::Status Control::DoLoad(const plan::LoadModel& load, const OnProgress& repo
   return absl::OkStatus();
 }
 
+void Control::Preload(plan::JoinGroup join, OnProgress report, OnPreloaded done) {
+  if (absl::Status entered = Enter(join.epoch, false); !entered.ok()) return done(entered);
+  const bool queued =
+      Enqueue([this, join = std::move(join), report = std::move(report), done] { done(DoPreload(join, report)); });
+  if (!queued) done(Stopping());
+}
+
+absl::StatusOr<Control::Preloaded> Control::DoPreload(const plan::JoinGroup& join, const OnProgress& report) {
+  {
+    MutexLock lock(mutex_);
+    if (stopped_) return Stopping();
+    if (join.epoch < highest_epoch_) return absl::AbortedError(absl::StrCat("epoch ", join.epoch, " is over"));
+    preload_epoch_ = join.epoch;
+    preload_cancelled_.store(false);
+  }
+  absl::StatusOr<Preloaded> result = ReadWeights(join, context_, preload_cancelled_, report);
+  MutexLock lock(mutex_);
+  preload_epoch_ = 0;
+  if (!result.ok() && preload_cancelled_.load()) {
+    return absl::AbortedError(absl::StrCat("epoch ", join.epoch, " was over before its weights were read"));
+  }
+  return result;
+}
+
 void Control::Abort(uint64_t epoch, const std::string& reason, OnDone done) {
   if (absl::Status entered = Enter(epoch, false); !entered.ok()) return done(entered);
   const bool queued = Enqueue([this, epoch, reason, done] {
@@ -138,6 +176,7 @@ void Control::Abort(uint64_t epoch, const std::string& reason, OnDone done) {
 
 void Control::Drop(const std::string& reason) {
   if (const std::shared_ptr<Group> group = Current()) group->Cancel();
+  preload_cancelled_.store(true);
   Enqueue([this, reason] { EndCurrent(absl::AbortedError(reason)); });
 }
 

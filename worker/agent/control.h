@@ -33,6 +33,14 @@ class Control {
   void Load(plan::LoadModel load, OnProgress report, OnDone done) SHOAL_EXCLUDES(mutex_);
   // Hands the group that is being loaded the addresses of all its ranks; at once, beside the load. Any thread.
   absl::Status Connect(plan::ConnectRanks connect) SHOAL_EXCLUDES(mutex_);
+  // Reads weights for a group to come: those of the ranks that `join` gives to this agent, on which a group that runs
+  // here must keep its own. `done` gets the last state, and what a join would be answered with.
+  struct Preloaded {
+    plan::LoadProgress progress;
+    plan::JoinReply reply;
+  };
+  using OnPreloaded = std::function<void(absl::StatusOr<Preloaded>)>;
+  void Preload(plan::JoinGroup join, OnProgress report, OnPreloaded done) SHOAL_EXCLUDES(mutex_);
   // Ends groups of epochs below `epoch`; `done` once none of their processes is left.
   void Abort(uint64_t epoch, const std::string& reason, OnDone done) SHOAL_EXCLUDES(mutex_);
   // Ends the group, whatever its epoch; the epoch stays.
@@ -63,6 +71,7 @@ class Control {
   void EndCurrent(const absl::Status& why) SHOAL_EXCLUDES(mutex_);  // on the control thread
   absl::StatusOr<plan::JoinReply> DoJoin(const plan::JoinGroup& join);
   absl::Status DoLoad(const plan::LoadModel& load, const OnProgress& report);
+  absl::StatusOr<Preloaded> DoPreload(const plan::JoinGroup& join, const OnProgress& report);
 
   Shelf shelf_;
   const GroupContext context_;
@@ -74,6 +83,8 @@ class Control {
   uint64_t joined_epoch_ SHOAL_GUARDED_BY(mutex_) = 0;  // the last that a JoinGroup was accepted for
   std::string address_ SHOAL_GUARDED_BY(mutex_);
   std::shared_ptr<Group> group_ SHOAL_GUARDED_BY(mutex_);
+  uint64_t preload_epoch_ SHOAL_GUARDED_BY(mutex_) = 0;  // of the preload that runs; 0: none
+  std::atomic<bool> preload_cancelled_{false};
   std::deque<std::function<void()>> jobs_ SHOAL_GUARDED_BY(mutex_);
   std::atomic<uint64_t> changes_{0};
   std::thread thread_;

@@ -61,8 +61,8 @@ class OrderedWriter : public Reactor {
   std::deque<Message> queue_ SHOAL_GUARDED_BY(mutex_);  // front: being written
 };
 
-class ProgressStream final
-    : public OrderedWriter<grpc::ServerWriteReactor<proto::LoadModelProgress>, proto::LoadModelProgress> {
+template <typename Message>
+class ProgressStream final : public OrderedWriter<grpc::ServerWriteReactor<Message>, Message> {
  public:
   void Keep(std::shared_ptr<ProgressStream> self) { self_ = std::move(self); }
 
@@ -150,7 +150,7 @@ class Service final : public proto::Worker::CallbackService {
 
   grpc::ServerWriteReactor<proto::LoadModelProgress>* LoadModel(grpc::CallbackServerContext*,
                                                                 const proto::LoadModelRequest* request) override {
-    const auto stream = std::make_shared<ProgressStream>();
+    const auto stream = std::make_shared<ProgressStream<proto::LoadModelProgress>>();
     stream->Keep(stream);
     absl::StatusOr<plan::LoadModel> load = plan::FromProto(*request);
     if (load.ok() && control_ == nullptr) load = NotYet();
@@ -177,6 +177,35 @@ class Service final : public proto::Worker::CallbackService {
     if (connect.ok() && control_ == nullptr) connect = NotYet();
     reactor->Finish(ToAnswer(connect.ok() ? control_.load()->Connect(*std::move(connect)) : connect.status()));
     return reactor;
+  }
+
+  grpc::ServerWriteReactor<proto::PreloadProgress>* Preload(grpc::CallbackServerContext*,
+                                                            const proto::JoinGroupRequest* request) override {
+    const auto stream = std::make_shared<ProgressStream<proto::PreloadProgress>>();
+    stream->Keep(stream);
+    absl::StatusOr<plan::JoinGroup> join = plan::FromProto(*request);
+    if (join.ok() && control_ == nullptr) join = NotYet();
+    if (!join.ok()) {
+      stream->EndWith(join.status());
+      return stream.get();
+    }
+    control_.load()->Preload(
+        *std::move(join),
+        [stream](const plan::LoadProgress& progress) {
+          proto::PreloadProgress message;
+          plan::ToProto(progress, message.mutable_load());
+          stream->Write(std::move(message));
+        },
+        [stream](const absl::StatusOr<Control::Preloaded>& preloaded) {
+          if (preloaded.ok()) {
+            proto::PreloadProgress message;
+            plan::ToProto(preloaded->progress, message.mutable_load());
+            plan::ToProto(preloaded->reply, message.mutable_reply());
+            stream->Write(std::move(message));
+          }
+          stream->EndWith(preloaded.status());
+        });
+    return stream.get();
   }
 
   grpc::ServerBidiReactor<proto::ExecuteRequest, proto::ExecuteReply>* Execute(grpc::CallbackServerContext*) override {

@@ -1,0 +1,391 @@
+// Agents that give their ranks to others while requests run.
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/rng.h"
+#include "gtest/gtest.h"
+#include "tools/sim/virtual_cluster.h"
+
+namespace shoal::core {
+namespace {
+
+using sim::AgentSpec, sim::Answer, sim::ClusterTimes, sim::kVocab, sim::LoneRun, sim::TestOptions, sim::VirtualCluster;
+
+using Phase = ClusterState::Phase;
+using AgentState = ClusterState::AgentState;
+
+GenerateRequest MakeRequest(RequestId id, int32_t prompt, int32_t max_tokens) {
+  GenerateRequest r;
+  r.id = id;
+  for (int32_t i = 0; i < prompt; ++i) r.prompt.push_back(static_cast<int32_t>(RandomBits(7, id, i) % kVocab));
+  r.max_tokens = max_tokens;
+  return r;
+}
+
+void ExpectAsAlone(const VirtualCluster& cluster, const GenerateRequest& r) {
+  SCOPED_TRACE(r.id);
+  EXPECT_TRUE(cluster.problems().empty()) << cluster.problems().front();
+  const Answer& a = cluster.answer(r.id);
+  ASSERT_EQ(a.finishes, 1);
+  FinishReason reason;
+  EXPECT_EQ(a.tokens, LoneRun(r, &reason));
+  EXPECT_EQ(a.finish.reason, reason) << a.finish.error;
+}
+
+CoreOptions Options(int32_t tp, int32_t pp, int32_t nnodes) {
+  CoreOptions o = TestOptions();
+  o.tp = tp;
+  o.pp = pp;
+  o.nnodes = nnodes;
+  return o;
+}
+
+// Four requests in flight on agents a and b, 2 x 2.
+struct Running {
+  explicit Running(CoreOptions options = Options(2, 2, 2)) : cluster(options, {}, 5) {
+    cluster.AddAgent({.id = "a", .slots = 2});
+    cluster.AddAgent({.id = "b", .slots = 2});
+    EXPECT_TRUE(cluster.RunUntilReady());
+    for (int i = 1; i <= 4; ++i) requests.push_back(MakeRequest(i, 10 + i, 150));
+    for (const GenerateRequest& r : requests) cluster.Submit(r);
+    cluster.RunUntil(cluster.now() + 50 * kMillisecond);
+  }
+  void Drain(const std::string& id) { cluster.Post(DrainRequested{id}); }
+  AgentState StateOf(const std::string& id) const {
+    for (const auto& agent : cluster.state().agents) {
+      if (agent.info.id == id) return agent.state;
+    }
+    ADD_FAILURE() << "no agent " << id;
+    return AgentState::kSilent;
+  }
+  std::string DetailOf(const std::string& id) const {
+    for (const auto& agent : cluster.state().agents) {
+      if (agent.info.id == id) return agent.detail;
+    }
+    return "no such agent";
+  }
+  bool HasRanks(const std::string& id) const {
+    const ClusterState state = cluster.state();
+    return std::any_of(state.ranks.begin(), state.ranks.end(), [&](const auto& r) { return r.agent == id; });
+  }
+  bool RunUntilDrained(const std::string& id) {
+    return cluster.RunUntil([&] { return StateOf(id) == AgentState::kDrained; }, 300 * kSecond);
+  }
+  void RunFor(DurationNs time) { cluster.RunUntil(cluster.now() + time); }
+  void Finish() {
+    ASSERT_TRUE(cluster.RunUntilAnswered());
+    for (const GenerateRequest& r : requests) ExpectAsAlone(cluster, r);
+  }
+  VirtualCluster cluster;
+  std::vector<GenerateRequest> requests;
+};
+
+TEST(Drain, TheSpareTakesTheRanksAndNoTokenIsLost) {
+  Running run;
+  run.cluster.AddAgent({.id = "spare", .slots = 2, .preload_takes = 30 * kMillisecond});
+  run.Drain("b");
+  EXPECT_EQ(run.StateOf("b"), AgentState::kDraining);
+  run.RunFor(25 * kMillisecond);
+  // The old group serves while the spare reads.
+  EXPECT_EQ(run.cluster.preloads("spare"), 1);
+  const uint64_t steps = run.cluster.state().steps;
+  EXPECT_EQ(run.cluster.state().phase, Phase::kReady);
+  run.RunFor(5 * kMillisecond);
+  EXPECT_GT(run.cluster.state().steps, steps);
+  ASSERT_TRUE(run.RunUntilDrained("b"));
+  EXPECT_GT(run.cluster.state().running + run.cluster.state().waiting, 0) << "nothing ran: it proves little";
+  EXPECT_FALSE(run.HasRanks("b"));
+  EXPECT_EQ(run.cluster.bytes_read("a"), 2000);  // its two ranks, once, at the start
+  EXPECT_EQ(run.cluster.bytes_read("spare"), 2000);
+  EXPECT_EQ(run.cluster.state().load_bytes_read, 0);  // before the group was formed
+  EXPECT_EQ(run.cluster.state().groups_formed, 2u);
+  EXPECT_TRUE(run.cluster.reports().empty()) << "nothing was detected";
+  run.cluster.KillAgent("b");  // nobody notices
+  run.Finish();
+  EXPECT_EQ(run.cluster.state().groups_formed, 2u);
+  EXPECT_EQ(run.cluster.state().reforms, 0u);
+}
+
+// Where no host has enough slots, the group spans two of them from then on.
+TEST(Drain, TheSpareMayBeOnAnotherHost) {
+  Running run;
+  EXPECT_EQ(run.cluster.state().transport, "shm");
+  run.cluster.AddAgent({.id = "spare", .slots = 2, .boot_id = "there"});
+  run.Drain("b");
+  ASSERT_TRUE(run.RunUntilDrained("b"));
+  EXPECT_TRUE(run.HasRanks("spare"));
+  EXPECT_EQ(run.cluster.state().transport, "gloo");
+  EXPECT_EQ(run.cluster.connects().size(), 2u);
+  EXPECT_EQ(run.cluster.state().groups_formed, 2u);
+  run.Finish();
+}
+
+// While the canary runs, its plans are waited for as those of clients are, and it is no obstacle.
+TEST(Drain, WhileTheCanaryRuns) {
+  CoreOptions o = Options(2, 2, 2);
+  o.canary_interval = 30 * kMillisecond;
+  Running run(o);
+  run.Finish();
+  run.cluster.AddAgent({.id = "spare", .slots = 2});
+  ASSERT_TRUE(run.cluster.RunUntil([&] { return run.cluster.state().canary_runs; }));
+  run.Drain("b");
+  ASSERT_TRUE(run.RunUntilDrained("b"));
+  ASSERT_TRUE(run.cluster.RunUntil([&] { return run.cluster.state().proven; }));
+  EXPECT_EQ(run.cluster.state().canary_failures, 0u);
+  EXPECT_EQ(run.cluster.state().groups_formed, 2u);
+  EXPECT_TRUE(run.cluster.problems().empty());
+}
+
+TEST(Drain, ADrainedAgentIsNotPlacedUntilItRegistersAnew) {
+  Running run;
+  run.cluster.AddAgent({.id = "spare", .slots = 2});
+  run.Drain("b");
+  ASSERT_TRUE(run.RunUntilDrained("b"));
+  run.cluster.KillAgent("spare");
+  run.RunFor(5 * kSecond);
+  EXPECT_EQ(run.cluster.state().phase, Phase::kWaitingForAgents);
+  run.cluster.AddAgent({.id = "b", .slots = 2, .highest_epoch = run.cluster.state().epoch});
+  ASSERT_TRUE(run.cluster.RunUntilReady());
+  EXPECT_TRUE(run.HasRanks("b"));
+  EXPECT_EQ(run.StateOf("b"), AgentState::kServing);
+  run.Finish();
+}
+
+TEST(Drain, WaitsForAReplacementAndSaysSo) {
+  Running run;
+  run.Drain("b");
+  run.RunFor(20 * kMillisecond);
+  EXPECT_NE(run.DetailOf("b").find("there are 1 with 2 slots"), std::string::npos) << run.DetailOf("b");
+  run.cluster.AddAgent({.id = "small", .slots = 1});
+  EXPECT_EQ(run.cluster.preloads("small"), 0);
+  EXPECT_NE(run.DetailOf("b").find("no replacement yet"), std::string::npos) << run.DetailOf("b");
+  EXPECT_EQ(run.cluster.state().phase, Phase::kReady);
+  run.cluster.AddAgent({.id = "other", .slots = 1});  // with it there are enough
+  ASSERT_TRUE(run.RunUntilDrained("b"));
+  EXPECT_TRUE(run.HasRanks("small") && run.HasRanks("other"));
+  run.Finish();
+  EXPECT_EQ(run.cluster.state().groups_formed, 2u);
+}
+
+TEST(Drain, SlotsOfAgentsThatStayWillDo) {
+  Running run(Options(1, 2, 2));  // one rank each, of two slots
+  run.Drain("b");
+  ASSERT_TRUE(run.RunUntilDrained("b"));
+  EXPECT_EQ(run.cluster.preloads("a"), 1);
+  run.Finish();
+  EXPECT_EQ(run.cluster.bytes_read("a"), 2000);  // one rank at the start, the other for the drain
+}
+
+TEST(Drain, AnAgentThatStaysAndCannotTakeMoreIsAskedOnce) {
+  Running run(Options(1, 2, 2));
+  run.cluster.RefusePreloads("a", absl::ResourceExhaustedError("no memory for another shard"));
+  run.Drain("b");
+  run.RunFor(5 * kSecond);
+  EXPECT_EQ(run.cluster.preloads("a"), 1);
+  EXPECT_NE(run.DetailOf("b").find("no replacement yet"), std::string::npos) << run.DetailOf("b");
+  run.cluster.AddAgent({.id = "spare", .slots = 1});
+  ASSERT_TRUE(run.RunUntilDrained("b"));
+  EXPECT_TRUE(run.HasRanks("a") && run.HasRanks("spare"));
+  run.Finish();
+}
+
+// What a replacement cannot do is found while the old group serves.
+TEST(Drain, AnUnfitReplacementCostsNothing) {
+  for (int kind = 0; kind < 4; ++kind) {
+    SCOPED_TRACE(kind);
+    Running run;
+    AgentSpec spare{.id = "spare", .slots = 2};
+    if (kind == 0) spare.numerics_id = "other numerics";
+    if (kind == 1) spare.memory_bytes = 1000;
+    if (kind == 2) spare.memory_bytes = 1000 + 40 * 1024;  // 160 tokens of 256
+    if (kind == 3) spare.preload_error = absl::FailedPreconditionError("another file");
+    run.cluster.AddAgent(spare);
+    run.Drain("b");
+    run.RunFor(60 * kMillisecond);
+    EXPECT_NE(run.DetailOf("b").find("no replacement yet"), std::string::npos) << run.DetailOf("b");
+    EXPECT_TRUE(run.cluster.Logged("spare on host-boot cannot be the replacement"));
+    EXPECT_EQ(run.cluster.state().groups_formed, 1u);
+    EXPECT_EQ(run.cluster.state().phase, Phase::kReady);
+    run.cluster.AddAgent({.id = "good", .slots = 2});
+    ASSERT_TRUE(run.RunUntilDrained("b"));
+    EXPECT_TRUE(run.HasRanks("good"));
+    run.Finish();
+    EXPECT_EQ(run.cluster.state().groups_formed, 2u);
+  }
+}
+
+TEST(Drain, WhatMayPassIsTriedAgain) {
+  Running run;
+  run.cluster.AddAgent({.id = "spare", .slots = 2, .preload_error = absl::AbortedError("it is starting")});
+  run.Drain("b");
+  run.RunFor(3500 * kMillisecond);
+  EXPECT_GE(run.cluster.preloads("spare"), 3);
+  EXPECT_LE(run.cluster.preloads("spare"), 5);
+  run.cluster.RefusePreloads("spare", absl::OkStatus());
+  ASSERT_TRUE(run.RunUntilDrained("b"));
+  run.Finish();
+}
+
+TEST(Drain, ASpareThatDiesWhileItReadsIsReplaced) {
+  Running run;
+  run.cluster.AddAgent({.id = "spare", .slots = 2});
+  run.Drain("b");
+  run.RunFor(10 * kMillisecond);
+  run.cluster.KillAgent("spare");
+  run.RunFor(10 * kMillisecond);
+  EXPECT_EQ(run.cluster.state().groups_formed, 1u);
+  run.cluster.AddAgent({.id = "second", .slots = 2});
+  ASSERT_TRUE(run.RunUntilDrained("b"));
+  run.Finish();
+}
+
+TEST(Drain, ASpareThatStandsStillIsPassedOver) {
+  Running run;
+  run.cluster.AddAgent({.id = "slow", .slots = 2, .preload_takes = 100000 * kSecond});
+  run.Drain("b");
+  run.RunFor(kSecond);
+  run.cluster.AddAgent({.id = "second", .slots = 2});
+  EXPECT_EQ(run.cluster.preloads("second"), 0);
+  ASSERT_TRUE(run.RunUntilDrained("b"));
+  EXPECT_TRUE(run.HasRanks("second"));
+  EXPECT_TRUE(run.cluster.Logged("stands still while it reads"));
+  run.Finish();
+}
+
+TEST(Drain, ALossMeanwhileIsARecoveryAndTheDrainGoesOn) {
+  Running run;
+  run.cluster.AddAgent({.id = "spare", .slots = 2, .preload_takes = kSecond});
+  run.Drain("b");
+  run.RunFor(20 * kMillisecond);
+  run.cluster.KillRank(3, "killed by signal 9");
+  ASSERT_TRUE(run.cluster.RunUntil([&] { return run.cluster.state().groups_formed == 2; }));
+  // The spare could take the ranks at once: nobody waits for those of an agent that shall go.
+  EXPECT_TRUE(run.HasRanks("spare"));
+  EXPECT_EQ(run.StateOf("b"), AgentState::kDrained);
+  run.Finish();
+}
+
+TEST(Drain, WithoutAReplacementALossBringsTheGroupBackWhereItWas) {
+  Running run;
+  run.Drain("b");
+  run.cluster.KillRank(3, "killed by signal 9");
+  ASSERT_TRUE(run.cluster.RunUntil([&] { return run.cluster.state().groups_formed == 2; }));
+  EXPECT_TRUE(run.HasRanks("b"));
+  EXPECT_EQ(run.StateOf("b"), AgentState::kDraining);
+  EXPECT_EQ(run.cluster.state().resumed, 4u);
+  run.cluster.AddAgent({.id = "spare", .slots = 2});
+  ASSERT_TRUE(run.RunUntilDrained("b"));
+  run.Finish();
+}
+
+TEST(Drain, AnAgentLostWhileItIsDrainedIsLost) {
+  Running run;
+  run.cluster.AddAgent({.id = "spare", .slots = 2, .preload_takes = kSecond});
+  run.Drain("b");
+  run.RunFor(20 * kMillisecond);
+  run.cluster.KillAgent("b");
+  ASSERT_TRUE(run.cluster.RunUntilReady());
+  EXPECT_TRUE(run.HasRanks("spare"));
+  run.Finish();
+}
+
+TEST(Drain, WhoHasNoRanksIsDrainedAtOnceAndTwiceIsOnce) {
+  Running run;
+  run.cluster.AddAgent({.id = "spare", .slots = 2});
+  run.Drain("nobody");
+  run.Drain("spare");
+  EXPECT_EQ(run.StateOf("spare"), AgentState::kDrained);
+  EXPECT_TRUE(run.cluster.Logged("no agent nobody"));
+  run.Drain("b");
+  run.Drain("b");
+  run.RunFor(20 * kMillisecond);
+  EXPECT_EQ(run.StateOf("b"), AgentState::kDraining);
+  EXPECT_EQ(run.cluster.preloads("spare"), 0);  // it has been drained itself
+  run.Finish();
+  EXPECT_EQ(run.cluster.state().groups_formed, 1u);
+}
+
+TEST(Drain, BothAgentsOneAfterTheOther) {
+  Running run;
+  run.cluster.AddAgent({.id = "c", .slots = 2});
+  run.cluster.AddAgent({.id = "d", .slots = 2});
+  run.Drain("a");
+  run.Drain("b");
+  ASSERT_TRUE(run.RunUntilDrained("a") && run.RunUntilDrained("b"));
+  EXPECT_TRUE(run.HasRanks("c") && run.HasRanks("d"));
+  run.cluster.KillAgent("a");
+  run.cluster.KillAgent("b");
+  run.Finish();
+}
+
+TEST(Drain, BeforeThereIsAGroup) {
+  VirtualCluster cluster(Options(1, 1, 1), {}, 1);
+  cluster.AddAgent({.id = "a", .join_error = absl::AbortedError("not yet")});
+  cluster.Post(DrainRequested{"a"});
+  cluster.AddAgent({.id = "b"});
+  ASSERT_TRUE(cluster.RunUntilReady());
+  EXPECT_EQ(cluster.state().ranks[0].agent, "b");
+  EXPECT_EQ(cluster.state().agents[0].state, AgentState::kDrained);
+}
+
+// Drains among kills, freezes and comebacks at random: every answer as alone, once.
+void RandomDrains(uint64_t seed) {
+  SCOPED_TRACE(seed);
+  uint64_t draws = 0;
+  const auto draw = [&](int low, int high) {
+    return low + static_cast<int>(RandomBits(seed, 6, ++draws) % static_cast<uint64_t>(high - low + 1));
+  };
+  CoreOptions o = Options(draw(1, 2), draw(1, 3), 2);
+  o.max_model_len = 60;
+  o.kv_blocks = 15 + draw(0, 40);
+  o.replace_timeout = draw(0, 3) * kSecond;
+  VirtualCluster cluster(o, {}, seed);
+  const int slots = o.tp * o.pp;
+  for (const char* id : {"a", "b", "c"}) cluster.AddAgent({.id = id, .slots = slots});
+  ASSERT_TRUE(cluster.RunUntilReady());
+  std::vector<GenerateRequest> requests;
+  for (int i = 1; i <= 12; ++i) {
+    requests.push_back(MakeRequest(i, draw(1, 20), draw(1, 40)));
+    cluster.SubmitAt(cluster.now() + draw(0, 300) * kMillisecond, requests.back());
+  }
+  for (int k = 0; k < 8; ++k) {
+    cluster.RunUntil(cluster.now() + draw(0, 60) * kMillisecond);
+    const std::string id(1, static_cast<char>('a' + draw(0, 2)));
+    switch (draw(0, 5)) {
+      case 0:
+        cluster.KillRank(draw(0, slots - 1), "killed by signal 9");
+        break;
+      case 1:
+        cluster.KillAgent(id);
+        cluster.RunUntil(cluster.now() + draw(0, 3000) * kMillisecond);
+        cluster.AddAgent({.id = id, .slots = draw(1, slots), .highest_epoch = cluster.state().epoch});
+        break;
+      case 2:
+        cluster.FreezeAgent(id);
+        cluster.RunUntil(cluster.now() + draw(100, 6000) * kMillisecond);
+        cluster.ThawAgent(id);
+        break;
+      case 3:
+        cluster.RefusePreloads(id, draw(0, 1) == 0 ? absl::AbortedError("busy") : absl::NotFoundError("gone"));
+        [[fallthrough]];
+      default:
+        cluster.Post(DrainRequested{id});
+    }
+  }
+  for (const char* id : {"a", "b", "c"}) {  // whoever was drained is there again
+    cluster.AddAgent({.id = id, .slots = slots, .highest_epoch = cluster.state().epoch});
+  }
+  ASSERT_TRUE(cluster.RunUntilAnswered()) << cluster.state().detail;
+  for (const GenerateRequest& r : requests) ExpectAsAlone(cluster, r);
+  EXPECT_LE(cluster.max_unanswered(), 2);
+}
+
+TEST(Drain, AsAloneUnderRandomTrouble) {
+  for (uint64_t seed = 1; seed <= 200; ++seed) {
+    RandomDrains(seed);
+    if (HasFatalFailure() || HasNonfatalFailure()) return;
+  }
+}
+
+}  // namespace
+}  // namespace shoal::core
