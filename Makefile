@@ -60,6 +60,11 @@ soak: test-models ## MINUTES of mixed load with a fault every 20 s: does memory 
 	@tools/dev/build release shoal
 	@tools/dev/nemesis soak $(MINUTES)
 
+.PHONY: mutants
+mutants: test-models ## apply each wrong change of tests/mutants and see that a test notices
+	@tools/dev/setup build test dev
+	@.venv/bin/python tests/mutants/run.py
+
 .PHONY: asan tsan
 asan: test-models ## unit and cluster tests under AddressSanitizer and UBSan (build-asan)
 	@tools/dev/sanitize address
