@@ -67,6 +67,11 @@ sim: ## simulated clusters with faults, seeds 1 to SEEDS; goes on where it stopp
 	@tools/dev/build release shoal_sim_program
 	@tools/dev/sim --seeds $(SEEDS) --jobs $(JOBS)
 
+.PHONY: mutants
+mutants: test-models ## apply each wrong change of tests/mutants and see that a test notices
+	@tools/dev/setup build test dev
+	@.venv/bin/python tests/mutants/run.py
+
 .PHONY: asan tsan
 asan: test-models ## unit and cluster tests under AddressSanitizer and UBSan (build-asan)
 	@tools/dev/sanitize address

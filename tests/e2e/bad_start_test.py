@@ -11,6 +11,8 @@ import harness
 
 
 def refused(*args, words, seconds=60):
+    if args[0] == "serve" and "--port" not in args:
+        args += ("--port", harness.free_port())  # another server may have the default one
     code, output = harness.run(*args, seconds=seconds)
     assert code not in (0, None) and code < 128, (code, output)  # an exit, not a signal
     for word in words:

@@ -183,7 +183,7 @@ TEST(WireControl, BytesThatAreNotTextArrive) {
 
 TEST(WireControl, AddressesArrive) {
   const std::string bytes("\0\xff not text", 11);
-  LoadProgress progress{"a", 1, 2, false, true, 3, {{1, bytes}, {4, std::string(kMaxAddressBytes, 'x')}}};
+  LoadProgress progress{"a", 1, 2, false, true, 3, {}, {{1, bytes}, {4, std::string(kMaxAddressBytes, 'x')}}};
   proto::LoadModelProgress message;
   ToProto(progress, &message);
   const auto back = FromProto(message);

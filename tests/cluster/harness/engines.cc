@@ -93,6 +93,11 @@ absl::StatusOr<plan::StepResult> Engines::NextResult() {
   while (results_.empty() && !broken_ && clock_.Now() < deadline) {
     changed_.WaitFor(mutex_, std::chrono::seconds(1));
   }
+  // One rank has ended; another may be about to answer, or wait for that one for ever.
+  const TimeNs last = clock_.Now() + 2 * kSecond;
+  while (results_.empty() && broken_ && running_ > 0 && clock_.Now() < last) {
+    changed_.WaitFor(mutex_, std::chrono::milliseconds(100));
+  }
   if (!results_.empty()) {
     plan::StepResult result = std::move(results_.front());
     results_.pop_front();
