@@ -32,14 +32,20 @@ class Pending {
   int count_ SHOAL_GUARDED_BY(mutex_) = 0;
 };
 
-// A call in progress, or the agent's heartbeat stream. Keeps itself alive until gRPC is done with it.
+// A call in progress, or the agent's heartbeat stream. Keeps itself alive until gRPC is done with it. Counted from its
+// first moment to its last: as the first base it is the last to go, after its hold on the link and the connection.
 class Call {
  public:
-  virtual ~Call() = default;
+  explicit Call(Pending& pending) : pending_(pending) { pending_.Add(); }
+  virtual ~Call() { pending_.Done(); }
+  Call(const Call&) = delete;
   // Ends it soon; harmless after its end.
   virtual void Cancel(const std::string& reason) = 0;
   // Of the group it belongs to; a call of an older epoch than a new join or abort is cancelled and its end ignored.
   virtual uint64_t epoch() const { return UINT64_MAX; }
+
+ private:
+  Pending& pending_;
 };
 
 class ExecuteCall;

@@ -17,8 +17,7 @@ namespace {
 // The stream of one registration: found by the first message, lost with the stream's end.
 class HeartbeatStream final : public Call, public grpc::ServerReadReactor<proto::Heartbeat> {
  public:
-  HeartbeatStream(ClusterService* service, Pending* pending) : service_(service), pending_(pending) { pending_->Add(); }
-  ~HeartbeatStream() override { pending_->Done(); }
+  HeartbeatStream(ClusterService* service, Pending& pending) : Call(pending), service_(service) {}
 
   void Start(std::shared_ptr<HeartbeatStream> self) {
     self_ = std::move(self);
@@ -60,7 +59,6 @@ class HeartbeatStream final : public Call, public grpc::ServerReadReactor<proto:
   }
 
   ClusterService* const service_;
-  Pending* const pending_;
   std::shared_ptr<AgentLink> link_;  // set by the first message
   proto::Heartbeat message_;
   std::atomic<bool> finished_{false};
@@ -79,13 +77,15 @@ std::shared_ptr<AgentLink> ClusterService::Find(const plan::AgentId& id) {
 }
 
 void ClusterService::Close() {
-  absl::flat_hash_map<plan::AgentId, std::shared_ptr<AgentLink>> links;
+  std::vector<std::shared_ptr<AgentLink>> open;
   {
     MutexLock lock(mutex_);
     closed_ = true;
-    links.swap(links_);
+    for (const auto& [id, link] : links_) open.push_back(link);
+    links_.clear();
+    former_.insert(former_.end(), open.begin(), open.end());
   }
-  for (const auto& [id, link] : links) link->Close();
+  for (const auto& link : open) link->Close();
 }
 
 absl::Status ClusterService::Admit(const proto::RegisterRequest& request) {
@@ -101,8 +101,14 @@ absl::Status ClusterService::Admit(const proto::RegisterRequest& request) {
   {
     MutexLock lock(mutex_);
     if (closed_) return absl::UnavailableError("the coordinator is ending");
+    for (const auto& [id, other] : links_) {
+      if (other->lost()) former_.push_back(other);
+    }
     absl::erase_if(links_, [](const auto& entry) { return entry.second->lost(); });
+    // The server holds the callback threads as long as it takes registrations: here a connection may close.
+    std::erase_if(former_, [](const auto& ended) { return ended.use_count() == 1; });
     former = std::exchange(links_[info.id], link);
+    if (former != nullptr) former_.push_back(former);
   }
   if (former != nullptr) former->Lose("it has registered again");
   link->Deliver(core::AgentRegistered{std::move(info)});
@@ -121,7 +127,7 @@ grpc::ServerUnaryReactor* ClusterService::Register(grpc::CallbackServerContext* 
 
 grpc::ServerReadReactor<proto::Heartbeat>* ClusterService::Heartbeats(grpc::CallbackServerContext*,
                                                                       proto::HeartbeatsReply*) {
-  auto stream = std::make_shared<HeartbeatStream>(this, &pending_);
+  auto stream = std::make_shared<HeartbeatStream>(this, pending_);
   HeartbeatStream* const reactor = stream.get();
   reactor->Start(std::move(stream));
   return reactor;

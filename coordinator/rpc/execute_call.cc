@@ -11,11 +11,7 @@
 namespace shoal::rpc {
 
 ExecuteCall::ExecuteCall(std::shared_ptr<AgentLink> link, uint64_t epoch)
-    : link_(std::move(link)), epoch_(epoch), stub_(proto::Worker::NewStub(link_->channel())) {
-  link_->pending().Add();
-}
-
-ExecuteCall::~ExecuteCall() { link_->pending().Done(); }
+    : Call(link->pending()), link_(std::move(link)), epoch_(epoch), stub_(proto::Worker::NewStub(link_->channel())) {}
 
 void ExecuteCall::Start(std::shared_ptr<ExecuteCall> self) {
   self_ = std::move(self);

@@ -18,7 +18,6 @@ namespace shoal::rpc {
 class ExecuteCall final : public Call, private grpc::ClientBidiReactor<proto::ExecuteRequest, proto::ExecuteReply> {
  public:
   ExecuteCall(std::shared_ptr<AgentLink> link, uint64_t epoch);
-  ~ExecuteCall() override;
 
   // Once, after the link holds it. `self`: this.
   void Start(std::shared_ptr<ExecuteCall> self);

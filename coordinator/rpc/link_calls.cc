@@ -32,11 +32,9 @@ template <typename Reply>
 class UnaryCall : public Call {
  public:
   UnaryCall(std::shared_ptr<AgentLink> link, std::chrono::seconds deadline)
-      : link_(std::move(link)), stub_(proto::Worker::NewStub(link_->channel())) {
-    link_->pending().Add();
+      : Call(link->pending()), link_(std::move(link)), stub_(proto::Worker::NewStub(link_->channel())) {
     context_.set_deadline(std::chrono::system_clock::now() + deadline);
   }
-  ~UnaryCall() override { link_->pending().Done(); }
   void Cancel(const std::string&) override { context_.TryCancel(); }
 
  protected:
@@ -133,11 +131,12 @@ class ConnectCall final : public UnaryCall<proto::ConnectRanksReply> {
 class LoadCall final : public Call, private grpc::ClientReadReactor<proto::LoadModelProgress> {
  public:
   LoadCall(std::shared_ptr<AgentLink> link, const plan::LoadModel& load)
-      : link_(std::move(link)), epoch_(load.epoch), stub_(proto::Worker::NewStub(link_->channel())) {
-    link_->pending().Add();
+      : Call(link->pending()),
+        link_(std::move(link)),
+        epoch_(load.epoch),
+        stub_(proto::Worker::NewStub(link_->channel())) {
     plan::ToProto(load, &request_);
   }
-  ~LoadCall() override { link_->pending().Done(); }
   void Cancel(const std::string&) override { context_.TryCancel(); }
   uint64_t epoch() const override { return epoch_; }
 
