@@ -1,7 +1,6 @@
 #include "common/plan/wire_grpc.h"
 
 #include <arpa/inet.h>
-#include <grpc/grpc.h>
 #include <grpc/support/log.h>
 #include <grpcpp/channel.h>
 #include <grpcpp/create_channel.h>
@@ -32,9 +31,6 @@ void KeepQuiet() {
 }
 
 }  // namespace
-
-GrpcUse::GrpcUse() { grpc_init(); }
-GrpcUse::~GrpcUse() { grpc_shutdown(); }
 
 std::shared_ptr<grpc::Channel> Connect(const std::string& address) {
   KeepQuiet();

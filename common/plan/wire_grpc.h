@@ -14,15 +14,6 @@ class Status;
 
 namespace shoal::plan {
 
-// Keeps gRPC's own threads until its end, and ends them there, in the thread that destroys it: whoever holds one past
-// all other uses may return from main() without destroying something under them.
-class GrpcUse {
- public:
-  GrpcUse();
-  ~GrpcUse();
-  GrpcUse(const GrpcUse&) = delete;
-};
-
 // The largest message: a plan that starts many long sequences.
 inline constexpr int kMaxMessageBytes = 64 << 20;
 

@@ -33,7 +33,7 @@ class Pending {
 };
 
 // A call in progress, or the agent's heartbeat stream. Keeps itself alive until gRPC is done with it. Counted from its
-// first moment to its last: as the first base it is the last to go, after connections and whatever else the call holds.
+// first moment to its last: as the first base it is the last to go, after its hold on the link and the connection.
 class Call {
  public:
   explicit Call(Pending& pending) : pending_(pending) { pending_.Add(); }

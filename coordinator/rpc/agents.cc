@@ -70,7 +70,6 @@ class AgentsImpl final : public Agents {
   }
 
  private:
-  const plan::GrpcUse grpc_;  // first, so that it goes last
   ClusterService service_;
   std::unique_ptr<grpc::Server> server_;
   std::string address_;

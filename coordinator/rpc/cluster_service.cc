@@ -77,13 +77,15 @@ std::shared_ptr<AgentLink> ClusterService::Find(const plan::AgentId& id) {
 }
 
 void ClusterService::Close() {
-  absl::flat_hash_map<plan::AgentId, std::shared_ptr<AgentLink>> links;
+  std::vector<std::shared_ptr<AgentLink>> open;
   {
     MutexLock lock(mutex_);
     closed_ = true;
-    links.swap(links_);
+    for (const auto& [id, link] : links_) open.push_back(link);
+    links_.clear();
+    former_.insert(former_.end(), open.begin(), open.end());
   }
-  for (const auto& [id, link] : links) link->Close();
+  for (const auto& link : open) link->Close();
 }
 
 absl::Status ClusterService::Admit(const proto::RegisterRequest& request) {
@@ -99,8 +101,14 @@ absl::Status ClusterService::Admit(const proto::RegisterRequest& request) {
   {
     MutexLock lock(mutex_);
     if (closed_) return absl::UnavailableError("the coordinator is ending");
+    for (const auto& [id, other] : links_) {
+      if (other->lost()) former_.push_back(other);
+    }
     absl::erase_if(links_, [](const auto& entry) { return entry.second->lost(); });
+    // The server holds the callback threads as long as it takes registrations: here a connection may close.
+    std::erase_if(former_, [](const auto& ended) { return ended.use_count() == 1; });
     former = std::exchange(links_[info.id], link);
+    if (former != nullptr) former_.push_back(former);
   }
   if (former != nullptr) former->Lose("it has registered again");
   link->Deliver(core::AgentRegistered{std::move(info)});

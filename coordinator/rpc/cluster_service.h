@@ -4,6 +4,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/container/flat_hash_map.h"
 #include "cluster.grpc.pb.h"
@@ -18,7 +19,7 @@ class ClusterService final : public proto::Cluster::CallbackService {
   ClusterService(AgentsOptions options, AgentLink::Post post);
 
   std::shared_ptr<AgentLink> Find(const plan::AgentId& id) SHOAL_EXCLUDES(mutex_);
-  // Cancels everything, silently, and refuses what comes later.
+  // Cancels everything, silently, and refuses what comes later. The links are kept until the destructor.
   void Close() SHOAL_EXCLUDES(mutex_);
   // After the server has ended: until no call is left.
   void WaitForNone() { pending_.WaitForNone(); }
@@ -40,6 +41,9 @@ class ClusterService final : public proto::Cluster::CallbackService {
   Mutex mutex_;
   bool closed_ SHOAL_GUARDED_BY(mutex_) = false;
   absl::flat_hash_map<plan::AgentId, std::shared_ptr<AgentLink>> links_ SHOAL_GUARDED_BY(mutex_);
+  // Of registrations that are over, for as long as a call holds them. A call ends on one of gRPC's callback threads,
+  // and those are joined by whoever closes the last connection: it must never be one of them (README, "The end").
+  std::vector<std::shared_ptr<AgentLink>> former_ SHOAL_GUARDED_BY(mutex_);
 };
 
 }  // namespace shoal::rpc

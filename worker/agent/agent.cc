@@ -133,7 +133,6 @@ absl::Status Serve(const AgentOptions& o, Control& control, int port, const std:
 
 absl::Status RunAgent(const AgentOptions& options, const std::atomic<bool>& stop) {
   SHOAL_RETURN_IF_ERROR(CheckOptions(options));
-  const plan::GrpcUse grpc;
   SHOAL_ASSIGN_OR_RETURN(std::unique_ptr<Endpoint> endpoint, Endpoint::Listen(options.listen));
   Control control(Describe(options));
   endpoint->Serve(&control);
