@@ -65,8 +65,9 @@ class One:
     def revive(self, _agent):
         """The launcher does it."""
 
-    def ranks(self):
-        return sorted(p for agent in self.agents() for p in below(agent, "rank"))
+    def ranks(self, agents=None):
+        """Rank processes of these agents; else of those that serve: one that was given up may still end its old ranks."""
+        return sorted(p for agent in (self.serving() if agents is None else agents) for p in below(agent, "rank"))
 
     def all_processes(self):
         return [self.server]
