@@ -253,8 +253,8 @@ def summary(mode, found):
     """One line about a campaign."""
     of_ranks = {fault.__name__ for fault in faults.OF_RANKS}
     times = [r["recovery_s"] for r in found.rows if r["recovery_s"] is not None and r["kind"] in of_ranks]
-    line = f"{mode}: {len(found.rows)} faults, {found.requests} requests answered, {found.cut} cut with their coordinator, " \
-           f"{len(found.wrong)} wrong"
+    line = f"{mode}: {len(found.rows)} faults, {found.requests} requests answered, {found.cut} cut or turned away for want of a " \
+           f"coordinator, {len(found.wrong)} wrong"
     if times:
         line += f"; streams went on after a fault of ranks within {statistics.median(times):.2f} s (median), " \
                 f"{percentile(times, 0.99):.2f} s (p99)"
@@ -276,6 +276,11 @@ def parse(arguments=None):
     return parser.parse_args(arguments)
 
 
+def end_on_sigterm():
+    """As on Ctrl-C: what was started is ended."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+
+
 def campaign(options, first=0):
     """Runs the faults `first` to options.faults - 1."""
     nemesis = Nemesis(options)
@@ -291,8 +296,7 @@ def main(options):
     if options.state is not None and options.state.exists():
         rows = [json.loads(line) for line in options.state.read_text().splitlines()]
     first = sum(r["mode"] == options.mode for r in rows)
-    # So that what was started is ended in order.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    end_on_sigterm()
     wrong = []
     if first < options.faults:
         commit = subprocess.run(["git", "-C", harness.SOURCE, "describe", "--always", "--dirty"], check=True,

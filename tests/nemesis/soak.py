@@ -87,6 +87,7 @@ def main():
     parser.add_argument("--mode", choices=["one", "two", "apart"], default="one")
     parser.add_argument("--every", type=float, default=20)
     own = parser.parse_args()
+    nemesis.end_on_sigterm()
     found = nemesis.Nemesis(nemesis.parse(["--mode", own.mode, "--faults", "0", "--without", OF_COORDINATOR]))
     noise, memory = Noise(found.server.url), Memory(found.cluster)
     try:
