@@ -50,7 +50,7 @@ test: test-models ## build everything, run all tests that need no GPU, show the 
 
 FAULTS ?= 200
 .PHONY: nemesis
-nemesis: test-models ## FAULTS real faults under load, in each of two clusters; goes on where it stopped
+nemesis: test-models ## FAULTS real faults under load, in each kind of cluster; goes on where it stopped
 	@tools/dev/build release shoal
 	@tools/dev/nemesis $(FAULTS)
 

@@ -1,4 +1,4 @@
-"""The clusters that faults are done to: real processes, tp 2 x pp 2, in one agent or over two."""
+"""The clusters that faults are done to: real processes, tp 2 x pp 2, in one agent, or over two with a third as a spare."""
 
 import contextlib
 import os
@@ -32,12 +32,12 @@ def figures(pid):
 
 class One:
     """`shoal serve` with its local agent."""
-    name = "one agent"
-    hosts = None
 
     def __init__(self, model, *args):
         self.server = harness.Server(model, *SHAPE, *args)
         self.server.wait_ready()
+        # From here on the launcher starts again what dies.
+        harness.until(lambda: "ready at" in self.server.output, 20, "the launcher knows that it is ready")
 
     def coordinator(self):
         return (below(self.server.pid, "coordinator") or [None])[0]
@@ -45,11 +45,29 @@ class One:
     def agents(self):
         return below(self.server.pid, "worker")
 
+    def _in_state(self, state):
+        return sorted(a["pid"] for a in self.server.cluster()["agents"] if a["state"] == state)
+
+    def serving(self):
+        """Agents that have ranks, as the coordinator sees it."""
+        return self._in_state("serving")
+
+    def spares(self):
+        return self._in_state("spare")
+
+    def whole(self, state):
+        """Whether every agent is there, by what /v1/cluster says."""
+        fit = [a["pid"] for a in state["agents"] if a["state"] in ("serving", "spare")]
+        return len(self.agents()) == self.agent_count and sorted(fit) == sorted(self.agents())
+
+    agent_count = 1
+
     def revive(self, _agent):
         """The launcher does it."""
 
-    def ranks(self):
-        return sorted(p for agent in self.agents() for p in below(agent, "rank"))
+    def ranks(self, agents=None):
+        """Rank processes of these agents; else of those that serve: one that was given up may still end its old ranks."""
+        return sorted(p for agent in (self.serving() if agents is None else agents) for p in below(agent, "rank"))
 
     def all_processes(self):
         return [self.server]
@@ -64,20 +82,30 @@ class One:
             for worker in workers:
                 worker.stop()
         finally:
-            for process in [server, *workers]:
-                if process.running():
-                    process.kill_all()
+            self.kill()
         return None
+
+    def kill(self):
+        """Ends what still runs."""
+        for process in self.all_processes():
+            if process.running():
+                process.kill_all()
 
 
 class Two(One):
-    """A coordinator and two agents of two ranks each; `args` of the server choose the transport."""
-    name = "two agents"
+    """A coordinator, two agents of two ranks each that speak over the network, and a spare agent."""
+    agent_count = 3
 
     def __init__(self, model, *args):
         self.port = harness.free_port()
-        self.workers = [self._worker(0), self._worker(1)]
-        super().__init__(model, "--workers", "external", "--master-port", self.port, *args)
+        self.workers = [self._worker(i) for i in range(self.agent_count)]
+        transport = [] if "--transport" in args else ["--transport", "gloo"]
+        try:
+            super().__init__(model, "--workers", "external", "--master-port", self.port, *transport, *args)
+            harness.until(lambda: self.whole(self.server.cluster()), 60, "all agents")
+        except BaseException:
+            self.kill()
+            raise
 
     def _worker(self, _host):
         return harness.Process("worker", "--master-port", self.port, "--slots", 2)
@@ -85,27 +113,40 @@ class Two(One):
     def agents(self):
         return [w.pid for w in self.workers if w.running()]
 
+    def host_of(self, agent):
+        return [w.pid for w in self.workers].index(agent)
+
     def revive(self, agent):
-        """As a supervisor of the host would."""
-        for i, worker in enumerate(self.workers):
-            if worker.pid == agent:
-                worker.wait()
-                self.workers[i] = self._worker(i)
+        """As a supervisor of the host would, after its death."""
+        i = self.host_of(agent)
+        self.workers[i].wait()
+        self.workers[i] = self._worker(i)
+
+    def restart(self, agent):
+        """Stops it in order, and starts it again: how it ended, and what it had said."""
+        i = self.host_of(agent)
+        code, output = self.workers[i].stop(), self.workers[i].output
+        self.workers[i] = self._worker(i)
+        return code, output
 
     def all_processes(self):
-        return [self.server, *self.workers]
+        return [*([self.server] if hasattr(self, "server") else []), *self.workers]
+
+
+class NoHosts(Exception):
+    """Namespaces cannot be had here."""
 
 
 class Hosts:
-    """Two hosts as network namespaces on a bridge, so that each can be cut off. Needs root."""
+    """Hosts as network namespaces on a bridge, so that each can be cut off. Needs root; else raises NoHosts."""
 
-    def __init__(self):
+    def __init__(self, count):
         self.tag = f"sh{os.getpid() % 100000}"
         self.net = f"10.213.{os.getpid() % 250}"
         self.bridge_address = f"{self.net}.1"
-        self.addresses = [f"{self.net}.2", f"{self.net}.3"]
-        self._ip("link", "add", self.tag, "type", "bridge")
+        self.addresses = [f"{self.net}.{2 + i}" for i in range(count)]
         try:
+            self._ip("link", "add", self.tag, "type", "bridge")
             self._ip("addr", "add", f"{self.bridge_address}/24", "dev", self.tag)
             self._ip("link", "set", self.tag, "up")
             for i, address in enumerate(self.addresses):
@@ -115,16 +156,17 @@ class Hosts:
                 self._ip("-n", self.name(i), "addr", "add", f"{address}/24", "dev", "eth0")
                 self._ip("-n", self.name(i), "link", "set", "eth0", "up")
                 self._ip("-n", self.name(i), "link", "set", "lo", "up")
-        except Exception:
+        except (OSError, subprocess.CalledProcessError) as trouble:
             self.close()
-            raise
+            said = getattr(trouble, "stderr", b"").decode().strip() or str(trouble)
+            raise NoHosts(f"hosts of their own need root and iproute2 (network namespaces): {said}") from trouble
 
     @staticmethod
-    def _ip(*args, check=True):
-        subprocess.run(["ip", *args], check=check, capture_output=True)
+    def _ip(*args):
+        subprocess.run(["ip", *args], check=True, capture_output=True)
 
     def name(self, host):
-        return f"{self.tag}{'ab'[host]}"
+        return f"{self.tag}{'abc'[host]}"
 
     def inside(self, host):
         """What a command line begins with to run there."""
@@ -134,31 +176,27 @@ class Hosts:
         self._ip("link", "set", self.name(host), "up" if up else "down")
 
     def close(self):
-        for host in range(2):
-            self._ip("netns", "del", self.name(host), check=False)
-        self._ip("link", "del", self.tag, check=False)
+        gone = [["netns", "del", self.name(host)] for host in range(len(self.addresses))] + [["link", "del", self.tag]]
+        for args in gone:
+            with contextlib.suppress(OSError, subprocess.CalledProcessError):
+                self._ip(*args)
 
 
 class Apart(Two):
-    """Two agents with addresses of their own, which speak over the network only."""
-    name = "two hosts"
+    """The agents have addresses of their own, and can be cut off."""
 
     def __init__(self, model, *args):
-        self.hosts = Hosts()
-        try:
-            super().__init__(model, "--master-addr", self.hosts.bridge_address, "--insecure", "--transport", "gloo", *args)
-        except BaseException:
-            self.hosts.close()
-            raise
+        self.hosts = Hosts(self.agent_count)
+        super().__init__(model, "--master-addr", self.hosts.bridge_address, "--insecure", *args)
 
     def _worker(self, host):
         return harness.Process("worker", "--master-addr", self.hosts.bridge_address, "--master-port", self.port, "--slots",
                                2, "--listen", f"{self.hosts.addresses[host]}:0", "--insecure",
                                prefix=self.hosts.inside(host))
 
-    def stop(self):
+    def kill(self):
         try:
-            return super().stop()
+            super().kill()
         finally:
             self.hosts.close()
 

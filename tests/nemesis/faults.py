@@ -6,6 +6,7 @@ import os
 import threading
 import time
 
+import harness
 from cluster import CONT, KILL, STOP, send
 
 
@@ -14,46 +15,50 @@ class Done:
     detail: str
     losses: tuple = (0, 0)  # how often the group may be lost because of it: from, to
     seconds: float = 10     # within which every stream goes on
-    after: object = None    # to be called when it is over
+    after: object = None    # to be called when it is over; what it returns is wrong
+    outage: bool = False    # the coordinator is replaced: what is open is cut, its counters begin anew
+    reads: bool = True      # weights may be read because of it
 
 
 def rank_kill(cluster, _load, rng):
     victim = rng.choice(cluster.ranks())
     send(victim, KILL)
-    return Done(f"SIGKILL of rank process {victim}", (1, 1))
+    return Done(f"SIGKILL of rank process {victim}", (1, 1), reads=False)
 
 
 def rank_stop(cluster, _load, rng):
     victim = rng.choice(cluster.ranks())
     send(victim, STOP)
-    return Done(f"SIGSTOP of rank process {victim}", (1, 1))
+    return Done(f"SIGSTOP of rank process {victim}", (1, 1), reads=False)
 
 
 def rank_stop_and_go(cluster, _load, rng):
-    """The zombie comes back: nothing that it still does may count."""
+    """The zombie comes back: nothing that it still does may count. Where cores are busy its agent may get to look only after
+    it has come back; then nothing was lost."""
     victim, pause = rng.choice(cluster.ranks()), rng.uniform(0.001, 0.05)
     send(victim, STOP)
     time.sleep(pause)
     send(victim, CONT)
-    return Done(f"SIGSTOP, {1000 * pause:.0f} ms later SIGCONT of rank process {victim}", (1, 1))
+    return Done(f"SIGSTOP, {1000 * pause:.0f} ms later SIGCONT of rank process {victim}", (0, 1), reads=False)
 
 
 def two_ranks(cluster, _load, rng):
     """The second one while the group comes back."""
-    first, pause = rng.choice(cluster.ranks()), rng.uniform(0, 0.15)
+    agents, pause = cluster.serving(), rng.uniform(0, 0.15)
+    first = rng.choice(cluster.ranks(agents))
     send(first, KILL)
     time.sleep(pause)
-    others = [p for p in cluster.ranks() if p != first]
+    others = [p for p in cluster.ranks(agents) if p != first]
     if others:
         send(rng.choice(others), KILL)
-    return Done(f"SIGKILL of two rank processes, {1000 * pause:.0f} ms apart", (1, 2))
+    return Done(f"SIGKILL of two rank processes, {1000 * pause:.0f} ms apart", (1, 2), reads=False)
 
 
 def all_ranks(cluster, _load, _rng):
     victims = cluster.ranks()
     for victim in victims:
         send(victim, KILL)
-    return Done(f"SIGKILL of all {len(victims)} rank processes", (1, 1))
+    return Done(f"SIGKILL of all {len(victims)} rank processes", (1, 1), reads=False)
 
 
 def disconnect(_cluster, load, rng):
@@ -86,36 +91,97 @@ def slow_rank(cluster, _load, rng):
     return Done(f"rank process {victim} shares a core with a busy loop", seconds=30, after=after)
 
 
+def _later(seconds, *call):
+    """Does it in a while; returns what waits for it."""
+    timer = threading.Timer(seconds, call[0], call[1:])
+    timer.start()
+    return timer.join
+
+
 def agent_kill(cluster, _load, rng):
-    victim = rng.choice(cluster.agents())
+    victim = rng.choice(cluster.serving())
     send(victim, KILL)
-    threading.Timer(rng.uniform(0, 1), cluster.revive, [victim]).start()
-    return Done(f"SIGKILL of agent process {victim}", (1, 2), seconds=30)
+    after = _later(rng.uniform(0, 1), cluster.revive, victim)
+    return Done(f"SIGKILL of agent process {victim}", (1, 2), seconds=30, after=after)
+
+
+def agent_and_spare_kill(cluster, _load, rng):
+    """Only an agent that is started anew can take the place."""
+    victim, spares = rng.choice(cluster.serving()), cluster.spares()
+    for pid in [*spares, victim]:
+        send(pid, KILL)
+    waits = [_later(rng.uniform(0, 1), cluster.revive, pid) for pid in [*spares, victim]]
+    return Done(f"SIGKILL of agent process {victim} and of {len(spares)} spare", (1, 2), seconds=30,
+                after=lambda: [wait() for wait in waits] and None)
 
 
 def agent_stop_and_go(cluster, _load, rng):
     """Longer than the coordinator waits: the agent that comes back has been given up, and must start afresh."""
-    victim = rng.choice(cluster.agents())
+    victim = rng.choice(cluster.serving())
     send(victim, STOP)
-    threading.Timer(4, send, [victim, CONT]).start()
-    return Done(f"SIGSTOP, 4 s later SIGCONT of agent process {victim}", (1, 2), seconds=30)
+    return Done(f"SIGSTOP, 4 s later SIGCONT of agent process {victim}", (1, 2), seconds=30,
+                after=_later(4, send, victim, CONT))
+
+
+def coordinator_kill(cluster, load, _rng):
+    victim = cluster.coordinator()
+    load.outages.begin()
+    send(victim, KILL)
+    return Done(f"SIGKILL of coordinator process {victim}", (1, 1), seconds=60, outage=True, reads=False)
+
+
+def coordinator_stop(cluster, load, _rng):
+    """The launcher gives it up after 5 s. Until then clients wait for it."""
+    victim = cluster.coordinator()
+    load.outages.begin()
+    send(victim, STOP)
+    return Done(f"SIGSTOP of coordinator process {victim}", (1, 1), seconds=60, outage=True, reads=False)
+
+
+def drain(cluster, _load, rng):
+    """One agent gives its ranks to the spare, ends, and is the next spare."""
+    victim = rng.choice(cluster.serving())
+    found = next(a["id"] for a in cluster.server.cluster()["agents"] if a["pid"] == victim)
+    command = harness.Process("drain", found, "--url", cluster.server.url)
+    try:
+        code = command.wait(60)
+    finally:
+        if command.running():
+            command.kill_all()
+    drained = code == 0 and "is drained" in command.output
+
+    def after():
+        ended = cluster.restart(victim)
+        if not drained:
+            return f"`shoal drain` ended with {code}: {command.output}"
+        return f"the drained agent ended with {ended[0]}: {ended[1][-2000:]}" if ended[0] != 0 else None
+    return Done(f"drain of agent process {victim}", (1, 1), seconds=60, after=after, reads=False)
 
 
 def partition(cluster, _load, rng):
     """Shorter or longer than the coordinator waits. The host that comes back is used again, with what it holds."""
-    host, seconds = rng.randrange(2), rng.choice([0.5, 1.0, 4.0, 6.0])
+    host, seconds = cluster.host_of(rng.choice(cluster.serving())), rng.choice([0.5, 1.0, 4.0, 6.0])
     cluster.hosts.link(host, up=False)
-    threading.Timer(seconds, cluster.hosts.link, [host, True]).start()
-    return Done(f"host {host} is cut off for {seconds} s", (0 if seconds < 3 else 1, 2), seconds=60)
+    after = _later(seconds, cluster.hosts.link, host, True)
+    if seconds < 3:
+        after()  # nothing flows before
+    return Done(f"host {host} is cut off for {seconds} s", (0 if seconds < 3 else 1, 2), seconds=60, after=after)
 
 
 OF_RANKS = {rank_kill: 4, rank_stop: 3, rank_stop_and_go: 3, two_ranks: 2, all_ranks: 1, disconnect: 2, slow_rank: 1}
-OF_AGENTS = {agent_kill: 2, agent_stop_and_go: 1}
+# Of what lives longer than ranks, in turn, so that a short campaign has all kinds: (every so many faults, these).
+OF_OTHERS = {
+    "one": (6, [coordinator_kill, agent_kill, coordinator_stop, agent_stop_and_go]),
+    "two": (6, [drain, coordinator_kill, agent_kill, agent_stop_and_go, drain, agent_and_spare_kill, coordinator_stop]),
+    "apart": (2, [partition, drain, partition, coordinator_kill, partition, agent_kill, partition, agent_and_spare_kill,
+                  partition, agent_stop_and_go, partition, coordinator_stop]),
+}
 
 
-def choose(index, rng, cluster):
-    """Every sixth fault is one of an agent or its host."""
-    kinds = OF_RANKS
-    if index % 6 == 5:
-        kinds = {**OF_AGENTS, partition: 3} if cluster.hosts is not None else OF_AGENTS
-    return rng.choices(list(kinds), list(kinds.values()))[0]
+def choose(index, rng, mode, without=()):
+    """The kind of the fault of this number."""
+    every, others = OF_OTHERS[mode]
+    others = [kind for kind in others if kind.__name__ not in without]
+    if index % every == every - 1:
+        return others[index // every % len(others)]
+    return rng.choices(list(OF_RANKS), list(OF_RANKS.values()))[0]

@@ -1,9 +1,10 @@
-"""The load under which faults come: streams whose text is known, each checked when it ends."""
+"""The load under which faults come: requests whose text is known, each checked when it ends."""
 
 import dataclasses
 import json
 import threading
 import time
+import uuid
 
 import httpx
 
@@ -23,6 +24,9 @@ SAMPLINGS = [
     {"temperature": 1.0, "top_p": 0.9, "seed": 12},
 ]
 STOPS = [None, None, [" the sea", "\n\n\n"], None, [" you"]]
+KEYED_EACH = 3       # every third client asks with an Idempotency-Key
+PATIENCE = 120       # seconds that a client waits for a byte, and asks again with a key
+RETRY_SECONDS = 0.1  # between two questions with one key
 
 
 def specs(max_tokens):
@@ -37,28 +41,44 @@ def specs(max_tokens):
 
 
 @dataclasses.dataclass
-class Stream:
-    """One streamed answer. Times are time.monotonic()."""
+class Request:
+    """What a client asked for. Times are time.monotonic()."""
     spec: dict
     number: int
-    times: list = dataclasses.field(default_factory=list)  # of events with text or an end in them
+    began: float = dataclasses.field(default_factory=time.monotonic)
     text: str = ""
     reason: str | None = None
+    error: str | None = None  # begins with "cut" (the connection ended), "refused" (not let in) or neither
+    ended: float | None = None
+
+
+@dataclasses.dataclass
+class Stream(Request):
+    """One streamed answer."""
+    times: list = dataclasses.field(default_factory=list)  # of events with text or an end in them
     done: int = 0
     abandon: bool = False  # its client goes away at the next event
-    error: str | None = None
-    ended: float | None = None
 
     def live(self):
         return bool(self.times) and self.ended is None
 
 
-def run(http, stream):
+@dataclasses.dataclass
+class Keyed(Request):
+    """One whole answer to a request with an Idempotency-Key, which is asked again until it is there, and once more."""
+    key: str = dataclasses.field(default_factory=lambda: uuid.uuid4().hex)
+    failures: list = dataclasses.field(default_factory=list)  # (time, what) of questions that got no answer
+    bodies: list = dataclasses.field(default_factory=list)    # of answers: bytes
+    replayed: bool = False  # the last answer was said to be one that had been given before
+
+
+def stream_it(http, stream):
     """Streams it to its end; what went wrong is in `error`."""
     try:
         with http.stream("POST", "/v1/completions", json={**stream.spec, "stream": True}) as reply:
             if reply.status_code != 200:
-                stream.error = f"{reply.status_code} {reply.read().decode()[:300]}"
+                refused = "refused: " if reply.status_code == 503 else ""
+                stream.error = f"{refused}{reply.status_code} {reply.read().decode()[:300]}"
             for line in reply.iter_lines() if stream.error is None else []:
                 if stream.abandon:
                     break
@@ -75,21 +95,102 @@ def run(http, stream):
                     stream.text += choice["text"]
                     stream.reason = choice["finish_reason"] or stream.reason
                 stream.times.append(time.monotonic())
+    except (httpx.ConnectError, httpx.ConnectTimeout) as trouble:
+        stream.error = f"refused: {trouble!r}"
     except (httpx.TransportError, OSError) as trouble:
         stream.error = f"cut: {trouble!r}"
     stream.ended = time.monotonic()
 
 
+def ask(http, keyed):
+    """Asks with its key until there are two answers, or one that is none; what went wrong for good is in `error`."""
+    end = time.monotonic() + PATIENCE
+    while len(keyed.bodies) < 2 and keyed.error is None:
+        try:
+            reply = http.post("/v1/completions", json=keyed.spec, headers={"Idempotency-Key": keyed.key})
+            if reply.status_code == 200:
+                keyed.bodies.append(reply.content)
+                keyed.replayed = reply.headers.get("idempotent-replayed") == "true"
+                continue
+            trouble = f"{reply.status_code} {reply.text[:300]}"
+            if reply.status_code != 503:
+                keyed.error = trouble
+        except (httpx.TransportError, OSError) as cut:
+            trouble = f"cut: {cut!r}"
+        keyed.failures.append((time.monotonic(), trouble))
+        if time.monotonic() > end:
+            keyed.error = f"no answer in {PATIENCE} s: {trouble}"
+        time.sleep(RETRY_SECONDS)
+    if keyed.error is None:
+        choice = json.loads(keyed.bodies[0])["choices"][0]
+        keyed.text, keyed.reason = choice["text"], choice["finish_reason"]
+    keyed.ended = time.monotonic()
+
+
+class Outages:
+    """The times in which there was no coordinator to answer: the only ones in which a client may notice something."""
+
+    def __init__(self):
+        self.spans = []
+
+    def begin(self):
+        self.spans.append([time.monotonic(), float("inf")])
+
+    def end(self):
+        self.spans[-1][1] = time.monotonic()
+
+    def touch(self, since, until):
+        return any(start <= until and since <= end for start, end in self.spans)
+
+
+def judge_stream(stream, expected, outages):
+    """What is wrong with an ended stream: None, or "lost", "cut", "doubled" or "differs" with the details."""
+    text, reason = expected
+    if stream.error is not None:
+        kind = stream.error.split(":")[0]
+        if not text.startswith(stream.text) or stream.done:
+            kind = "differs"
+        elif kind in ("cut", "refused") and outages.touch(stream.began, stream.ended):
+            return None
+        return f"{kind if kind in ('cut', 'differs') else 'lost'}: {stream.error}: {stream.text!r}, {stream.done} [DONE]"
+    if stream.abandon:
+        return None if text.startswith(stream.text) else f"differs: {stream.text!r}, expected {text!r}"
+    if stream.done != 1 or stream.reason is None:
+        return f"lost: {stream.done} [DONE], finish_reason {stream.reason}"
+    if (stream.text, stream.reason) != (text, reason):
+        kind = "doubled" if len(stream.text) > len(text) else "differs"
+        return f"{kind}: {stream.text!r} ({stream.reason}), expected {text!r} ({reason})"
+    return None
+
+
+def judge_keyed(keyed, expected, outages):
+    """As judge_stream, of a whole answer."""
+    if keyed.error is not None:
+        return f"lost: {keyed.error}"
+    # Each question begins where the one before failed, or before: any outage since the first explains a failure.
+    since = keyed.began
+    for at, trouble in keyed.failures:
+        if not outages.touch(since, at):
+            return f"lost: an error with no coordinator fault: {trouble}"
+        since = at
+    if keyed.bodies[0] != keyed.bodies[1] or not keyed.replayed:
+        return f"doubled: {keyed.bodies[0]!r}, then {keyed.bodies[1]!r}, replayed: {keyed.replayed}"
+    if (keyed.text, keyed.reason) != expected:
+        return f"differs: {keyed.text!r} ({keyed.reason}), expected {expected}"
+    return None
+
+
 class Load:
-    """`width` clients that stream one request after another while the gate is open."""
+    """`width` clients, each with one request after another while the gate is open."""
 
     def __init__(self, url, width, max_tokens):
         self.url, self.specs = url, specs(max_tokens)
         self.expected = [self._undisturbed(s) for s in self.specs]
+        self.outages = Outages()
         self.lock = threading.Lock()
-        self.streams, self.open, self.over, self.next = [], threading.Event(), False, 0
-        self.started = 0
-        self.threads = [threading.Thread(target=self._client, daemon=True) for _ in range(width)]
+        self.requests, self.open, self.over, self.next = [], threading.Event(), False, 0
+        kinds = [Keyed if i % KEYED_EACH == KEYED_EACH - 1 else Stream for i in range(width)]
+        self.threads = [threading.Thread(target=self._client, args=(kind,), daemon=True) for kind in kinds]
         for thread in self.threads:
             thread.start()
 
@@ -98,65 +199,60 @@ class Load:
         choice = body["choices"][0]
         return choice["text"], choice["finish_reason"]
 
-    def _client(self):
-        # A connection for each stream, so that an idle server has none.
+    def _client(self, kind):
+        # A connection for each request, so that an idle server has none.
         limits = httpx.Limits(max_keepalive_connections=0)
-        with httpx.Client(base_url=self.url, timeout=httpx.Timeout(120, connect=5), limits=limits) as http:
+        with httpx.Client(base_url=self.url, timeout=httpx.Timeout(PATIENCE, connect=5), limits=limits) as http:
             while not self.over:
                 if not self.open.wait(0.2):
                     continue
                 with self.lock:
                     number = self.next
                     self.next += 1
-                    stream = Stream(self.specs[number % len(self.specs)], number)
-                    self.streams.append(stream)
-                run(http, stream)
-                if stream.error is not None:
-                    time.sleep(0.1)  # the server may be away
+                    request = kind(self.specs[number % len(self.specs)], number)
+                    self.requests.append(request)
+                try:
+                    (ask if kind is Keyed else stream_it)(http, request)
+                except Exception as trouble:  # noqa: BLE001: an answer that no client understands
+                    request.error, request.ended = f"not understood: {trouble!r}", time.monotonic()
+                if request.error is not None:
+                    time.sleep(RETRY_SECONDS)  # the server may be away
+
+    def now(self, kind):
+        """Requests of a kind that have not been given out by take_ended()."""
+        with self.lock:
+            return [r for r in self.requests if isinstance(r, kind)]
 
     def live(self):
         """Streams between their first and last token."""
-        with self.lock:
-            return [s for s in self.streams if s.live()]
+        return [s for s in self.now(Stream) if s.live()]
+
+    def unanswered(self):
+        """Keyed requests without an answer."""
+        return [k for k in self.now(Keyed) if k.ended is None and not k.bodies]
 
     def pause(self, seconds):
-        """Closes the gate and waits for what runs; the streams that did not end in time."""
+        """Closes the gate and waits for what runs; the requests that did not end in time."""
         self.open.clear()
         end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            with self.lock:
-                if all(s.ended is not None for s in self.streams):
-                    return []
+        while time.monotonic() < end and any(r.ended is None for r in self.now(Request)):
             time.sleep(0.02)
-        with self.lock:
-            return [s for s in self.streams if s.ended is None]
+        return [r for r in self.now(Request) if r.ended is None]
 
     def take_ended(self):
-        """Streams that have ended, each given out once."""
+        """Requests that have ended, each given out once."""
         with self.lock:
-            ended = [s for s in self.streams if s.ended is not None]
-            self.streams = [s for s in self.streams if s.ended is None]
+            ended = [r for r in self.requests if r.ended is not None]
+            self.requests = [r for r in self.requests if r.ended is None]
             return ended
 
-    def judge(self, stream):
-        """What is wrong with an ended stream: None, or "lost", "cut", "doubled" or "differs" with the details."""
-        text, reason = self.expected[stream.number % len(self.specs)]
-        if stream.abandon and stream.error is None:
-            return None if text.startswith(stream.text) else f"differs: {stream.text!r}, expected {text!r}"
-        if stream.error is not None:
-            kind = "cut" if stream.error.startswith("cut") else "lost"
-            if not text.startswith(stream.text):
-                kind = "differs"
-            return f"{kind}: {stream.error}"
-        if stream.done != 1 or stream.reason is None:
-            return f"lost: {stream.done} [DONE], finish_reason {stream.reason}"
-        if (stream.text, stream.reason) != (text, reason):
-            kind = "doubled" if len(stream.text) > len(text) else "differs"
-            return f"{kind}: {stream.text!r} ({stream.reason}), expected {text!r} ({reason})"
-        return None
+    def judge(self, request):
+        """What is wrong with an ended request, or None."""
+        judge = judge_keyed if isinstance(request, Keyed) else judge_stream
+        return judge(request, self.expected[request.number % len(self.specs)], self.outages)
 
     def stop(self):
         self.over = True
         self.open.set()
         for thread in self.threads:
-            thread.join(130)
+            thread.join(PATIENCE + 10)

@@ -1,10 +1,10 @@
 """Faults under load, on real processes; every stream is compared with what it gives undisturbed.
 
-    nemesis.py --faults N [--mode one|two|apart] [--seed S] [--width W] [--state FILE] [--args "..."]
+    nemesis.py --faults N [--mode one|two|apart] [--seed S] [--width W] [--state FILE] [--only KIND] [--args "..."]
 
 A fault counts when at least four streams were between their first and last token. With --state it goes on where it
 stopped, and faults add up; the table of all of them is printed at the end. Exit code 1: an answer was lost, came twice or
-differs, a group was lost for no reason, or something did not return to its baseline.
+differs, a group was lost for no reason, or something did not return to its baseline; 77: the mode cannot be had here.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import json
 import pathlib
 import random
 import shlex
+import signal
 import statistics
 import subprocess
 import sys
@@ -24,9 +25,12 @@ import load as loads
 
 LIVE = 4           # streams that a fault must hit
 BATCH = 10         # faults between two looks at the baseline
+KEYED = 2          # requests with a key that a fault of the coordinator must hit
+NOT_HERE = 77      # exit code
 IDLE_SECONDS = 5   # within which everything is back at its baseline
 # gRPC keeps a few threads more or fewer, malloc some memory; what leaks with each fault is more than that after a few batches.
 SLACK = {"fds": 0, "threads": 4, "memory_kib": 16 << 10}
+SUMS = ["live", "cut", "keyed", "recomputed"]  # columns of the table
 
 
 def pause_of(stream, since):
@@ -44,8 +48,12 @@ class Nemesis:
         kind = {"one": clusters.One, "two": clusters.Two, "apart": clusters.Apart}[options.mode]
         self.cluster = kind(harness.GGUF, *shlex.split(options.args))
         self.server = self.cluster.server
-        self.load = loads.Load(self.server.url, options.width, options.max_tokens)
-        self.wrong, self.requests, self.rows = [], 0, []
+        try:
+            self.load = loads.Load(self.server.url, options.width, options.max_tokens)
+        except BaseException:
+            self.cluster.kill()
+            raise
+        self.wrong, self.requests, self.cut, self.rows = [], 0, 0, []
         self.baseline = None
 
     def state(self):
@@ -63,20 +71,29 @@ class Nemesis:
         print(f"WRONG {what}", flush=True)
 
     def settle(self):
-        """Judges the streams that ended."""
-        for stream in self.load.take_ended():
-            self.requests += 1
-            if (wrong := self.load.judge(stream)) is not None:
-                self.say(f"request {stream.number}: {wrong}")
+        """Judges the requests that ended."""
+        for request in self.load.take_ended():
+            if (wrong := self.load.judge(request)) is not None:
+                self.say(f"request {request.number}: {wrong}")
+            if request.error is None:
+                self.requests += 1
+            else:
+                self.cut += 1
 
     def wait_live(self, seconds=60):
-        """At least LIVE streams between their first and last token."""
+        """Until every agent is there and enough requests are open: (streams between their first and last token, keyed
+        requests, what the cluster says)."""
         self.load.open.set()
         end = time.monotonic() + seconds
-        while len(live := self.load.live()) < LIVE:
-            assert time.monotonic() < end, f"only {len(live)} streams in {seconds} s:\n{self.server.output[-3000:]}"
+        while True:
+            live, keyed = self.load.live(), self.load.unanswered()
+            if len(live) >= LIVE and len(keyed) >= KEYED:
+                state = self.state()
+                if state["phase"] == "ready" and self.cluster.whole(state):
+                    return live, keyed, state
+            assert time.monotonic() < end, f"{len(live)} streams, {len(keyed)} keyed requests, {seconds} s: " \
+                                           f"{self.state()}\n{self.server.output[-3000:]}"
             time.sleep(0.01)
-        return live
 
     def wait_flowing(self, live, since, before, done):
         """Until the group is back and every stream has gone on or ended; whether that was in time."""
@@ -92,46 +109,75 @@ class Nemesis:
             time.sleep(0.005)
         return False
 
+    def wait_served_again(self, live, keyed, since, old, done):
+        """Until another coordinator serves: new streams flow, what was streamed has ended, every keyed request is
+        answered. Whether that was in time, and the first token's."""
+        first = None
+        while time.monotonic() < since + done.seconds:
+            if self.cluster.coordinator() not in (old, None) and self.state()["phase"] == "ready":
+                if first is None:
+                    self.load.outages.end()
+                new = [s.times[0] for s in self.load.now(loads.Stream) if s.began > since and s.times]
+                first = first or min(new, default=None)
+                if len(new) >= LIVE and all(s.ended is not None for s in live) and all(k.bodies for k in keyed):
+                    return True, first
+            time.sleep(0.005)
+        return False, first
+
     def one(self, index):
         rng = random.Random(f"{self.options.seed}/{self.options.mode}/{index}")
         time.sleep(rng.uniform(0, 0.3))
-        fault = faults.choose(index, rng, self.cluster) if not self.options.only else getattr(faults, self.options.only)
-        live = self.wait_live()
-        before = self.state()
+        fault = faults.choose(index, rng, self.options.mode, self.options.without.split(","))
+        if self.options.only:
+            fault = getattr(faults, self.options.only)
+        live, keyed, before = self.wait_live()
+        old = self.cluster.coordinator()
         since = time.monotonic()
         done = fault(self.cluster, self.load, rng)
-        flowing = self.wait_flowing(live, since, before, done)
-        if done.after is not None:
-            done.after()
+        first = None
+        if done.outage:
+            before = {**before, "groups_formed": 0, "recomputed_tokens": 0}
+            flowing, first = self.wait_served_again(live, keyed, since, old, done)
+        else:
+            flowing = self.wait_flowing(live, since, before, done)
+        trouble = done.after() if done.after is not None else None
         after = self.state()
         lost = after["groups_formed"] - before["groups_formed"]
         pauses = [p for p in (pause_of(s, since) for s in live) if p is not None]
+        seconds = first - since if first is not None else max(pauses, default=None)
         row = {"kind": fault.__name__, "detail": done.detail, "live": len(live), "losses": lost,
-               "recovery_s": round(max(pauses), 3) if pauses and done.losses[1] > 0 else None,
+               "recovery_s": round(seconds, 3) if seconds is not None and done.losses[1] > 0 else None,
+               "keyed": len(keyed), "cut": sum(s.error is not None for s in live),
                "recomputed": after["recomputed_tokens"] - before["recomputed_tokens"],
                "read": after["load_bytes_read"]}
-        print(f"{index:5} {row['kind']:18} {row['recovery_s']} s, {row['live']} streams, {row['losses']} losses, "
-              f"{row['recomputed']} tokens again: {done.detail}", flush=True)
+        print(f"{index:5} {row['kind']:20} {row['recovery_s']} s, {row['live']} streams, {row['keyed']} keyed, {row['cut']} "
+              f"cut, {lost} losses, {row['recomputed']} tokens again: {done.detail}", flush=True)
         if not flowing:
             self.say(f"fault {index}: not flowing within {done.seconds} s: {done.detail}: {after['phase']} "
                      f"{after['detail']}\n{self.server.output[-3000:]}")
+        if trouble is not None:
+            self.say(f"fault {index}: {done.detail}: {trouble}")
         if not done.losses[0] <= lost <= done.losses[1]:
             self.say(f"fault {index}: {lost} losses of the group: {done.detail}\n{self.server.output[-3000:]}")
-        if row["kind"] in ("rank_kill", "rank_stop", "rank_stop_and_go", "two_ranks", "all_ranks"):
-            if row["read"] != 0:
-                self.say(f"fault {index}: weights were read again: {row['read']} bytes")
+        if lost and not done.reads and row["read"] != 0:  # it is of the last time that the group was formed
+            self.say(f"fault {index}: weights were read again: {row['read']} bytes: {done.detail}")
+        if after["canary_failures"] or after["hidden_state_mismatches"]:
+            self.say(f"fault {index}: ranks compute wrongly: {after}")
         return row
 
     def look(self):
-        """What every process holds."""
-        pids = {"coordinator": self.cluster.coordinator()}
-        pids |= {f"agent {i}": p for i, p in enumerate(self.cluster.agents())}
-        pids |= {f"rank {i}": p for i, p in enumerate(self.cluster.ranks())}
-        return {name: clusters.figures(pid) for name, pid in pids.items()}
+        """The most that a process of each kind holds: agents and ranks change places, and an idle spare holds less."""
+        agents = self.cluster.agents()
+        kinds = {"coordinator": [self.cluster.coordinator()], "agent": agents, "rank": self.cluster.ranks(agents)}
+        most = {}
+        for kind, pids in kinds.items():
+            held = [clusters.figures(pid) for pid in pids]
+            most[kind] = {key: max(h[key] for h in held) for key in SLACK}
+        return most
 
     def check_baseline(self):
-        for stream in self.load.pause(120):
-            self.say(f"request {stream.number} never ended: {stream.text!r}")
+        for request in self.load.pause(120):
+            self.say(f"request {request.number} never ended: {request}")
         self.settle()
         end, why = time.monotonic() + IDLE_SECONDS, "?"
         while why and time.monotonic() < end:
@@ -151,15 +197,14 @@ class Nemesis:
             return None
         try:
             now = self.look()
-        except OSError as trouble:
+        except (OSError, ValueError) as trouble:  # one has gone
             return repr(trouble)
-        for name, was in self.baseline.items():
-            figures = now.get(name)
-            if figures is None:
-                return f"{name} is not there"
+        for kind, was in self.baseline.items():
             for key, slack in SLACK.items():
-                if figures[key] > was[key] + slack:
-                    return f"{name}: {key} {was[key]} -> {figures[key]}"
+                if (kind, key) == ("coordinator", "fds"):
+                    slack = self.cluster.agent_count - 1  # it connects to an agent when it first has something for it
+                if now[kind][key] > was[key] + slack:
+                    return f"{kind}: {key} {was[key]} -> {now[kind][key]}"
         return None
 
     def run(self, first, count):
@@ -190,8 +235,8 @@ def percentile(values, share):
 
 def table(rows):
     """Markdown, a row for each commit, mode and kind of fault."""
-    lines = ["| commit | cluster | fault | times | median s | p99 s | longest s | streams hit | tokens computed again |",
-             "|---|---|---|---|---|---|---|---|---|"]
+    lines = ["| commit | cluster | fault | times | median s | p99 s | longest s | streams hit | of them cut | keyed requests hit "
+             "| tokens computed again |", "|---|---|---|---|---|---|---|---|---|---|---|"]
     groups = {}
     for row in rows:
         groups.setdefault((row["commit"], row["mode"], row["kind"]), []).append(row)
@@ -199,30 +244,41 @@ def table(rows):
         times = [r["recovery_s"] for r in of if r["recovery_s"] is not None]
         shown = [f"{statistics.median(times):.2f}", f"{percentile(times, 0.99):.2f}", f"{max(times):.2f}"] if times else \
             ["-"] * 3
-        lines.append(f"| {commit} | {mode} | {kind} | {len(of)} | {' | '.join(shown)} | {sum(r['live'] for r in of)} | "
-                     f"{sum(r['recomputed'] for r in of)} |")
+        lines.append(f"| {commit} | {mode} | {kind} | {len(of)} | {' | '.join(shown)} | "
+                     f"{' | '.join(str(sum(r.get(key, 0) for r in of)) for key in SUMS)} |")
     return "\n".join(lines)
 
 
 def summary(mode, found):
     """One line about a campaign."""
-    times = [r["recovery_s"] for r in found.rows if r["recovery_s"] is not None and not r["kind"].startswith("agent")]
-    return f"{mode}: {len(found.rows)} faults, {found.requests} requests, {len(found.wrong)} wrong; streams went on after a " \
-           f"fault of ranks within {statistics.median(times):.2f} s (median), {percentile(times, 0.99):.2f} s (p99)"
+    of_ranks = {fault.__name__ for fault in faults.OF_RANKS}
+    times = [r["recovery_s"] for r in found.rows if r["recovery_s"] is not None and r["kind"] in of_ranks]
+    line = f"{mode}: {len(found.rows)} faults, {found.requests} requests answered, {found.cut} cut or turned away for want of a " \
+           f"coordinator, {len(found.wrong)} wrong"
+    if times:
+        line += f"; streams went on after a fault of ranks within {statistics.median(times):.2f} s (median), " \
+                f"{percentile(times, 0.99):.2f} s (p99)"
+    return line
 
 
 def parse(arguments=None):
     parser = argparse.ArgumentParser()
     parser.add_argument("--faults", type=int, required=True)
-    parser.add_argument("--requests", type=int, default=0, help="at least so many streams")
+    parser.add_argument("--requests", type=int, default=0, help="at least so many answers")
     parser.add_argument("--mode", choices=["one", "two", "apart"], default="one")
     parser.add_argument("--seed", default="1")
-    parser.add_argument("--width", type=int, default=8)
+    parser.add_argument("--width", type=int, default=9)
     parser.add_argument("--max-tokens", type=int, default=96)
     parser.add_argument("--only", default="", help="a function of faults.py")
+    parser.add_argument("--without", default="", help="kinds of faults that do not come, with commas")
     parser.add_argument("--args", default="", help="more arguments of shoal serve")
     parser.add_argument("--state", type=pathlib.Path, help="file that keeps the faults of all runs")
     return parser.parse_args(arguments)
+
+
+def end_on_sigterm():
+    """As on Ctrl-C: what was started is ended."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 def campaign(options, first=0):
@@ -231,9 +287,7 @@ def campaign(options, first=0):
     try:
         nemesis.run(first, options.faults - first)
     finally:
-        for process in nemesis.cluster.all_processes():
-            if process.running():
-                process.kill_all()
+        nemesis.cluster.kill()
     return nemesis
 
 
@@ -242,11 +296,16 @@ def main(options):
     if options.state is not None and options.state.exists():
         rows = [json.loads(line) for line in options.state.read_text().splitlines()]
     first = sum(r["mode"] == options.mode for r in rows)
+    end_on_sigterm()
     wrong = []
     if first < options.faults:
         commit = subprocess.run(["git", "-C", harness.SOURCE, "describe", "--always", "--dirty"], check=True,
                                 capture_output=True, text=True).stdout.strip()
-        found = campaign(options, first)
+        try:
+            found = campaign(options, first)
+        except clusters.NoHosts as trouble:
+            print(f"--mode {options.mode} cannot be had here: {trouble}")
+            return NOT_HERE
         wrong = found.wrong
         made = [{"commit": commit, "mode": options.mode, **row} for row in found.rows]
         rows += made

@@ -1,5 +1,6 @@
-"""Sixty faults, most of ranks, some of agents, under at least 300 streams: nothing lost, nothing twice, nothing different.
-Times are printed; what fails is only a wrong answer, a loss of the group without a fault, or something left behind."""
+"""Sixty faults, most of ranks, ten of agents and of the coordinator, drains among them, under at least 300 requests: nothing
+lost, nothing twice, nothing different. Times are printed; what fails is only a wrong answer, a loss of the group without a
+fault, or something left behind."""
 
 import pathlib
 import sys
@@ -20,7 +21,9 @@ def test_faults_change_no_answer(mode):
     print("figure:", nemesis.summary(mode, found))
     assert not found.wrong
     assert len(found.rows) == FAULTS[mode] and found.requests >= REQUESTS
-    assert all(row["live"] >= nemesis.LIVE for row in found.rows)
+    assert all(row["live"] >= nemesis.LIVE and row["keyed"] >= nemesis.KEYED for row in found.rows)
+    kinds = {row["kind"] for row in found.rows}
+    assert {"coordinator_kill", "agent_kill"} <= kinds and ("drain" in kinds) == (mode == "two")
 
 
 if __name__ == "__main__":

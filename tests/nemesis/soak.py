@@ -3,7 +3,7 @@
     soak.py --minutes N [--mode one|two|apart] [--every SECONDS]
 
 Streams as in nemesis.py, and beside them requests that are refused, cut short or not streamed. Private memory of the
-coordinator and of each agent is sampled every 10 s; the slope of its least-squares line, without the first tenth of the
+coordinator, which lives through all of it, and of each agent is sampled every 10 s; the slope of its least-squares line, without the first tenth of the
 run, is printed. Exit code 1: a wrong answer, as for nemesis.py, or a slope of 1 MiB per minute or more.
 """
 
@@ -19,6 +19,7 @@ import cluster as clusters
 import nemesis
 
 LIMIT_MIB_PER_MINUTE = 1.0
+OF_COORDINATOR = "coordinator_kill,coordinator_stop"
 BAD = [b"{", b'{"prompt": "x", "max_tokens": -1}', b'{"prompt": 5}', json.dumps({"prompt": "x " * 9000}).encode()]
 
 
@@ -86,7 +87,8 @@ def main():
     parser.add_argument("--mode", choices=["one", "two", "apart"], default="one")
     parser.add_argument("--every", type=float, default=20)
     own = parser.parse_args()
-    found = nemesis.Nemesis(nemesis.parse(["--mode", own.mode, "--faults", "0"]))
+    nemesis.end_on_sigterm()
+    found = nemesis.Nemesis(nemesis.parse(["--mode", own.mode, "--faults", "0", "--without", OF_COORDINATOR]))
     noise, memory = Noise(found.server.url), Memory(found.cluster)
     try:
         noise.start()
@@ -109,9 +111,7 @@ def main():
         if (trouble := found.cluster.stop()) is not None:
             found.say(trouble)
     finally:
-        for process in found.cluster.all_processes():
-            if process.running():
-                process.kill_all()
+        found.cluster.kill()
     for what in noise.unexpected:
         found.say(what)
     for name, mib in memory.slopes().items():
