@@ -264,8 +264,10 @@ void VirtualCluster::Hang() { executor_->dead = true; }
 void VirtualCluster::Say(const std::string& id, TimeNs at, const Event& event, std::function<bool()> before) {
   std::shared_ptr<Agent> agent = agents_.at(id);
   agent->last_said = std::max(agent->last_said, at + Between(times_.net_min, times_.net_max));
-  const auto deliver = [this, agent, event, before] {
-    if (!agent->alive) return;
+  // A frozen agent keeps what it says: that must not keep the agent.
+  const auto deliver = [this, speaker = std::weak_ptr(agent), event, before] {
+    const auto living = speaker.lock();
+    if (living == nullptr || !living->alive) return;
     if (before == nullptr || before()) Post(event);
   };
   At(agent->last_said, [agent, deliver] {
