@@ -159,6 +159,7 @@ absl::Status Coordinator::Start() {
 absl::Status Coordinator::ListenHttp() {
   http::ApiOptions api;
   api.api_keys = options_.api_keys;
+  api.admin_keys = options_.admin_keys;
   api.version = std::string(kVersion);
   api.after_crash = options_.after_crash;
   api.text_threads = std::clamp(static_cast<int>(std::thread::hardware_concurrency()) / 4, 1, 4);
