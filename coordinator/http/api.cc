@@ -95,6 +95,8 @@ void Api::TurnAwayWaiting() {
   if (idempotency_ != nullptr) idempotency_->TurnAwayWaiting();
 }
 
+size_t Api::kept_executions() { return idempotency_ != nullptr ? idempotency_->executions() : 0; }
+
 void Api::Handle(Request request, std::shared_ptr<Responder> responder) {
   if (request.method == "OPTIONS") {
     responder->SetRoute("preflight");
@@ -189,8 +191,15 @@ void Api::OneModel(Request request, std::shared_ptr<Responder> responder) {
   RespondJson(ModelJson(*model, name), responder.get());
 }
 
+plan::StaleCounts Api::Stale(const core::ClusterState& state) const {
+  plan::StaleCounts counts = options_.stale != nullptr ? options_.stale() : plan::StaleCounts{};
+  counts[static_cast<size_t>(plan::StalePlace::kAnswer)] += state.stale_answers;
+  return counts;
+}
+
 void Api::Cluster(Request /*request*/, std::shared_ptr<Responder> responder) {
-  RespondJson(ClusterJson(engine_->Cluster()), responder.get());
+  const core::ClusterState state = engine_->Cluster();
+  RespondJson(ClusterJson(state, Stale(state)), responder.get());
 }
 
 void Api::DrainAgent(Request request, std::shared_ptr<Responder> responder) {
@@ -239,7 +248,14 @@ void Api::Ready(Request /*request*/, std::shared_ptr<Responder> responder) {
 void Api::Metrics(Request /*request*/, std::shared_ptr<Responder> responder) {
   Response response;
   response.content_type = "text/plain; version=0.0.4; charset=utf-8";
-  response.body = metrics_->Render(engine_->Cluster());
+  const core::ClusterState state = engine_->Cluster();
+  metrics::Beside beside;
+  beside.stale = Stale(state);
+  if (idempotency_ != nullptr) {
+    const journal::JournalFigures f = idempotency_->figures();
+    beside.journal = {f.entries, f.bytes, f.accepted, f.again, f.full};
+  }
+  response.body = metrics_->Render(state, beside);
   responder->Respond(std::move(response));
 }
 

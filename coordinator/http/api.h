@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -24,6 +25,7 @@ struct ApiOptions {
   // What changes the cluster asks for one of these; they open all else too. Where only `api_keys` are given, nobody may
   // change it: clients are no operators.
   std::vector<std::string> admin_keys;
+  std::function<plan::StaleCounts()> stale;  // refused outside of the core; null: nothing is
   Limits limits;
   int text_threads = 1;
   std::string version;
@@ -46,6 +48,8 @@ class Api {
   // The journal's open requests, see Idempotency.
   void Resume(std::shared_ptr<Executor> executor);
   void TurnAwayWaiting();
+  // Requests with an Idempotency-Key that are being executed, with or without their clients. Thread-safe.
+  size_t kept_executions();
 
  private:
   using Method = void (Api::*)(Request, std::shared_ptr<Responder>);
@@ -59,6 +63,8 @@ class Api {
   static const Route kRoutes[];
   // Why this request may not have that; nothing when it may.
   std::optional<ApiError> Denied(Access access, std::string_view authorization) const;
+  // Of agents, ranks and this process, see plan/stale.h.
+  plan::StaleCounts Stale(const core::ClusterState& state) const;
 
   void Chat(Request request, std::shared_ptr<Responder> responder);
   void Completion(Request request, std::shared_ptr<Responder> responder);
