@@ -216,8 +216,12 @@ int Coordinator::Drain() {
   core_->Post(core::ShutdownRequested{});
   const RealClock clock;
   const TimeNs end = clock.Now() + options_.shutdown_timeout;
-  while (http_->open_exchanges() > 0 && clock.Now() < end) std::this_thread::sleep_for(kTick / 5);
-  return TearDown(absl::UnavailableError("the server is shutting down"));
+  // Also for what is executed for a client that has gone, or that a former coordinator had: it was accepted.
+  const auto busy = [this] { return http_->open_exchanges() > 0 || api_->kept_executions() > 0; };
+  bool late = false;
+  while (busy() && !(late = clock.Now() >= end)) std::this_thread::sleep_for(kTick / 5);
+  const int cut = TearDown(absl::UnavailableError("the server is shutting down"));
+  return late ? cut : 0;
 }
 
 int Coordinator::TearDown(const absl::Status& reason) {
