@@ -10,6 +10,7 @@
 
 #include "common/base/clock.h"
 #include "common/plan/plan_check.h"
+#include "common/plan/stale.h"
 #include "common/plan/step_plan.h"
 
 namespace shoal::plan {
@@ -63,6 +64,7 @@ struct Heartbeat {
   uint64_t sequence = 0;
   uint64_t epoch = 0;
   std::vector<RankStatus> ranks;
+  StaleCounts stale{};  // since the agent started; what was refused there and by its ranks
 };
 
 // Runtime choices that ranks must share. Part of the numerics id.
@@ -156,8 +158,8 @@ struct RankExit {
   int32_t rank = 0;
   int32_t pid = 0;
   uint64_t epoch = 0;
-  // "killed by signal 9", "stopped by signal 19", "exited with 1: <last line of its log>", "stuck in attention at step
-  // 7"
+  // "killed by signal 9", "killed by signal 9: out of memory" (the kernel did it), "stopped by signal 19",
+  // "exited with 1: <last line of its log>", "stuck in attention at step 7"
   std::string cause;
 };
 

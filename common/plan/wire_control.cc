@@ -1,4 +1,6 @@
 // Control messages of cluster.proto and worker.proto.
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
 #include "cluster.pb.h"
 #include "common/base/status_macros.h"
@@ -160,6 +162,12 @@ void ToProto(const Heartbeat& in, proto::Heartbeat* out) {
   out->set_sequence(in.sequence);
   out->set_epoch(in.epoch);
   for (const auto& r : in.ranks) Put(r, out->add_ranks());
+  for (size_t place = 0; place < kStalePlaces; ++place) {
+    if (in.stale[place] == 0) continue;
+    proto::StaleCount* stale = out->add_stale();
+    stale->set_place(static_cast<int>(place));
+    stale->set_count(std::min(in.stale[place], kMaxStale));
+  }
 }
 
 absl::StatusOr<Heartbeat> FromProto(const proto::Heartbeat& in) {
@@ -170,6 +178,12 @@ absl::StatusOr<Heartbeat> FromProto(const proto::Heartbeat& in) {
   out.epoch = in.epoch();
   for (const auto& r : in.ranks()) {
     SHOAL_ASSIGN_OR_RETURN(out.ranks.emplace_back(), Get(r));
+  }
+  for (const proto::StaleCount& s : in.stale()) {
+    if (s.place() < 0 || s.place() >= static_cast<int>(kStalePlaces) || s.count() > kMaxStale) {
+      return absl::InvalidArgumentError(absl::StrCat(s.count(), " stale messages at place ", s.place()));
+    }
+    out.stale[s.place()] = s.count();
   }
   return out;
 }

@@ -10,6 +10,8 @@
 namespace shoal::core {
 
 bool Blames(std::string_view cause) {
+  // Agents say so when the kernel did it: what the rank had to hold grew with its step.
+  if (cause == "killed by signal 9: out of memory") return true;
   const std::string lost = absl::StrCat("exited with ", plan::kLostPeerExit);
   if (cause == lost || cause.starts_with(lost + ":")) return false;
   constexpr std::string_view kBefore = "by signal ";

@@ -5,8 +5,8 @@
 
 namespace shoal::core {
 
-// `cause` as agents word it in RankExit. False for signals that come from outside (HUP, INT, KILL,
-// TERM, STOP, TSTP), and for a rank that ended because it lost another one.
+// `cause` as agents word it in RankExit. False for signals that come from outside (HUP, INT, KILL, TERM, STOP, TSTP;
+// but not for a KILL by the kernel when memory ran out), and for a rank that ended because it lost another one.
 bool Blames(std::string_view cause);
 
 }  // namespace shoal::core

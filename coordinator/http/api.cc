@@ -44,27 +44,35 @@ void RespondPreflight(const Request& request, Responder* responder) {
   responder->Respond(std::move(response));
 }
 
+// All that open what clients may have; none: nobody needs one.
+std::vector<std::string> ClientKeys(const ApiOptions& options) {
+  std::vector<std::string> keys = options.api_keys;
+  if (!keys.empty()) keys.insert(keys.end(), options.admin_keys.begin(), options.admin_keys.end());
+  return keys;
+}
+
 }  // namespace
 
 const Api::Route Api::kRoutes[] = {
-    {"POST", "/v1/chat/completions", true, &Api::Chat},
-    {"POST", "/v1/completions", true, &Api::Completion},
-    {"GET", "/v1/models", true, &Api::Models},
-    {"GET", "/v1/models/", true, &Api::OneModel},
-    {"GET", "/v1/cluster", true, &Api::Cluster},
-    {"POST", "/v1/cluster/drain", true, &Api::DrainAgent},
-    {"POST", "/tokenize", true, &Api::Tokenize},
-    {"POST", "/detokenize", true, &Api::Detokenize},
-    {"GET", "/livez", false, &Api::Live},
-    {"GET", "/readyz", false, &Api::Ready},
-    {"GET", "/health", false, &Api::Ready},
-    {"GET", "/metrics", false, &Api::Metrics},
-    {"GET", "/version", false, &Api::Version},
+    {"POST", "/v1/chat/completions", Access::kClient, &Api::Chat},
+    {"POST", "/v1/completions", Access::kClient, &Api::Completion},
+    {"GET", "/v1/models", Access::kClient, &Api::Models},
+    {"GET", "/v1/models/", Access::kClient, &Api::OneModel},
+    {"GET", "/v1/cluster", Access::kClient, &Api::Cluster},
+    {"POST", "/v1/cluster/drain", Access::kAdmin, &Api::DrainAgent},
+    {"POST", "/tokenize", Access::kClient, &Api::Tokenize},
+    {"POST", "/detokenize", Access::kClient, &Api::Detokenize},
+    {"GET", "/livez", Access::kAnybody, &Api::Live},
+    {"GET", "/readyz", Access::kAnybody, &Api::Ready},
+    {"GET", "/health", Access::kAnybody, &Api::Ready},
+    {"GET", "/metrics", Access::kAnybody, &Api::Metrics},
+    {"GET", "/version", Access::kAnybody, &Api::Version},
 };
 
 Api::Api(ApiOptions options, Engine* engine, metrics::Metrics* metrics, std::unique_ptr<journal::Journal> journal)
     : options_(std::move(options)),
-      keys_(options_.api_keys),
+      client_keys_(ClientKeys(options_)),
+      admin_keys_(options_.admin_keys),
       engine_(engine),
       metrics_(metrics),
       pool_(options_.text_threads, options_.limits.queued_text_jobs) {
@@ -87,6 +95,8 @@ void Api::TurnAwayWaiting() {
   if (idempotency_ != nullptr) idempotency_->TurnAwayWaiting();
 }
 
+size_t Api::kept_executions() { return idempotency_ != nullptr ? idempotency_->executions() : 0; }
+
 void Api::Handle(Request request, std::shared_ptr<Responder> responder) {
   if (request.method == "OPTIONS") {
     responder->SetRoute("preflight");
@@ -102,10 +112,8 @@ void Api::Handle(Request request, std::shared_ptr<Responder> responder) {
       absl::StrAppend(&allowed, allowed.empty() ? "" : ", ", route.method);
       continue;
     }
-    if (route.needs_key && !keys_.Allows(request.Header("authorization"))) {
-      return RespondError(
-          MakeError(ErrorKind::kInvalidApiKey, "Incorrect or missing API key. Send it as 'Authorization: Bearer KEY'."),
-          responder.get());
+    if (const auto denied = Denied(route.access, request.Header("authorization")); denied.has_value()) {
+      return RespondError(*denied, responder.get());
     }
     return (this->*route.handler)(std::move(request), std::move(responder));
   }
@@ -117,6 +125,21 @@ void Api::Handle(Request request, std::shared_ptr<Responder> responder) {
   response.headers.emplace_back("Allow", allowed + ", OPTIONS");
   response.body = ErrorBody(MakeError(ErrorKind::kMethodNotAllowed, "This route takes " + allowed + " only."));
   responder->Respond(std::move(response));
+}
+
+std::optional<ApiError> Api::Denied(Access access, std::string_view authorization) const {
+  if (access == Access::kAnybody) return std::nullopt;
+  const bool operators = !options_.admin_keys.empty(), clients = !options_.api_keys.empty();
+  if (access == Access::kAdmin && operators && admin_keys_.Allows(authorization)) return std::nullopt;
+  const bool known = client_keys_.Allows(authorization);
+  if (known && (access == Access::kClient || (!operators && !clients))) return std::nullopt;
+  if (!known || !clients) {
+    return MakeError(ErrorKind::kInvalidApiKey,
+                     "Incorrect or missing API key. Send it as 'Authorization: Bearer KEY'.");
+  }
+  return MakeError(ErrorKind::kForbidden, operators ? "This needs an admin API key: that of a client is not enough."
+                                                    : "This needs an admin API key, and the server has none: start it "
+                                                      "with --admin-api-key.");
 }
 
 void Api::Observe(const Exchange& exchange) {
@@ -168,8 +191,15 @@ void Api::OneModel(Request request, std::shared_ptr<Responder> responder) {
   RespondJson(ModelJson(*model, name), responder.get());
 }
 
+plan::StaleCounts Api::Stale(const core::ClusterState& state) const {
+  plan::StaleCounts counts = options_.stale != nullptr ? options_.stale() : plan::StaleCounts{};
+  counts[static_cast<size_t>(plan::StalePlace::kAnswer)] += state.stale_answers;
+  return counts;
+}
+
 void Api::Cluster(Request /*request*/, std::shared_ptr<Responder> responder) {
-  RespondJson(ClusterJson(engine_->Cluster()), responder.get());
+  const core::ClusterState state = engine_->Cluster();
+  RespondJson(ClusterJson(state, Stale(state)), responder.get());
 }
 
 void Api::DrainAgent(Request request, std::shared_ptr<Responder> responder) {
@@ -218,7 +248,14 @@ void Api::Ready(Request /*request*/, std::shared_ptr<Responder> responder) {
 void Api::Metrics(Request /*request*/, std::shared_ptr<Responder> responder) {
   Response response;
   response.content_type = "text/plain; version=0.0.4; charset=utf-8";
-  response.body = metrics_->Render(engine_->Cluster());
+  const core::ClusterState state = engine_->Cluster();
+  metrics::Beside beside;
+  beside.stale = Stale(state);
+  if (idempotency_ != nullptr) {
+    const journal::JournalFigures f = idempotency_->figures();
+    beside.journal = {f.entries, f.bytes, f.accepted, f.again, f.full};
+  }
+  response.body = metrics_->Render(state, beside);
   responder->Respond(std::move(response));
 }
 

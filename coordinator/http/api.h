@@ -2,8 +2,11 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
 #include <memory>
+#include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "coordinator/http/auth.h"
@@ -19,6 +22,10 @@ namespace shoal::http {
 
 struct ApiOptions {
   std::vector<std::string> api_keys;  // empty: no key is asked for
+  // What changes the cluster asks for one of these; they open all else too. Where only `api_keys` are given, nobody may
+  // change it: clients are no operators.
+  std::vector<std::string> admin_keys;
+  std::function<plan::StaleCounts()> stale;  // refused outside of the core; null: nothing is
   Limits limits;
   int text_threads = 1;
   std::string version;
@@ -41,16 +48,23 @@ class Api {
   // The journal's open requests, see Idempotency.
   void Resume(std::shared_ptr<Executor> executor);
   void TurnAwayWaiting();
+  // Requests with an Idempotency-Key that are being executed, with or without their clients. Thread-safe.
+  size_t kept_executions();
 
  private:
   using Method = void (Api::*)(Request, std::shared_ptr<Responder>);
+  enum class Access { kAnybody, kClient, kAdmin };
   struct Route {
     const char* method;  // GET also answers HEAD
     const char* path;    // ending in '/': a prefix
-    bool needs_key;
+    Access access;
     Method handler;
   };
   static const Route kRoutes[];
+  // Why this request may not have that; nothing when it may.
+  std::optional<ApiError> Denied(Access access, std::string_view authorization) const;
+  // Of agents, ranks and this process, see plan/stale.h.
+  plan::StaleCounts Stale(const core::ClusterState& state) const;
 
   void Chat(Request request, std::shared_ptr<Responder> responder);
   void Completion(Request request, std::shared_ptr<Responder> responder);
@@ -70,7 +84,7 @@ class Api {
   void OnPool(std::shared_ptr<Responder> responder, std::function<Response()> work);
 
   const ApiOptions options_;
-  const ApiKeys keys_;
+  const ApiKeys client_keys_, admin_keys_;
   Engine* const engine_;
   metrics::Metrics* const metrics_;
   std::atomic<bool> draining_{false};

@@ -53,7 +53,13 @@ std::string DetailOf(const Agent& agent, const core::ClusterState& state) {
   }
   const auto ranks = std::count_if(state.ranks.begin(), state.ranks.end(),
                                    [&](const core::ClusterState::Rank& r) { return r.agent == agent.info.id; });
-  if (ranks == 0) return "it has no ranks, and gets none";
+  if (ranks == 0) {
+    const bool spare_left = std::any_of(state.agents.begin(), state.agents.end(), [&](const Agent& other) {
+      return other.state == AgentState::kSpare && other.info.id != agent.info.id;
+    });
+    return spare_left ? "it has no ranks, and gets none"
+                      : "it has no ranks, and gets none: no spare is left to replace a lost agent";
+  }
   return absl::StrCat(ranks, ranks == 1 ? " rank moves" : " ranks move", " to another agent");
 }
 

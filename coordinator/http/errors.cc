@@ -20,6 +20,7 @@ constexpr struct {
     {ErrorKind::kUnsupportedParameter, {400, kInvalidRequestError, "unsupported_parameter", 0}},
     {ErrorKind::kContextLength, {400, kInvalidRequestError, "context_length_exceeded", 0}},
     {ErrorKind::kInvalidApiKey, {401, kInvalidRequestError, "invalid_api_key", 0}},
+    {ErrorKind::kForbidden, {403, kInvalidRequestError, "insufficient_permissions", 0}},
     {ErrorKind::kModelNotFound, {404, kInvalidRequestError, "model_not_found", 0}},
     {ErrorKind::kNotFound, {404, kInvalidRequestError, "not_found", 0}},
     {ErrorKind::kMethodNotAllowed, {405, kInvalidRequestError, "method_not_allowed", 0}},

@@ -18,6 +18,7 @@ enum class ErrorKind : uint8_t {
   kUnsupportedParameter,  // known, with an effect that is not offered
   kContextLength,
   kInvalidApiKey,
+  kForbidden,  // with a key, but not for this
   kModelNotFound,
   kNotFound,
   kMethodNotAllowed,

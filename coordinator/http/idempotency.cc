@@ -247,6 +247,11 @@ void Idempotency::TurnAwayWaiting() {
   for (const journal::Digest& id : left) Answer(id, away);
 }
 
+size_t Idempotency::executions() {
+  MutexLock lock(mutex_);
+  return running_.size();
+}
+
 void Idempotency::Wait(const journal::Digest& id, Waiter waiter) {
   MutexLock lock(mutex_);
   waiters_[id].push_back(std::move(waiter));

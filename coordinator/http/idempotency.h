@@ -41,6 +41,10 @@ class Idempotency {
   // Until Resume: those who wait for such an answer get a 503; it will still be made.
   void TurnAwayWaiting();
 
+  // Requests that are being executed. Thread-safe.
+  size_t executions() SHOAL_EXCLUDES(mutex_);
+  journal::JournalFigures figures() const { return journal_->figures(); }
+
   // From now on a 503 is no end of a request: it is left for the next process.
   void Drain() { draining_.store(true); }
 

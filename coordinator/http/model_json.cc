@@ -74,6 +74,15 @@ json::object Mismatches(const core::ClusterState& state) {
   return by_rank;
 }
 
+json::object Stale(const plan::StaleCounts& counts) {
+  json::object by_place;
+  for (size_t place = 0; place < plan::kStalePlaces; ++place) {
+    const std::string_view name = plan::StalePlaceName(static_cast<plan::StalePlace>(place));
+    by_place[json::string_view(name.data(), name.size())] = counts[place];
+  }
+  return by_place;
+}
+
 }  // namespace
 
 std::string ModelJson(const ServedModel& model, const std::string& name) {
@@ -121,7 +130,7 @@ std::string_view PhaseName(core::ClusterState::Phase phase) {
   return "unknown";
 }
 
-std::string ClusterJson(const core::ClusterState& state) {
+std::string ClusterJson(const core::ClusterState& state, const plan::StaleCounts& stale) {
   json::array agents, ranks;
   int32_t tp = 0, pp = 0;
   for (const auto& agent : state.agents) agents.push_back(AgentObject(agent));
@@ -158,7 +167,7 @@ std::string ClusterJson(const core::ClusterState& state) {
                                       {"output_tokens", state.output_tokens},
                                       {"groups_formed", state.groups_formed},
                                       {"reforms", state.reforms},
-                                      {"stale_answers", state.stale_answers},
+                                      {"stale", Stale(stale)},
                                       {"poisoned", state.poisoned},
                                       {"proven", state.proven},
                                       {"canary_passes", state.canary_passes},

@@ -12,7 +12,7 @@ std::string ModelJson(const ServedModel& model, const std::string& name);
 std::string ModelListJson(const ServedModel& model);
 
 // /v1/cluster.
-std::string ClusterJson(const core::ClusterState& state);
+std::string ClusterJson(const core::ClusterState& state, const plan::StaleCounts& stale);
 std::string_view AgentStateName(core::ClusterState::AgentState state);
 std::string_view PhaseName(core::ClusterState::Phase phase);
 

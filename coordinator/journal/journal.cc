@@ -12,10 +12,10 @@ absl::StatusOr<std::unique_ptr<Journal>> Journal::Open(StoreOptions options) {
 }
 
 Journal::Journal(std::unique_ptr<Store> store)
-    : store_(std::move(store)),
-      unfinished_(store_->Unfinished()),
-      cut_bytes_(store_->cut_bytes()),
-      thread_([this] { Run(); }) {}
+    : store_(std::move(store)), unfinished_(store_->Unfinished()), cut_bytes_(store_->cut_bytes()) {
+  Measure();
+  thread_ = std::thread([this] { Run(); });
+}
 
 Journal::~Journal() { Stop(); }
 
@@ -47,6 +47,7 @@ void Journal::Run() {
     }
     for (const Operation& operation : batch) operation.act(*store_);
     const absl::Status synced = store_->Sync();
+    Measure();
     for (const Operation& operation : batch) operation.tell(*store_, synced);
   }
 }
@@ -54,7 +55,7 @@ void Journal::Run() {
 void Journal::Begin(const Digest& id, const Digest& fingerprint, std::string request, std::function<void(Begun)> done) {
   auto begun = std::make_shared<Begun>();
   Push({[=, request = std::move(request)](Store& store) { *begun = store.Begin(id, fingerprint, request); },
-        [=, done = std::move(done)](Store& store, const absl::Status& synced) {
+        [=, this, done = std::move(done)](Store& store, const absl::Status& synced) {
           // Found in the same round as the entry itself, what runs or has its answer is as uncertain as that.
           const bool counts = begun->outcome == Begun::Outcome::kAccepted ||
                               begun->outcome == Begun::Outcome::kRunning || begun->outcome == Begun::Outcome::kFinished;
@@ -62,8 +63,28 @@ void Journal::Begin(const Digest& id, const Digest& fingerprint, std::string req
             if (begun->outcome == Begun::Outcome::kAccepted) store.Undo(id);
             *begun = {Begun::Outcome::kFailed, {}, synced};
           }
+          Count(*begun);
           done(std::move(*begun));
         }});
+}
+
+void Journal::Count(const Begun& begun) {
+  using Outcome = Begun::Outcome;
+  const auto add = [](std::atomic<uint64_t>& count) { count.fetch_add(1, std::memory_order_relaxed); };
+  if (begun.outcome == Outcome::kAccepted) add(accepted_);
+  if (begun.outcome == Outcome::kRunning || begun.outcome == Outcome::kFinished) add(again_);
+  if (begun.outcome == Outcome::kFailed && absl::IsResourceExhausted(begun.error)) add(full_);
+}
+
+void Journal::Measure() {
+  entries_.store(store_->entries(), std::memory_order_relaxed);
+  bytes_.store(store_->file_bytes(), std::memory_order_relaxed);
+}
+
+JournalFigures Journal::figures() const {
+  return {entries_.load(std::memory_order_relaxed), bytes_.load(std::memory_order_relaxed),
+          accepted_.load(std::memory_order_relaxed), again_.load(std::memory_order_relaxed),
+          full_.load(std::memory_order_relaxed)};
 }
 
 void Journal::Finish(const Digest& id, std::string answer, std::function<void(absl::Status)> done) {

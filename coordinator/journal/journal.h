@@ -2,6 +2,7 @@
 // out in the order of the calls; one sync serves all that wait for one. Thread-safe.
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <memory>
 #include <string>
@@ -12,6 +13,15 @@
 #include "coordinator/journal/store.h"
 
 namespace shoal::journal {
+
+// What it shows of itself.
+struct JournalFigures {
+  uint64_t entries = 0;  // with and without an answer
+  int64_t bytes = 0;     // of the file
+  // Beginnings since this process started: what was recorded, what had been begun before (and gets that answer), and
+  // what was refused because all entries still run.
+  uint64_t accepted = 0, again = 0, full = 0;
+};
 
 class Journal {
  public:
@@ -30,6 +40,8 @@ class Journal {
   // Carries out what was asked for, also by callbacks meanwhile; then none runs any more. Once; nothing may follow.
   void Stop() SHOAL_EXCLUDES(mutex_);
 
+  JournalFigures figures() const;  // as of the last round
+
   // As found at the start: entries without an answer, in order; bytes of a torn tail.
   const std::vector<Digest>& unfinished() const { return unfinished_; }
   int64_t cut_bytes() const { return cut_bytes_; }
@@ -43,10 +55,14 @@ class Journal {
   explicit Journal(std::unique_ptr<Store> store);
   void Push(Operation operation) SHOAL_EXCLUDES(mutex_);
   void Run() SHOAL_EXCLUDES(mutex_);
+  void Count(const Begun& begun);
+  void Measure();
 
   const std::unique_ptr<Store> store_;  // the thread's own
   const std::vector<Digest> unfinished_;
   const int64_t cut_bytes_;
+  std::atomic<uint64_t> entries_{0}, accepted_{0}, again_{0}, full_{0};
+  std::atomic<int64_t> bytes_{0};
 
   Mutex mutex_;
   CondVar changed_;

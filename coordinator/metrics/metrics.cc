@@ -86,6 +86,7 @@ class Metrics::Impl {
   Gauge& MakeGauge(const char* name, const char* help) { return MakeGauges(name, help).Add(labels_); }
 
   void SetState(const core::ClusterState& state) SHOAL_REQUIRES(mutex_);
+  void SetBeside(const Beside& beside) SHOAL_REQUIRES(mutex_);
   void SetRanks(const core::ClusterState& state) SHOAL_REQUIRES(mutex_);
   void SetMember(Family<Gauge>& family, const Labels& labels, double value) SHOAL_REQUIRES(mutex_);
   void SetProcess() SHOAL_REQUIRES(mutex_);
@@ -115,6 +116,21 @@ class Metrics::Impl {
                                      .Register(registry_);
   Counter& reforms_ =
       MakeCounter("shoal:reforms_total", "Times that the group came back with another layout than before.");
+  Family<Counter>& stale_ = prometheus::BuildCounter()
+                                .Name("shoal:stale_total")
+                                .Help(
+                                    "What belonged to an epoch that was over, or to a stranger, and was refused, by "
+                                    "the place that did.")
+                                .Register(registry_);
+  Gauge& journal_entries_ =
+      MakeGauge("shoal:journal_entries", "Requests with an Idempotency-Key in the journal, answered or not.");
+  Gauge& journal_bytes_ = MakeGauge("shoal:journal_bytes", "Size of the journal's file.");
+  Counter& journal_accepted_ =
+      MakeCounter("shoal:journal_accepted_total", "Requests with a new Idempotency-Key that were recorded.");
+  Counter& journal_again_ = MakeCounter("shoal:journal_answered_again_total",
+                                        "Requests whose Idempotency-Key was known: they got the answer of the first.");
+  Counter& journal_full_ =
+      MakeCounter("shoal:journal_full_total", "Requests refused because the journal was full of those that still ran.");
   Family<Counter>& success_family_ = prometheus::BuildCounter()
                                          .Name("vllm:request_success_total")
                                          .Help("Requests that ended, by how.")
@@ -215,6 +231,18 @@ void Metrics::Impl::SetState(const core::ClusterState& state) {
   }
 }
 
+void Metrics::Impl::SetBeside(const Beside& beside) {
+  for (size_t place = 0; place < plan::kStalePlaces; ++place) {
+    const std::string name(plan::StalePlaceName(static_cast<plan::StalePlace>(place)));
+    CountTo(static_cast<double>(beside.stale[place]), &stale_.Add({{"where", name}}));
+  }
+  journal_entries_.Set(static_cast<double>(beside.journal.entries));
+  journal_bytes_.Set(static_cast<double>(beside.journal.bytes));
+  CountTo(static_cast<double>(beside.journal.accepted), &journal_accepted_);
+  CountTo(static_cast<double>(beside.journal.again), &journal_again_);
+  CountTo(static_cast<double>(beside.journal.full), &journal_full_);
+}
+
 void Metrics::Impl::SetMember(Family<Gauge>& family, const Labels& labels, double value) {
   Gauge& gauge = family.Add(labels);
   gauge.Set(value);
@@ -297,9 +325,10 @@ void Metrics::OnExchange(std::string_view method, std::string_view route, int st
   impl_->http_seconds_.Add(by_route, FirstTokenBuckets()).Observe(Seconds(duration));
 }
 
-std::string Metrics::Render(const core::ClusterState& state) {
+std::string Metrics::Render(const core::ClusterState& state, const Beside& beside) {
   MutexLock lock(impl_->mutex_);
   impl_->SetState(state);
+  impl_->SetBeside(beside);
   impl_->SetRanks(state);
   impl_->SetProcess();
   return prometheus::TextSerializer().Serialize(impl_->registry_.Collect());

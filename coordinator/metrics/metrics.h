@@ -7,6 +7,7 @@
 #include <string>
 #include <string_view>
 
+#include "common/plan/stale.h"
 #include "coordinator/core/core.h"
 #include "coordinator/core/request.h"
 
@@ -17,6 +18,17 @@ struct RequestEnd {
   core::FinishReason reason = core::FinishReason::kStop;
   core::RequestStats stats;
   int32_t max_tokens = 0;
+};
+
+// What is counted outside of the core.
+struct Beside {
+  plan::StaleCounts stale{};
+  struct Journal {
+    uint64_t entries = 0;
+    int64_t bytes = 0;
+    uint64_t accepted = 0, again = 0, full = 0;
+  };
+  Journal journal;  // zeroes without one
 };
 
 class Metrics {
@@ -35,7 +47,7 @@ class Metrics {
   void OnExchange(std::string_view method, std::string_view route, int status, DurationNs duration);
 
   // Prometheus text format 0.0.4, with gauges as of `state`.
-  std::string Render(const core::ClusterState& state);
+  std::string Render(const core::ClusterState& state, const Beside& beside = {});
 
  private:
   class Impl;

@@ -27,11 +27,13 @@ void Pending::WaitForNone() {
   while (count_ != 0) none_.Wait(mutex_);
 }
 
-AgentLink::AgentLink(plan::AgentInfo info, uint64_t coordinator, const Post* post, Pending* pending)
+AgentLink::AgentLink(plan::AgentInfo info, uint64_t coordinator, const Post* post, Pending* pending,
+                     std::shared_ptr<StaleTally> stale)
     : info_(std::move(info)),
       coordinator_(coordinator),
       post_(post),
       pending_(pending),
+      stale_(std::move(stale)),
       channel_(plan::Connect(info_.address)) {}
 
 bool AgentLink::Deliver(core::Event event) {
@@ -96,6 +98,12 @@ void AgentLink::Leave(const Call* call) {
 bool AgentLink::Retired(uint64_t epoch) {
   MutexLock lock(mutex_);
   return epoch < retired_below_;
+}
+
+bool AgentLink::Refuses(uint64_t epoch, plan::StalePlace place) {
+  if (!Retired(epoch)) return false;
+  stale_->Count(place);
+  return true;
 }
 
 void AgentLink::Retire(uint64_t below) {

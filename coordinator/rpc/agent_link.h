@@ -12,6 +12,7 @@
 #include "absl/container/flat_hash_set.h"
 #include "common/base/mutex.h"
 #include "coordinator/core/events.h"
+#include "coordinator/rpc/stale_tally.h"
 
 namespace grpc {
 class Channel;
@@ -53,11 +54,13 @@ class ExecuteCall;
 class AgentLink : public std::enable_shared_from_this<AgentLink> {
  public:
   using Post = std::function<void(core::Event)>;
-  AgentLink(plan::AgentInfo info, uint64_t coordinator, const Post* post, Pending* pending);
+  AgentLink(plan::AgentInfo info, uint64_t coordinator, const Post* post, Pending* pending,
+            std::shared_ptr<StaleTally> stale);
 
   const plan::AgentInfo& info() const { return info_; }
   uint64_t coordinator() const { return coordinator_; }
   Pending& pending() { return *pending_; }
+  StaleTally& stale() { return *stale_; }
   const std::shared_ptr<grpc::Channel>& channel() const { return channel_; }
 
   // Posts, in order with all other events of this registration; false (nothing posted) once the agent is lost.
@@ -83,6 +86,8 @@ class AgentLink : public std::enable_shared_from_this<AgentLink> {
   void Leave(const Call* call) SHOAL_EXCLUDES(mutex_);
   // Whether the end of a call of this epoch says nothing any more.
   bool Retired(uint64_t epoch) SHOAL_EXCLUDES(mutex_);
+  // The same of a message that has come; counted if so.
+  bool Refuses(uint64_t epoch, plan::StalePlace place) SHOAL_EXCLUDES(mutex_);
 
  private:
   void Retire(uint64_t below) SHOAL_EXCLUDES(mutex_);
@@ -92,6 +97,7 @@ class AgentLink : public std::enable_shared_from_this<AgentLink> {
   const uint64_t coordinator_;
   const Post* const post_;
   Pending* const pending_;
+  const std::shared_ptr<StaleTally> stale_;
   const std::shared_ptr<grpc::Channel> channel_;
 
   Mutex gate_;  // held while posting, so that events keep their order; never taken by what `post` may call

@@ -85,7 +85,9 @@ absl::StatusOr<std::unique_ptr<Agents>> Agents::Start(const AgentsOptions& optio
                      " can be reached from other hosts and has no TLS yet: say --insecure "
                      "to allow it"));
   }
-  auto agents = std::make_unique<AgentsImpl>(options, std::move(post));
+  AgentsOptions complete = options;
+  if (complete.stale == nullptr) complete.stale = std::make_shared<StaleTally>();
+  auto agents = std::make_unique<AgentsImpl>(complete, std::move(post));
   if (absl::Status listening = agents->Listen(options.listen); !listening.ok()) return listening;
   return agents;
 }

@@ -9,6 +9,7 @@
 
 #include "absl/status/statusor.h"
 #include "coordinator/core/events.h"
+#include "coordinator/rpc/stale_tally.h"
 
 namespace shoal::rpc {
 
@@ -18,6 +19,8 @@ struct AgentsOptions {
   uint64_t incarnation = 0;            // of this coordinator, told to agents
   std::string build_id;                // agents of another build are refused at Register, with both ids in the error
   DurationNs heartbeat_interval = 400 * kMillisecond;
+  // What is refused here, and what agents say that they have; null: nobody asks.
+  std::shared_ptr<StaleTally> stale;
 };
 
 class Agents {

@@ -36,11 +36,15 @@ class HeartbeatStream final : public Call, public grpc::ServerReadReactor<proto:
       link_ = service_->Find(heartbeat.agent);
       if (link_ == nullptr || link_->info().incarnation != heartbeat.incarnation || !link_->Enter(self_)) {
         link_.reset();
+        service_->stale().Count(plan::StalePlace::kHeartbeat);
         return absl::NotFoundError("not registered here: register first");
       }
     }
     if (heartbeat.agent != link_->info().id) return absl::InvalidArgumentError("a heartbeat of another agent");
-    link_->Deliver(core::HeartbeatReceived{std::move(heartbeat)});
+    link_->stale().Hear(heartbeat.agent, heartbeat.stale);
+    if (!link_->Deliver(core::HeartbeatReceived{std::move(heartbeat)})) {
+      link_->stale().Count(plan::StalePlace::kHeartbeat);
+    }
     return absl::OkStatus();
   }
 
@@ -95,7 +99,7 @@ absl::Status ClusterService::Admit(const proto::RegisterRequest& request) {
                                                       ", the coordinator of build ", options_.build_id,
                                                       ": a cluster runs one build"));
   }
-  const auto link = std::make_shared<AgentLink>(info, options_.incarnation, &post_, &pending_);
+  const auto link = std::make_shared<AgentLink>(info, options_.incarnation, &post_, &pending_, options_.stale);
   std::shared_ptr<AgentLink> former;
   MutexLock registering(registering_);
   {

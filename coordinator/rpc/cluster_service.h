@@ -19,6 +19,7 @@ class ClusterService final : public proto::Cluster::CallbackService {
   ClusterService(AgentsOptions options, AgentLink::Post post);
 
   std::shared_ptr<AgentLink> Find(const plan::AgentId& id) SHOAL_EXCLUDES(mutex_);
+  StaleTally& stale() { return *options_.stale; }
   // Cancels everything, silently, and refuses what comes later. The links are kept until the destructor.
   void Close() SHOAL_EXCLUDES(mutex_);
   // After the server has ended: until no call is left.

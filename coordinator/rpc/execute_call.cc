@@ -54,7 +54,7 @@ void ExecuteCall::OnWriteDone(bool ok) {
 }
 
 absl::Status ExecuteCall::Accept() {
-  if (link_->Retired(epoch_)) return absl::OkStatus();
+  if (link_->Refuses(epoch_, plan::StalePlace::kFrame)) return absl::OkStatus();
   if (reply_.has_exit()) {
     SHOAL_ASSIGN_OR_RETURN(plan::RankExit exit, plan::FromProto(reply_.exit()));
     link_->Deliver(core::RankExited{link_->info().id, std::move(exit)});
@@ -62,7 +62,10 @@ absl::Status ExecuteCall::Accept() {
   }
   if (!reply_.has_result()) return absl::InvalidArgumentError("an empty frame");
   SHOAL_ASSIGN_OR_RETURN(plan::StepResult result, plan::DecodeResult(reply_.result().result()));
-  if (result.stamp.epoch != epoch_) return absl::OkStatus();  // stale: dropped
+  if (result.stamp.epoch != epoch_) {
+    link_->stale().Count(plan::StalePlace::kFrame);
+    return absl::OkStatus();
+  }
   link_->Deliver(core::StepAnswered{link_->info().id, std::move(result)});
   return absl::OkStatus();
 }

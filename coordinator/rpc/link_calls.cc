@@ -38,6 +38,11 @@ class UnaryCall : public Call {
   void Cancel(const std::string&) override { context_.TryCancel(); }
 
  protected:
+  // Its epoch is over: the answer says nothing any more. What ended because of that, cancelled, is no answer.
+  bool Late(const grpc::Status& status) {
+    if (status.error_code() == grpc::StatusCode::CANCELLED) return link_->Retired(epoch());
+    return link_->Refuses(epoch(), plan::StalePlace::kReply);
+  }
   // "JoinGroup" and what is known of its execution, for a call that was not answered.
   void LoseFor(const char* name, const grpc::Status& status) {
     link_->Lose(absl::StrCat(name, " was not answered (may have been executed): ", status.error_message()));
@@ -65,7 +70,7 @@ class JoinCall final : public UnaryCall<proto::JoinGroupReply> {
  private:
   void Done(const grpc::Status& status) {
     link_->Leave(this);
-    if (link_->Retired(epoch_)) return;
+    if (Late(status)) return;
     if (Unreached(status)) return LoseFor("JoinGroup", status);
     absl::StatusOr<plan::JoinReply> reply = absl::UnknownError("");
     if (status.ok()) {
@@ -118,7 +123,7 @@ class ConnectCall final : public UnaryCall<proto::ConnectRanksReply> {
  private:
   void Done(const grpc::Status& status) {
     link_->Leave(this);
-    if (link_->Retired(epoch_) || status.ok()) return;
+    if (Late(status) || status.ok()) return;
     if (Unreached(status)) return LoseFor("ConnectRanks", status);
     link_->Deliver(core::LoadFailed{link_->info().id, epoch_, plan::FromGrpc(status)});
   }
@@ -151,7 +156,7 @@ class LoadCall final : public Call, private grpc::ClientReadReactor<proto::LoadM
   void OnReadDone(bool ok) override {
     if (!ok) return;
     absl::StatusOr<plan::LoadProgress> progress = plan::FromProto(progress_);
-    if (progress.ok() && !link_->Retired(epoch_)) {
+    if (progress.ok() && !link_->Refuses(epoch_, plan::StalePlace::kReply)) {
       done_ = done_ || progress->done;
       if (progress->done) link_->OpenExecute(epoch_);
       link_->Deliver(core::LoadAdvanced{epoch_, *std::move(progress)});
@@ -206,7 +211,7 @@ class PreloadCall final : public Call, private grpc::ClientReadReactor<proto::Pr
     if (!ok) return;
     absl::StatusOr<plan::LoadProgress> progress = plan::FromProto(message_.load());
     absl::StatusOr<plan::JoinReply> reply = plan::FromProto(message_.reply());
-    if (progress.ok() && reply.ok() && !link_->Retired(epoch_)) {
+    if (progress.ok() && reply.ok() && !link_->Refuses(epoch_, plan::StalePlace::kReply)) {
       done_ = done_ || progress->done;
       link_->Deliver(core::PreloadAdvanced{epoch_, *std::move(progress), *std::move(reply)});
     }

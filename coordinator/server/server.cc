@@ -105,6 +105,7 @@ class Coordinator {
 
   CoordinatorOptions options_;
   const Progress& progress_;
+  const std::shared_ptr<rpc::StaleTally> stale_ = std::make_shared<rpc::StaleTally>();
   std::unique_ptr<metrics::Metrics> metrics_;
   std::unique_ptr<ReportWriter> reports_;
   std::unique_ptr<CoreThread> core_;
@@ -143,6 +144,7 @@ absl::Status Coordinator::Start() {
   agents.incarnation = core.incarnation;
   agents.build_id = core.build_id;
   agents.insecure = options_.insecure;
+  agents.stale = stale_;
   SHOAL_ASSIGN_OR_RETURN(agents_,
                          rpc::Agents::Start(agents, [this](core::Event event) { core_->Post(std::move(event)); }));
   core_->Start([this](const core::Effect& effect) {
@@ -159,6 +161,8 @@ absl::Status Coordinator::Start() {
 absl::Status Coordinator::ListenHttp() {
   http::ApiOptions api;
   api.api_keys = options_.api_keys;
+  api.admin_keys = options_.admin_keys;
+  api.stale = [stale = stale_] { return stale->Total(); };
   api.version = std::string(kVersion);
   api.after_crash = options_.after_crash;
   api.text_threads = std::clamp(static_cast<int>(std::thread::hardware_concurrency()) / 4, 1, 4);
@@ -212,8 +216,12 @@ int Coordinator::Drain() {
   core_->Post(core::ShutdownRequested{});
   const RealClock clock;
   const TimeNs end = clock.Now() + options_.shutdown_timeout;
-  while (http_->open_exchanges() > 0 && clock.Now() < end) std::this_thread::sleep_for(kTick / 5);
-  return TearDown(absl::UnavailableError("the server is shutting down"));
+  // Also for what is executed for a client that has gone, or that a former coordinator had: it was accepted.
+  const auto busy = [this] { return http_->open_exchanges() > 0 || api_->kept_executions() > 0; };
+  bool late = false;
+  while (busy() && !(late = clock.Now() >= end)) std::this_thread::sleep_for(kTick / 5);
+  const int cut = TearDown(absl::UnavailableError("the server is shutting down"));
+  return late ? cut : 0;
 }
 
 int Coordinator::TearDown(const absl::Status& reason) {

@@ -19,6 +19,7 @@ struct CoordinatorOptions {
   std::string control = "127.0.0.1:0";  // where agents register
   bool insecure = false;                // a control address off loopback is wanted, without TLS
   std::vector<std::string> api_keys;    // empty: no key is asked for
+  std::vector<std::string> admin_keys;  // for what changes the cluster, see http::ApiOptions
   int http_threads = 1;
   core::CoreOptions core;  // model, revision, incarnation are filled in here
   DurationNs shutdown_timeout = 30 * kSecond;

@@ -235,6 +235,18 @@ TEST_F(AgentTest, LowerEpochIsRefused) {
   ASSERT_TRUE(refused.has_value());
   EXPECT_EQ(absl::StatusCode::kAborted, refused->reply.status().code());
   EXPECT_EQ(3u, group.Generate(kPrompt, 3).size());  // the group has not been touched
+  // Neither by an older abort, nor by a plan of another coordinator. All are counted.
+  agents_->Carry(core::SendAbort{members[0].id, 4, "late"});
+  agents_->Carry(core::SendPlan{{members[0].id}, {5, 8, 100}, "foreign"});
+  const auto count = [](const core::HeartbeatReceived& e, plan::StalePlace place) {
+    return e.heartbeat.stale[static_cast<size_t>(place)];
+  };
+  EXPECT_TRUE(log_.Take<core::HeartbeatReceived>([&](const auto& e) {
+                    return count(e, plan::StalePlace::kJoin) == 1 && count(e, plan::StalePlace::kAbort) == 1 &&
+                           count(e, plan::StalePlace::kPlan) == 1;
+                  })
+                  .has_value());
+  EXPECT_EQ(2u, group.Generate(kPrompt, 2).size());
 }
 
 TEST_F(AgentTest, BadJoinsAreRefusedWithTheReason) {

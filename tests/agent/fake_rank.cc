@@ -64,6 +64,7 @@ int Run(int reader) {
   if (!ring.ok() || !ring->AttachReader().ok()) return 2;
   const std::vector<std::string> list = absl::StrSplit(std::getenv("SHOAL_FAKE_RANKS"), ',');
   auto& page = *reinterpret_cast<rank::ControlPage*>(control->data());
+  page.stale_records = 2;
   page.state = static_cast<uint32_t>(plan::RankState::kReady);
   const std::string& how = list.at(static_cast<size_t>(reader));
   if (how == "deaf") pause();

@@ -48,11 +48,13 @@ absl::Status AgentThread::Join() {
   return result_;
 }
 
-std::unique_ptr<rpc::Agents> StartAgents(EventLog* log, const std::string& listen, uint64_t incarnation) {
+std::unique_ptr<rpc::Agents> StartAgents(EventLog* log, const std::string& listen, uint64_t incarnation,
+                                         std::shared_ptr<rpc::StaleTally> stale) {
   rpc::AgentsOptions options;
   options.listen = listen;
   options.incarnation = incarnation;
   options.build_id = kBuild;
+  options.stale = std::move(stale);
   options.heartbeat_interval = 50 * kMillisecond;
   auto agents = rpc::Agents::Start(options, [log](core::Event event) { log->Post(std::move(event)); });
   EXPECT_TRUE(agents.ok()) << agents.status();

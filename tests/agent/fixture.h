@@ -78,7 +78,7 @@ class AgentThread {
 
 // A coordinator's end with one build id, on a port that a test can choose.
 std::unique_ptr<rpc::Agents> StartAgents(EventLog* log, const std::string& listen = "127.0.0.1:0",
-                                         uint64_t incarnation = 7);
+                                         uint64_t incarnation = 7, std::shared_ptr<rpc::StaleTally> stale = nullptr);
 agent::AgentOptions OptionsFor(const std::string& coordinator, int slots);
 int FreePort();
 

@@ -37,7 +37,7 @@ class ExitSink final : public AnswerSink {
 // Processes that the agent takes for ranks; see fake_rank.cc.
 class FakeRanks {
  public:
-  explicit FakeRanks(const std::string& behaviours) : ranks_(FAKE_RANK, "", 5, &outbox_) {
+  explicit FakeRanks(const std::string& behaviours) : ranks_(FAKE_RANK, "", 5, &outbox_, &stale_) {
     ::setenv("SHOAL_FAKE_RANKS", behaviours.c_str(), 1);
     EXPECT_TRUE(outbox_.Attach(sink_));
     memory_ = *device::SharedMemory::Create("test", 4096);
@@ -58,6 +58,7 @@ class FakeRanks {
 
   Ranks& ranks() { return ranks_; }
   ExitSink& sink() { return *sink_; }
+  uint64_t counted() const { return stale_.Read()[static_cast<size_t>(plan::StalePlace::kRecord)]; }
   // Polls: its end is noticed by a thread of its own.
   bool BecomesDead(size_t rank) {
     const RealClock clock;
@@ -74,6 +75,7 @@ class FakeRanks {
   Outbox outbox_;
   std::shared_ptr<ExitSink> sink_ = std::make_shared<ExitSink>();
   device::SharedMemory memory_;
+  plan::StaleCounters stale_;
   Ranks ranks_;
 };
 
@@ -110,7 +112,11 @@ TEST(RankWatchTest, AProcessThatSleepsOverAPlanIsReported) {
 
 TEST(RankWatchTest, EndingTheRanksEndsTheWatch) {
   FakeRanks fake("sleeps,spins");
+  EXPECT_EQ(fake.ranks().StaleRecords(), 4u);
+  EXPECT_EQ(fake.counted(), 0u);
   fake.ranks().End();
+  EXPECT_EQ(fake.ranks().StaleRecords(), 0u);
+  EXPECT_EQ(fake.counted(), 4u) << "what ranks have counted outlives them";
   EXPECT_TRUE(fake.ranks().Statuses().empty());
   EXPECT_TRUE(testing::Children().empty());
 }

@@ -88,6 +88,26 @@ TEST_F(SupervisorTest, KillAndStopAreReportedAtOnce) {
   EXPECT_TRUE(process->WaitGone(60 * kSecond));
 }
 
+TEST_F(SupervisorTest, AKillByTheKernelForWantOfMemoryIsNamed) {
+  std::atomic<uint64_t> kills{4};
+  SpawnSpec spec = Script("echo busy >&2; while :; do :; done");
+  spec.oom_kills = [&kills] { return kills.load(); };
+  const auto killed = Start(spec);
+  killed->Kill();
+  EXPECT_EQ(0u, Cause(0).find("killed by signal 9")) << Cause(0);
+  EXPECT_EQ(std::string::npos, Cause(0).find("memory")) << "of one before its start";
+  const auto starved = Start(spec);
+  kills = 5;
+  starved->Kill();
+  EXPECT_EQ("killed by signal 9: out of memory", Cause(1));
+  const auto failed = Start(Script("exit 1"));
+  EXPECT_EQ("exited with 1", Cause(2)) << "it ended by itself";
+  spec.oom_kills = [] { return std::nullopt; };
+  const auto unknown = Start(spec);
+  unknown->Kill();
+  EXPECT_EQ(std::string::npos, Cause(3).find("memory")) << "nobody counts";
+}
+
 TEST_F(SupervisorTest, DestructorKillsAndReaps) {
   Start(Script("trap '' TERM INT; while :; do :; done")).reset();
   EXPECT_TRUE(Children().empty());

@@ -108,6 +108,19 @@ TEST_F(LauncherTest, AnAgentThatFailsIsStartedAgain) {
   EXPECT_TRUE(Said("exited with 9; it is started again in 0.1 s")) << said_;
 }
 
+TEST_F(LauncherTest, AnAgentThatWasToldToEndStaysDownAndTheCoordinatorGoesOn) {
+  // The coordinator's first life ends once the agent has been reaped, the second at once: neither starts it again.
+  EXPECT_EQ(Run("echo listening > $READY; echo ready > $READY; touch $DIR/up; "
+                "case $N in 1) until [ -s $DIR/agent.pid ]; do sleep 0.02; done; "
+                "while kill -0 $(cat $DIR/agent.pid); do sleep 0.02; done; kill -KILL $$;; "
+                "2) kill -KILL $$;; *) exit 0;; esac",
+                "echo ready > $READY; until [ -e $DIR/up ]; do sleep 0.02; done; exit 0"),
+            0);
+  EXPECT_EQ(Starts("coordinator"), 3);
+  EXPECT_EQ(Starts("agent"), 1);
+  EXPECT_TRUE(Said("ended as it was told to; it is not started again")) << said_;
+}
+
 TEST_F(LauncherTest, ItGivesUpAfterFiveEndsWithoutReady) {
   EXPECT_EQ(Run("echo listening > $READY; [ $N = 1 ] && echo ready > $READY; exit 5", kStay), 1);
   EXPECT_EQ(Starts("coordinator"), 6);  // the first was ready

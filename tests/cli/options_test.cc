@@ -85,6 +85,7 @@ TEST(CommandLine, YamlCarriesEveryOptionOfServe) {
   o.model = "/models/a b.gguf";
   o.served_model_name = {"x", "y"};
   o.api_key = {"secret: 1"};
+  o.admin_api_key = {"secret: 2", "3"};
   o.port = 1234, o.tensor_parallel_size = 3, o.pipeline_parallel_size = 2, o.nnodes = 2, o.workers = "external";
   o.master_port = 999, o.insecure = true, o.device = "null", o.load_format = "dummy", o.seed = 77;
   o.compute_dtype = "f32", o.kv_cache_dtype = "bf16", o.transport = "shm", o.threads = 4, o.block_size = 32;
@@ -97,6 +98,7 @@ TEST(CommandLine, YamlCarriesEveryOptionOfServe) {
   ASSERT_TRUE(line.ok()) << line.status();
   EXPECT_EQ(ToYaml(line->serve), ToYaml(o));
   EXPECT_EQ(line->serve.api_key, o.api_key);
+  EXPECT_EQ(line->serve.admin_api_key, o.admin_api_key);
   EXPECT_EQ(line->serve.model, o.model);
 }
 

@@ -213,7 +213,8 @@ TEST(Isolation, DeathsFromOutsideAloneEndNothing) {
 }
 
 TEST(Isolation, ACauseThatAStepCanHaveCountsWhateverItIs) {
-  for (const char* cause : {"killed by signal 7", "exited with 1: no memory", "stuck in attention at step 7"}) {
+  for (const char* cause : {"killed by signal 7", "killed by signal 9: out of memory", "exited with 1: no memory",
+                            "stuck in attention at step 7"}) {
     SCOPED_TRACE(cause);
     Isolated run;
     run.cluster.DieOf([](const auto& firsts) { return Has(firsts, kPoison); }, cause);

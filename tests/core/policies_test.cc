@@ -170,13 +170,14 @@ TEST(ServiceRate, ForetellsFromWhatFinishedLately) {
 }
 
 TEST(Blames, OnlyWhatAStepCanHaveCaused) {
-  for (const char* outside : {"killed by signal 9", "stopped by signal 19", "killed by signal 15", "killed by signal 2",
-                              "exited with 4", "exited with 4: rank 0: UNAVAILABLE: lost rank 1"}) {
+  for (const char* outside :
+       {"killed by signal 9", "stopped by signal 19", "killed by signal 15", "killed by signal 2",
+        "killed by signal 9: its last words", "exited with 4", "exited with 4: rank 0: UNAVAILABLE: lost rank 1"}) {
     EXPECT_FALSE(Blames(outside)) << outside;
   }
-  for (const char* step :
-       {"killed by signal 11", "killed by signal 6", "killed by signal 7 (core dumped)", "exited with 1: CUDA error",
-        "killed by signal 90", "stuck in attention at step 7", "exited with 40", ""}) {
+  for (const char* step : {"killed by signal 9: out of memory", "killed by signal 11", "killed by signal 6",
+                           "killed by signal 7 (core dumped)", "exited with 1: CUDA error", "killed by signal 90",
+                           "stuck in attention at step 7", "exited with 40", ""}) {
     EXPECT_TRUE(Blames(step)) << step;
   }
 }

@@ -128,14 +128,44 @@ def test_a_drained_agent_is_missed_by_nobody():
 
 
 def test_answers_about_agents_that_cannot_be_drained():
-    with cluster([1, 1], "--tensor-parallel-size", 2, "--api-key", "k") as (server, (_, victim)):
+    keys = ["--api-key", "k", "--admin-api-key", "admin"]
+    with cluster([1, 1], "--tensor-parallel-size", 2, *keys) as (server, (_, victim)):
         url = ["--url", server.url]
-        code, output = harness.run("drain", "nobody", *url, "--api-key", "k")
+        code, output = harness.run("drain", "nobody", *url, "--api-key", "admin")
         assert code == 1 and "there is no agent 'nobody'" in output, output
+        code, output = harness.run("drain", "nobody", *url, "--api-key", "k")
+        assert code == 1 and "admin API key" in output, output
         code, output = harness.run("drain", "nobody", *url)
         assert code == 1 and "API key" in output, output
         code, output = harness.run("drain", *url)
         assert code == 2 and "no agent given" in output, output
+
+
+def test_the_local_agent_may_be_stopped_once_it_is_drained():
+    server = harness.Server(MODEL, "--master-port", (port := harness.free_port()))
+    worker = None
+    try:
+        server.wait_ready()
+        local = server.cluster()["agents"][0]
+        harness.until(lambda: "ready at" in server.output, 20, "the launcher knows")
+        worker = harness.Process("worker", "--master-port", port, "--slots", 1, "--threads", 1)
+        harness.until(lambda: len(server.cluster()["agents"]) == 2, 30, "the spare")
+        expected = Streams(server).finish()
+        streams = Streams(server)
+        streams.wait_middle()
+        code, output = harness.run("drain", local["id"], "--url", server.url)
+        assert code == 0 and "it may be stopped" in output, output
+        os.kill(local["pid"], signal.SIGTERM)
+        harness.until(lambda: "ended as it was told to" in server.output, 30, server.output)
+        assert streams.finish() == expected
+        assert [a["pid"] for a in server.cluster()["agents"]] == [worker.pid]
+        assert server.text("The ocean", max_tokens=4)
+        assert server.stop() == 0, server.output
+        assert worker.stop() == 0, worker.output
+    finally:
+        for process in [server, worker]:
+            if process is not None and process.running():
+                process.kill_all()
 
 
 def test_drain_waits_for_a_replacement():

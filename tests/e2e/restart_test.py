@@ -330,5 +330,27 @@ def test_a_named_state_directory_outlives_serve_and_is_not_shared(tmp_path):
         assert finished(second) == 1
 
 
+def test_sigterm_waits_for_executions_whose_clients_have_gone(tmp_path):
+    state, body = ["--state-dir", tmp_path / "state"], {**LONG, "temperature": 0}
+    server = harness.Server(harness.GGUF, *state, "--shutdown-timeout", 200)
+    try:
+        server.wait_ready()
+        with pytest.raises(httpx.TimeoutException):
+            post(server, body, "gone", timeout=0.5)
+        harness.until(lambda: cluster(server)["running"] == 1, 30, "it runs")
+        metrics = httpx.get(f"{server.url}/metrics", timeout=60).text
+        assert re.search(r"^shoal:journal_accepted_total\{.*\} 1$", metrics, re.MULTILINE), metrics
+        assert server.stop(seconds=200) == 0, server.output
+        assert "cut off" not in server.output
+    finally:
+        if server.running():
+            server.kill_all()
+    with harness.serve(harness.GGUF, *state) as later:
+        answer = post(later, body, "gone")
+        assert answer.headers["idempotent-replayed"] == "true"
+        assert finished(later) == 0, "it was not executed again"
+        assert text(answer)
+
+
 if __name__ == "__main__":
     raise SystemExit(pytest.main([__file__, "-q", "-x", "-p", "no:cacheprovider"]))

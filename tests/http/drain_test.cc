@@ -65,6 +65,7 @@ TEST(DrainAnswer, ByIdByItsBeginningAndByHost) {
   }
   EXPECT_EQ(DrainAgent("abc2").drain, "abc2");
   EXPECT_TRUE(Has(DrainAgent("abc2").detail, "it has no ranks"));
+  EXPECT_TRUE(Has(DrainAgent("abc2").detail, "no spare is left"));
   EXPECT_EQ(DrainAgent("three").agent, "\"abc\"");
 }
 
@@ -115,12 +116,37 @@ TEST_F(DrainRouteTest, TheEngineIsTold) {
   EXPECT_EQ(engine_.drained().size(), 1u);
 }
 
-TEST_F(DrainRouteTest, WithTheKeyOnly) {
+TEST_F(DrainRouteTest, NeedsTheKeyOfAnOperator) {
+  const std::string client = "Authorization: Bearer sk\r\n", admin = "Authorization: Bearer ak\r\n";
+  const auto drain = [&](const std::string& header) {
+    return Fetch(port(), PostRequest("/v1/cluster/drain", R"({"agent":"agent-a"})", header));
+  };
   ApiOptions options;
   options.api_keys = {"sk"};
   Start(options);
-  EXPECT_EQ(Post("/v1/cluster/drain", R"({"agent":"agent-a"})").status, 401);
+  EXPECT_EQ(drain("").status, 401);
+  const RawResponse nobody = drain(client);
+  EXPECT_EQ(nobody.status, 403);
+  EXPECT_TRUE(Has(nobody.body, "--admin-api-key")) << nobody.body;
+  options.admin_keys = {"ak"};
+  Start(options);
+  EXPECT_EQ(drain("").status, 401);
+  EXPECT_EQ(drain("Authorization: Bearer other\r\n").status, 401);
+  const RawResponse refused = drain(client);
+  EXPECT_EQ(refused.status, 403);
+  EXPECT_EQ(At(Json(refused.body), "error.code"), "\"insufficient_permissions\"");
   EXPECT_TRUE(engine_.drained().empty());
+  EXPECT_EQ(drain(admin).status, 202);
+  for (const std::string& key : {client, admin}) {
+    EXPECT_EQ(Fetch(port(), GetRequest("/v1/cluster", key)).status, 200) << key;
+  }
+  EXPECT_EQ(Fetch(port(), GetRequest("/v1/cluster", "Authorization: Bearer other\r\n")).status, 401);
+  options.api_keys.clear();
+  Start(options);
+  EXPECT_EQ(drain("").status, 401);
+  EXPECT_EQ(drain(admin).status, 202);
+  EXPECT_EQ(Fetch(port(), GetRequest("/v1/cluster")).status, 200) << "clients need none";
+  EXPECT_EQ(engine_.drained().size(), 2u);
 }
 
 }  // namespace

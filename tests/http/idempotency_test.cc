@@ -185,10 +185,18 @@ TEST_F(IdempotencyTest, AClientThatGoesDoesNotEndIt) {
     client.Close();
   }
   EXPECT_EQ(Fetch(port(), GetRequest("/livez")).status, 200);
+  EXPECT_EQ(api_->kept_executions(), 1u) << "which a shutdown waits for";
   Finish(request, "kept");
   const RawResponse answer = Fetch(port(), Keyed("k", body_));
   EXPECT_EQ(At(Json(answer.body), "choices.0.text"), "\"kept\"");
   EXPECT_EQ(engine_.submitted(), 1);
+  EXPECT_EQ(api_->kept_executions(), 0u);
+  const std::string metrics = Fetch(port(), GetRequest("/metrics")).body;
+  for (const char* line : {"shoal:journal_entries{engine=\"0\",model_name=\"tiny\"} 1\n",
+                           "shoal:journal_accepted_total{engine=\"0\",model_name=\"tiny\"} 1\n",
+                           "shoal:journal_answered_again_total{engine=\"0\",model_name=\"tiny\"} 1\n"}) {
+    EXPECT_NE(metrics.find(line), std::string::npos) << line << metrics;
+  }
 }
 
 TEST_F(IdempotencyTest, WhatWasNotExecutedFreesTheKey) {

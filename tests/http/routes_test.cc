@@ -125,6 +125,24 @@ TEST_F(RoutesTest, BrowsersMayAsk) {
   EXPECT_EQ(client.Read().status, 200);  // the connection goes on
 }
 
+TEST_F(RoutesTest, WhatWasRefusedIsShownByPlace) {
+  ApiOptions options;
+  options.stale = [] {
+    plan::StaleCounts counts{};
+    counts[static_cast<size_t>(plan::StalePlace::kPlan)] = 4;
+    counts[static_cast<size_t>(plan::StalePlace::kAnswer)] = 1;
+    return counts;
+  };
+  Start(options);
+  const auto cluster = Json(Get("/v1/cluster").body);
+  EXPECT_EQ(At(cluster, "stale.plan"), "4");
+  EXPECT_EQ(At(cluster, "stale.answer"), "7") << "with those of the core";
+  EXPECT_EQ(At(cluster, "stale.join"), "0");
+  const std::string metrics = Get("/metrics").body;
+  EXPECT_NE(metrics.find("shoal:stale_total{where=\"plan\"} 4\n"), std::string::npos) << metrics;
+  EXPECT_NE(metrics.find("shoal:stale_total{where=\"answer\"} 7\n"), std::string::npos) << metrics;
+}
+
 TEST_F(RoutesTest, VersionAndCluster) {
   EXPECT_EQ(Get("/version").body, R"({"version":"1.2.3"})");
   const auto cluster = Json(Get("/v1/cluster").body);

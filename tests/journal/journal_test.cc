@@ -19,6 +19,7 @@ class JournalTest : public ::testing::Test {
     StoreOptions options;
     options.directory = dir_ / "state";
     options.now_s = [] { return 1'700'000'000; };
+    options.max_entries = max_entries_;
     options.sync = [this](int) {
       ++syncs_;
       errno = EIO;
@@ -41,6 +42,7 @@ class JournalTest : public ::testing::Test {
   }
 
   testing::TempDir dir_;
+  size_t max_entries_ = 100;
   std::atomic<int> syncs_{0};
   std::atomic<bool> fails_{false};
 };
@@ -99,6 +101,32 @@ TEST_F(JournalTest, WhatIsNotOnDiskIsToldAsFailed) {
   EXPECT_TRUE(Finish(*journal, 2, "a").ok());
   EXPECT_EQ(Begin(*journal, 2, "r").answer, "a");
   EXPECT_EQ(Finish(*journal, 3, "a").code(), absl::StatusCode::kDataLoss) << "nothing to finish";
+}
+
+TEST_F(JournalTest, ItCountsWhatItAcceptedAnsweredAgainAndRefused) {
+  max_entries_ = 2;
+  auto journal = Open();
+  EXPECT_EQ(journal->figures().entries, 0u);
+  EXPECT_GT(journal->figures().bytes, 0);
+  EXPECT_EQ(Begin(*journal, 1, "r").outcome, Outcome::kAccepted);
+  EXPECT_EQ(Begin(*journal, 1, "r").outcome, Outcome::kRunning);
+  EXPECT_EQ(Begin(*journal, 2, "r").outcome, Outcome::kAccepted);
+  EXPECT_EQ(Begin(*journal, 3, "r").error.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_TRUE(Finish(*journal, 1, "a").ok());
+  EXPECT_EQ(Begin(*journal, 1, "r").outcome, Outcome::kFinished);
+  fails_ = true;
+  EXPECT_EQ(Begin(*journal, 4, "r").outcome, Outcome::kFailed);
+  const JournalFigures figures = journal->figures();
+  EXPECT_EQ(figures.accepted, 2u);
+  EXPECT_EQ(figures.again, 2u);
+  EXPECT_EQ(figures.full, 1u);
+  fails_ = false;
+  const int64_t bytes = figures.bytes;
+  journal.reset();
+  const JournalFigures later = Open()->figures();
+  EXPECT_GT(later.entries, 0u) << "it has them, but accepted none";
+  EXPECT_EQ(later.accepted, 0u);
+  EXPECT_LE(later.bytes, bytes);
 }
 
 }  // namespace

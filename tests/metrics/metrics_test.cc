@@ -80,6 +80,24 @@ TEST(Metrics, GaugesFollowTheState) {
   EXPECT_EQ(text.find(R"(rank="1")"), std::string::npos);  // ranks that are gone are gone
 }
 
+TEST(Metrics, WhatIsCountedOutsideOfTheCore) {
+  Metrics metrics("m");
+  ExpectLine(metrics.Render(State()), R"(shoal:stale_total{where="join"} 0)");
+  Beside beside;
+  beside.stale[static_cast<size_t>(plan::StalePlace::kPlan)] = 3;
+  beside.journal = {4, 500, 6, 7, 8};
+  metrics.Render(State(), beside);
+  beside.stale[static_cast<size_t>(plan::StalePlace::kPlan)] = 2;  // seen late: a counter does not fall
+  const std::string text = metrics.Render(State(), beside);
+  ExpectLine(text, R"(shoal:stale_total{where="plan"} 3)");
+  ExpectLine(text, R"(shoal:stale_total{where="frame"} 0)");
+  ExpectLine(text, R"(shoal:journal_entries{engine="0",model_name="m"} 4)");
+  ExpectLine(text, R"(shoal:journal_bytes{engine="0",model_name="m"} 500)");
+  ExpectLine(text, R"(shoal:journal_accepted_total{engine="0",model_name="m"} 6)");
+  ExpectLine(text, R"(shoal:journal_answered_again_total{engine="0",model_name="m"} 7)");
+  ExpectLine(text, R"(shoal:journal_full_total{engine="0",model_name="m"} 8)");
+}
+
 TEST(Metrics, AnIdleServerShowsZeroesNotNothing) {
   const std::string text = Metrics("m").Render(core::ClusterState{});
   for (const char* reason : {"stop", "length", "abort", "error"}) {

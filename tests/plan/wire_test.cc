@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <limits>
+#include <set>
 
 #include "cluster.pb.h"
 #include "common/base/rng.h"
@@ -146,6 +147,30 @@ TEST(WireControl, RoundTrips) {
     ToProto(beat, &beat_proto);
     EXPECT_EQ(FromProto(beat_proto)->ranks[0].waiting_for, peer);
   }
+}
+
+TEST(WireControl, HeartbeatsCarryWhatWasRefusedByPlace) {
+  Heartbeat beat{"a1", 5, 6, 7, {}};
+  beat.stale[static_cast<size_t>(StalePlace::kJoin)] = 3;
+  beat.stale[static_cast<size_t>(StalePlace::kRecord)] = UINT64_MAX;  // a rank spoilt its page
+  proto::Heartbeat message;
+  ToProto(beat, &message);
+  EXPECT_EQ(message.stale_size(), 2);
+  const absl::StatusOr<Heartbeat> back = FromProto(message);
+  ASSERT_TRUE(back.ok()) << back.status();
+  EXPECT_EQ(back->stale[static_cast<size_t>(StalePlace::kJoin)], 3u);
+  EXPECT_EQ(back->stale[static_cast<size_t>(StalePlace::kRecord)], kMaxStale);
+  message.mutable_stale(0)->set_count(kMaxStale + 1);
+  EXPECT_EQ(FromProto(message).status().code(), absl::StatusCode::kInvalidArgument);
+  message.mutable_stale(0)->set_count(1);
+  for (const int place : {-1, static_cast<int>(kStalePlaces)}) {
+    message.mutable_stale(0)->set_place(place);
+    EXPECT_EQ(FromProto(message).status().code(), absl::StatusCode::kInvalidArgument);
+  }
+  std::set<std::string_view> names;
+  for (size_t place = 0; place < kStalePlaces; ++place) names.insert(StalePlaceName(static_cast<StalePlace>(place)));
+  EXPECT_EQ(names.size(), kStalePlaces);
+  EXPECT_EQ(StalePlaceName(StalePlace::kAnswer), "answer");
 }
 
 // Protobuf refuses a message whose text is not UTF-8: a line of a log that was cut inside a character must not end the

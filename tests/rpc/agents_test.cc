@@ -15,6 +15,7 @@
 #include "cluster.grpc.pb.h"
 #include "common/plan/wire.h"
 #include "common/plan/wire_grpc.h"
+#include "coordinator/rpc/agent_link.h"
 #include "tests/agent/fixture.h"
 #include "worker.grpc.pb.h"
 
@@ -193,7 +194,9 @@ class AgentsTest : public ::testing::Test {
 
   EventLog log_;
   FakeWorker worker_;
-  std::unique_ptr<rpc::Agents> agents_ = StartAgents(&log_);
+  uint64_t Stale(plan::StalePlace place) const { return stale_->Total()[static_cast<size_t>(place)]; }
+  const std::shared_ptr<rpc::StaleTally> stale_ = std::make_shared<rpc::StaleTally>();
+  std::unique_ptr<rpc::Agents> agents_ = StartAgents(&log_, "127.0.0.1:0", 7, stale_);
   std::unique_ptr<proto::Cluster::Stub> stub_;
 };
 
@@ -262,9 +265,46 @@ TEST_F(AgentsTest, HeartbeatsNeedARegistrationOfThisIncarnation) {
   older.Send("a", 0, 1);
   EXPECT_EQ(grpc::StatusCode::NOT_FOUND, older.writer->Finish().error_code());
   EXPECT_EQ(0, log_.Count<core::AgentLost>());
+  EXPECT_EQ(2u, Stale(plan::StalePlace::kHeartbeat));
   Beats right(*stub_);
   EXPECT_TRUE(right.Send("a", 1, 1));
   EXPECT_TRUE(log_.Take<core::HeartbeatReceived>().has_value());
+}
+
+TEST_F(AgentsTest, WhatAgentsHaveRefusedIsAddedUpOnce) {
+  ASSERT_TRUE(Register(Info()).ok());
+  Beats beats(*stub_);
+  proto::Heartbeat beat;
+  beat.set_agent("a");
+  beat.set_incarnation(1);
+  proto::StaleCount* joins = beat.add_stale();
+  joins->set_place(static_cast<int>(plan::StalePlace::kJoin));
+  for (const uint64_t count : {2, 5, 4, 5}) {  // 4: of an older message
+    joins->set_count(count);
+    EXPECT_TRUE(beats.writer->Write(beat));
+    ASSERT_TRUE(log_.Take<core::HeartbeatReceived>().has_value());
+  }
+  EXPECT_EQ(5u, Stale(plan::StalePlace::kJoin));
+  stale_->Hear("b", {3});
+  stale_->Count(plan::StalePlace::kJoin);
+  EXPECT_EQ(9u, Stale(plan::StalePlace::kJoin));
+  EXPECT_EQ(0u, Stale(plan::StalePlace::kHeartbeat));
+}
+
+TEST_F(AgentsTest, MessagesOfAnEpochThatIsOverAreRefusedAndCounted) {
+  rpc::Pending pending;
+  const rpc::AgentLink::Post post = [](core::Event) {};
+  plan::AgentInfo info;
+  info.address = worker_.address();
+  const auto link = std::make_shared<rpc::AgentLink>(info, 7, &post, &pending, stale_);
+  EXPECT_FALSE(link->Refuses(3, plan::StalePlace::kReply));
+  link->Abort({"a", 4, "over"});
+  EXPECT_EQ(4u, worker_.FirstAbort());
+  EXPECT_TRUE(link->Refuses(3, plan::StalePlace::kReply));
+  EXPECT_FALSE(link->Refuses(4, plan::StalePlace::kReply));
+  EXPECT_EQ(1u, Stale(plan::StalePlace::kReply));
+  link->Close();
+  pending.WaitForNone();
 }
 
 TEST_F(AgentsTest, EndOfTheHeartbeatStreamIsTheLossOfTheAgentOnce) {
@@ -466,6 +506,7 @@ TEST_F(AgentsTest, PlansArriveInOrderAndAnswersComeBack) {
   ASSERT_TRUE(answered.has_value());
   EXPECT_EQ(4u, answered->result.stamp.step);
   EXPECT_EQ(0, log_.Count<core::StepAnswered>());  // the stale one was dropped
+  EXPECT_EQ(1u, Stale(plan::StalePlace::kFrame));
 
   constexpr uint64_t kPlans = 500;
   for (uint64_t step = 1; step <= kPlans; ++step) {

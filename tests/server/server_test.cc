@@ -2,11 +2,15 @@
 // starting.
 #include "coordinator/server/server.h"
 
+#include <grpcpp/channel.h>
+#include <grpcpp/client_context.h>
 #include <gtest/gtest.h>
 
 #include <future>
 #include <thread>
 
+#include "cluster.grpc.pb.h"
+#include "common/plan/wire_grpc.h"
 #include "tests/http/raw_client.h"
 #include "tests/testing/temp_dir.h"
 #include "tests/testing/tiny_model.h"
@@ -83,6 +87,22 @@ TEST_F(ServerTest, WithoutAgentsItAnswersThatItIsNotReady) {
   EXPECT_EQ(refused.status, 503);
   EXPECT_EQ(refused.headers.count("retry-after"), 1u);
   EXPECT_EQ(http::Fetch(port, http::GetRequest("/v1/cluster")).status, 401);
+  EXPECT_TRUE(running.Stop().ok());
+}
+
+TEST_F(ServerTest, WhatItRefusesOfStrangersIsCountedInItsMetrics) {
+  const int port = http::UnusedPort();
+  Running running(Options(port));
+  const auto stub = proto::Cluster::NewStub(plan::Connect(running.control()));
+  grpc::ClientContext context;
+  proto::HeartbeatsReply reply;
+  const auto beats = stub->Heartbeats(&context, &reply);
+  proto::Heartbeat stranger;
+  stranger.set_agent("a");
+  beats->Write(stranger);
+  EXPECT_EQ(beats->Finish().error_code(), grpc::StatusCode::NOT_FOUND);
+  const std::string metrics = http::Fetch(port, http::GetRequest("/metrics")).body;
+  EXPECT_NE(metrics.find("shoal:stale_total{where=\"heartbeat\"} 1\n"), std::string::npos) << metrics;
   EXPECT_TRUE(running.Stop().ok());
 }
 

@@ -83,6 +83,7 @@ server::CoordinatorOptions ToCoordinatorOptions(const ServeOptions& o) {
   out.control = absl::StrCat(o.master_addr, ":", o.master_port);
   out.insecure = o.insecure;
   out.api_keys = o.api_key;
+  out.admin_keys = o.admin_api_key;
   out.shutdown_timeout = static_cast<DurationNs>(o.shutdown_timeout * kSecond);
   out.state_dir = o.state_dir;
   out.idempotency_ttl = static_cast<DurationNs>(o.idempotency_ttl * kSecond);

@@ -118,7 +118,8 @@ void Launcher::Listen(Child& child) {
 void Launcher::OnLine(Child& child, const std::string& line) {
   if (line != "ready") {
     plan_.on_line(line);
-    const bool first = &child == &coordinator_ && !agent_.process.has_value() && agent_.start_at == 0;
+    const bool first =
+        &child == &coordinator_ && !agent_.process.has_value() && agent_.start_at == 0 && !agent_.told_to_end;
     if (first && plan_.start_agent != nullptr) agent_.start_at = clock_.Now();
     return;
   }
@@ -152,6 +153,11 @@ std::optional<int> Launcher::OnEnd(Child& child, int code, const std::string& en
   child.crashed = CameFromInside(code);
   child.process.reset();
   HangUp(child);
+  if (agent && code == 0 && was_ready_) {
+    Say(absl::StrCat("the ", who, " ended as it was told to; it is not started again, and the coordinator goes on"));
+    child.told_to_end = true;
+    return std::nullopt;
+  }
   if (code == 0 || !was_ready_) {
     if (agent) Say(absl::StrCat("the local agent ended with ", code, "; shutting down"));
     if (!agent && code > 128) Say(absl::StrCat("the ", who, " ", end, " before it was ready for the first time"));

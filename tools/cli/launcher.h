@@ -34,8 +34,9 @@ class Launcher {
   Launcher(LauncherPlan plan, const std::atomic<bool>* stop);
 
   // The exit code of the program, once all has ended: after a stop that of the coordinator. Until the coordinator has
-  // been ready for the first time, the end of a child is the end of all; so is, at any time, its exit with 0 and a
-  // child that keeps dying before it is ready.
+  // been ready for the first time, the end of a child is the end of all; so is, at any time, the coordinator's exit
+  // with 0 and a child that keeps dying before it is ready. An agent that exits with 0 was told to by somebody else,
+  // after a drain: it stays down, and the coordinator goes on with the agents that it has.
   int Run();
 
  private:
@@ -45,12 +46,13 @@ class Launcher {
     Restarts restarts = {};
     StopWatch stops = {};
     std::optional<ChildProcess> process = {};
-    int ready_fd = -1;       // what it writes; -1: closed
-    std::string heard = {};  // of a line that has begun
-    TimeNs start_at = 0;     // 0: not planned
-    bool crashed = false;    // its last life ended by its own doing
-    TimeNs ended_at = 0;     // 0: no end that it has not come back from
-    std::string end = {};    // that one: "was killed by signal 9 (Killed)"
+    int ready_fd = -1;         // what it writes; -1: closed
+    std::string heard = {};    // of a line that has begun
+    TimeNs start_at = 0;       // 0: not planned
+    bool told_to_end = false;  // by somebody else: it is not started again
+    bool crashed = false;      // its last life ended by its own doing
+    TimeNs ended_at = 0;       // 0: no end that it has not come back from
+    std::string end = {};      // that one: "was killed by signal 9 (Killed)"
   };
 
   absl::Status Start(Child& child, const StartFn& start);

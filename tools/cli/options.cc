@@ -84,6 +84,8 @@ void AddServeFlags(CLI::App* app, ServeOptions& o) {
       ->check(CLI::Range(0, 65535))
       ->envname("SHOAL_HTTP_PORT");  // not SHOAL_PORT: Kubernetes sets that for a Service called "shoal"
   Flag(app, "--api-key", o.api_key, "Keys that clients must send one of");
+  Flag(app, "--admin-api-key", o.admin_api_key,
+       "Keys that operators must send one of to change the cluster (drain); they open all else, too");
   AddServeModelFlags(app, o);
   AddServeGroupFlags(app, o);
   Flag(app, "--canary-interval", o.canary_interval,
@@ -316,6 +318,7 @@ std::string ToYaml(const ServeOptions& o) {
   put("host", o.host);
   put("port", o.port);
   if (!o.api_key.empty()) put("api-key", o.api_key);
+  if (!o.admin_api_key.empty()) put("admin-api-key", o.admin_api_key);
   put("tensor-parallel-size", o.tensor_parallel_size);
   put("pipeline-parallel-size", o.pipeline_parallel_size);
   put("nnodes", o.nnodes);

@@ -15,7 +15,7 @@ struct ServeOptions {
   std::vector<std::string> served_model_name;
   std::string host = "127.0.0.1";
   int port = 8000;
-  std::vector<std::string> api_key;
+  std::vector<std::string> api_key, admin_api_key;
   int tensor_parallel_size = 1, pipeline_parallel_size = 1;
   int nnodes = 1;
   std::string workers = "local";  // "local" | "external"

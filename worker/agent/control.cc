@@ -11,8 +11,9 @@
 namespace shoal::agent {
 namespace {
 
-GroupContext WithShelf(GroupContext context, Shelf* shelf) {
+GroupContext Complete(GroupContext context, Shelf* shelf, plan::StaleCounters* stale) {
   context.shelf = shelf;
+  context.stale = stale;
   return context;
 }
 
@@ -31,7 +32,8 @@ absl::Status Stopping() { return absl::CancelledError("the agent is ending"); }
 
 }  // namespace
 
-Control::Control(GroupContext context) : context_(WithShelf(std::move(context), &shelf_)), thread_([this] { Run(); }) {}
+Control::Control(GroupContext context)
+    : context_(Complete(std::move(context), &shelf_, &stale_)), thread_([this] { Run(); }) {}
 
 Control::~Control() { Stop(); }
 
@@ -74,12 +76,18 @@ std::shared_ptr<Group> Control::Current() const {
   return group_;
 }
 
-absl::Status Control::Enter(uint64_t epoch, bool joining) {
+absl::Status Control::Refuse(plan::StalePlace place, std::string what) {
+  stale_.Count(place);
+  return absl::AbortedError(what);
+}
+
+absl::Status Control::Enter(uint64_t epoch, plan::StalePlace what) {
   MutexLock lock(mutex_);
   if (stopped_) return Stopping();
+  const bool joining = what == plan::StalePlace::kJoin;
   if (epoch < highest_epoch_ || (joining && epoch <= joined_epoch_)) {
-    return absl::AbortedError(
-        absl::StrCat("epoch ", epoch, " is over: epoch ", std::max(highest_epoch_, joined_epoch_), " has begun"));
+    return Refuse(
+        what, absl::StrCat("epoch ", epoch, " is over: epoch ", std::max(highest_epoch_, joined_epoch_), " has begun"));
   }
   highest_epoch_ = epoch;
   if (joining) joined_epoch_ = epoch;
@@ -99,7 +107,7 @@ void Control::EndCurrent(const absl::Status& why) {
 }
 
 void Control::Join(plan::JoinGroup join, OnJoined done) {
-  if (absl::Status entered = Enter(join.epoch, true); !entered.ok()) return done(entered);
+  if (absl::Status entered = Enter(join.epoch, plan::StalePlace::kJoin); !entered.ok()) return done(entered);
   const bool queued = Enqueue([this, join = std::move(join), done] { done(DoJoin(join)); });
   if (!queued) done(Stopping());
 }
@@ -120,7 +128,7 @@ absl::StatusOr<plan::JoinReply> Control::DoJoin(const plan::JoinGroup& join) {
       return reply;
     }
   }
-  return absl::AbortedError(absl::StrCat("epoch ", join.epoch, " was over before its group had formed"));
+  return Refuse(plan::StalePlace::kJoin, absl::StrCat("epoch ", join.epoch, " was over before its group had formed"));
 }
 
 void Control::Load(plan::LoadModel load, OnProgress report, OnDone done) {
@@ -132,7 +140,7 @@ void Control::Load(plan::LoadModel load, OnProgress report, OnDone done) {
 absl::Status Control::DoLoad(const plan::LoadModel& load, const OnProgress& report) {
   const std::shared_ptr<Group> group = Current();
   if (group == nullptr || group->epoch() != load.epoch) {
-    return absl::AbortedError(absl::StrCat("there is no group of epoch ", load.epoch, " here"));
+    return Refuse(plan::StalePlace::kLoad, absl::StrCat("there is no group of epoch ", load.epoch, " here"));
   }
   SHOAL_ASSIGN_OR_RETURN(const plan::LoadProgress done, group->Load(load, report));
   changes_.fetch_add(1, std::memory_order_release);
@@ -141,7 +149,7 @@ absl::Status Control::DoLoad(const plan::LoadModel& load, const OnProgress& repo
 }
 
 void Control::Preload(plan::JoinGroup join, OnProgress report, OnPreloaded done) {
-  if (absl::Status entered = Enter(join.epoch, false); !entered.ok()) return done(entered);
+  if (absl::Status entered = Enter(join.epoch, plan::StalePlace::kPreload); !entered.ok()) return done(entered);
   const bool queued =
       Enqueue([this, join = std::move(join), report = std::move(report), done] { done(DoPreload(join, report)); });
   if (!queued) done(Stopping());
@@ -151,7 +159,9 @@ absl::StatusOr<Control::Preloaded> Control::DoPreload(const plan::JoinGroup& joi
   {
     MutexLock lock(mutex_);
     if (stopped_) return Stopping();
-    if (join.epoch < highest_epoch_) return absl::AbortedError(absl::StrCat("epoch ", join.epoch, " is over"));
+    if (join.epoch < highest_epoch_) {
+      return Refuse(plan::StalePlace::kPreload, absl::StrCat("epoch ", join.epoch, " is over"));
+    }
     preload_epoch_ = join.epoch;
     preload_cancelled_.store(false);
   }
@@ -165,7 +175,7 @@ absl::StatusOr<Control::Preloaded> Control::DoPreload(const plan::JoinGroup& joi
 }
 
 void Control::Abort(uint64_t epoch, const std::string& reason, OnDone done) {
-  if (absl::Status entered = Enter(epoch, false); !entered.ok()) return done(entered);
+  if (absl::Status entered = Enter(epoch, plan::StalePlace::kAbort); !entered.ok()) return done(entered);
   const bool queued = Enqueue([this, epoch, reason, done] {
     const std::shared_ptr<Group> group = Current();
     if (group != nullptr && group->epoch() < epoch) EndCurrent(absl::AbortedError(reason));
@@ -183,7 +193,7 @@ void Control::Drop(const std::string& reason) {
 absl::StatusOr<std::shared_ptr<Group>> Control::Open(uint64_t epoch, uint64_t coordinator) {
   std::shared_ptr<Group> group = Current();
   if (group == nullptr || group->epoch() != epoch || group->coordinator() != coordinator) {
-    return absl::AbortedError(absl::StrCat("there is no group of epoch ", epoch, " here"));
+    return Refuse(plan::StalePlace::kOpen, absl::StrCat("there is no group of epoch ", epoch, " here"));
   }
   if (!group->loaded()) return absl::FailedPreconditionError("the group has not been loaded");
   return group;
@@ -191,7 +201,9 @@ absl::StatusOr<std::shared_ptr<Group>> Control::Open(uint64_t epoch, uint64_t co
 
 absl::Status Control::Connect(plan::ConnectRanks connect) {
   const std::shared_ptr<Group> group = Current();
-  if (group == nullptr) return absl::AbortedError(absl::StrCat("there is no group of epoch ", connect.epoch, " here"));
+  if (group == nullptr) {
+    return Refuse(plan::StalePlace::kConnect, absl::StrCat("there is no group of epoch ", connect.epoch, " here"));
+  }
   return group->Connect(std::move(connect));
 }
 
@@ -216,7 +228,12 @@ plan::Heartbeat Control::Beat() const {
   beat.agent = context_.self.id;
   beat.incarnation = context_.self.incarnation;
   const std::shared_ptr<Group> group = Current();
-  if (group != nullptr) beat.ranks = group->Statuses();
+  // In this order nothing is counted twice when ranks go meanwhile: it is seen in the next one.
+  beat.stale = stale_.Read();
+  if (group != nullptr) {
+    beat.stale[static_cast<size_t>(plan::StalePlace::kRecord)] += group->StaleRecords();
+    beat.ranks = group->Statuses();
+  }
   MutexLock lock(mutex_);
   beat.epoch = highest_epoch_;
   return beat;

@@ -21,7 +21,8 @@ namespace shoal::agent {
 
 class Control {
  public:
-  // `context.self` is what will be told at Register, but for what changes (epoch, held weights); its shelf is ignored.
+  // `context.self` is what will be told at Register, but for what changes (epoch, held weights); its shelf
+  // and its counters are ignored.
   explicit Control(GroupContext context);
   ~Control();  // Stop()
 
@@ -66,14 +67,18 @@ class Control {
   // False: stopped, the job is dropped.
   bool Enqueue(std::function<void()> job) SHOAL_EXCLUDES(mutex_);
   std::shared_ptr<Group> Current() const SHOAL_EXCLUDES(mutex_);
-  // Raises the epoch and cuts short what belongs to lower ones.
-  absl::Status Enter(uint64_t epoch, bool joining) SHOAL_EXCLUDES(mutex_);
+  // Raises the epoch and cuts short what belongs to lower ones. `what`: kJoin, kPreload or kAbort; counted when
+  // refused.
+  absl::Status Enter(uint64_t epoch, plan::StalePlace what) SHOAL_EXCLUDES(mutex_);
+  // Counts it. `what` is wrong with it.
+  absl::Status Refuse(plan::StalePlace place, std::string what);
   void EndCurrent(const absl::Status& why) SHOAL_EXCLUDES(mutex_);  // on the control thread
   absl::StatusOr<plan::JoinReply> DoJoin(const plan::JoinGroup& join);
   absl::Status DoLoad(const plan::LoadModel& load, const OnProgress& report);
   absl::StatusOr<Preloaded> DoPreload(const plan::JoinGroup& join, const OnProgress& report);
 
   Shelf shelf_;
+  plan::StaleCounters stale_;
   const GroupContext context_;
 
   mutable Mutex mutex_;

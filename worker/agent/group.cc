@@ -40,7 +40,7 @@ Group::Group(std::unique_ptr<Joined> joined, const GroupContext& context)
       coordinator_(joined->join.coordinator),
       context_(context),
       joined_(std::move(joined)),
-      ranks_(context.rank_binary, context.log_directory, epoch_, &outbox_) {}
+      ranks_(context.rank_binary, context.log_directory, epoch_, &outbox_, context.stale) {}
 
 Group::~Group() { End(absl::CancelledError("the group has ended")); }
 
@@ -145,6 +145,7 @@ absl::Status Group::Rendezvous(const std::function<void(const plan::LoadProgress
 absl::Status Group::Connect(plan::ConnectRanks connect) {
   const size_t ranks = joined_->join.ranks.size();
   if (connect.epoch != epoch_ || connect.coordinator != coordinator_ || cancelled_.load()) {
+    context_.stale->Count(plan::StalePlace::kConnect);
     return absl::AbortedError(absl::StrCat("there is no group of epoch ", connect.epoch, " here"));
   }
   if (connect.ranks.size() != ranks) {
@@ -160,7 +161,10 @@ absl::Status Group::Connect(plan::ConnectRanks connect) {
 }
 
 absl::Status Group::Append(const plan::Stamp& stamp, std::string_view plan) {
-  if (stamp.epoch != epoch_ || stamp.incarnation != coordinator_ || cancelled_.load()) return absl::OkStatus();
+  if (stamp.epoch != epoch_ || stamp.incarnation != coordinator_ || cancelled_.load()) {
+    context_.stale->Count(plan::StalePlace::kPlan);
+    return absl::OkStatus();
+  }
   if (!first_plan_seen_.exchange(true)) {
     // The coordinator sends it once every rank of the group is attached.
     MutexLock lock(channels_mutex_);

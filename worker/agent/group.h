@@ -28,6 +28,7 @@ struct GroupContext {
   std::string log_directory;
   int cores = 1;
   Shelf* shelf = nullptr;
+  plan::StaleCounters* stale = nullptr;  // of the agent
 };
 
 class Group {
@@ -53,10 +54,12 @@ class Group {
   // The ranks are up. Any thread.
   bool loaded() const { return loaded_.load(std::memory_order_acquire); }
 
-  // A plan for all ranks here. One of another epoch or coordinator is dropped. Any thread.
+  // A plan for all ranks here. One of another epoch or coordinator is dropped and counted. Any thread.
   absl::Status Append(const plan::Stamp& stamp, std::string_view plan);
 
   std::vector<plan::RankStatus> Statuses() const;
+  // Plans that the ranks here have passed over; those of ranks that are gone are in the agent's counters.
+  uint64_t StaleRecords() const { return ranks_.StaleRecords(); }
 
   // Load() ends soon, and ranks stop waiting. Any thread.
   void Cancel();

@@ -23,15 +23,7 @@
 namespace shoal::agent {
 namespace {
 
-// A small file of /proc or /sys; empty when there is none.
-std::string ReadSmallFile(const char* path) {
-  const int fd = ::open(path, O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return {};
-  char buffer[8192];
-  const ssize_t n = ::read(fd, buffer, sizeof buffer);
-  ::close(fd);
-  return n > 0 ? std::string(buffer, static_cast<size_t>(n)) : std::string();
-}
+constexpr size_t kSmallFile = 32 * 1024;
 
 // "MemAvailable:   123 kB" of /proc/meminfo, in bytes.
 int64_t MemAvailable() {
@@ -87,6 +79,20 @@ absl::StatusOr<std::string> LocalAddressTowards(const std::string& to) {
 
 }  // namespace
 
+std::string ReadSmallFile(const std::string& path) {
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return {};
+  std::string text(kSmallFile, '\0');
+  size_t size = 0;
+  // The kernel gives such a file a page at a time.
+  for (ssize_t n; size < text.size() && (n = ::read(fd, text.data() + size, text.size() - size)) > 0;) {
+    size += static_cast<size_t>(n);
+  }
+  ::close(fd);
+  text.resize(size);
+  return text;
+}
+
 HostFacts ReadHostFacts() {
   HostFacts facts;
   char name[256] = {};
@@ -108,7 +114,7 @@ uint64_t RandomNumber() {
 std::string RandomName() { return absl::StrCat(absl::Hex(RandomNumber(), absl::kZeroPad16)); }
 
 int64_t ResidentBytes(int32_t pid) {
-  const std::string statm = ReadSmallFile(absl::StrCat("/proc/", pid, "/statm").c_str());
+  const std::string statm = ReadSmallFile(absl::StrCat("/proc/", pid, "/statm"));
   const std::vector<std::string> fields = absl::StrSplit(statm, ' ');
   int64_t pages = 0;
   if (fields.size() < 2 || !absl::SimpleAtoi(fields[1], &pages)) return 0;

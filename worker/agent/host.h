@@ -16,6 +16,9 @@ struct HostFacts {
 };
 HostFacts ReadHostFacts();
 
+// A small file of /proc or /sys, of which at most 32 KiB are read; empty when there is none.
+std::string ReadSmallFile(const std::string& path);
+
 uint64_t RandomNumber();
 std::string RandomName();  // 16 hexadecimal digits
 

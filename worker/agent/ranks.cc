@@ -1,6 +1,7 @@
 // Tested by: tests/agent/agent_test.cc
 #include "worker/agent/ranks.h"
 
+#include <algorithm>
 #include <new>
 #include <thread>
 #include <utility>
@@ -25,8 +26,12 @@ constexpr uint32_t kMaxPeer = 1 << 20;  // a rank that spoils its page must not 
 
 }  // namespace
 
-Ranks::Ranks(std::string binary, std::string log_directory, uint64_t epoch, Outbox* outbox)
-    : binary_(std::move(binary)), log_directory_(std::move(log_directory)), epoch_(epoch), outbox_(outbox) {}
+Ranks::Ranks(std::string binary, std::string log_directory, uint64_t epoch, Outbox* outbox, plan::StaleCounters* stale)
+    : binary_(std::move(binary)),
+      log_directory_(std::move(log_directory)),
+      epoch_(epoch),
+      outbox_(outbox),
+      stale_(stale) {}
 
 Ranks::~Ranks() { End(); }
 
@@ -219,6 +224,14 @@ std::vector<plan::RankStatus> Ranks::Statuses() const {
   return statuses;
 }
 
+uint64_t Ranks::StaleRecords() const {
+  MutexLock lock(slots_mutex_);
+  uint64_t records = 0;
+  // Bounded, as above.
+  for (const auto& slot : slots_) records += std::min(slot->page->stale_records.load(), plan::kMaxStale);
+  return records;
+}
+
 void Ranks::Abort() {
   ending_.store(true, std::memory_order_release);
   {
@@ -248,7 +261,8 @@ void Ranks::End() {
   for (const Slot* slot : slots) slot->process->WaitGone(std::max<DurationNs>(0, deadline - clock.Now()));
   for (const Slot* slot : slots) slot->process->Kill();
   for (Slot* slot : slots) slot->process.reset();  // reaps
-  std::vector<std::unique_ptr<Slot>> ended;        // destroyed outside the lock: their pumps end
+  stale_->Count(plan::StalePlace::kRecord, StaleRecords());
+  std::vector<std::unique_ptr<Slot>> ended;  // destroyed outside the lock: their pumps end
   MutexLock lock(slots_mutex_);
   ended.swap(slots_);
 }

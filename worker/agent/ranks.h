@@ -30,7 +30,8 @@ struct RankSpec {
 
 class Ranks {
  public:
-  Ranks(std::string binary, std::string log_directory, uint64_t epoch, Outbox* outbox);
+  // `stale` gets what ranks have counted once they are gone.
+  Ranks(std::string binary, std::string log_directory, uint64_t epoch, Outbox* outbox, plan::StaleCounters* stale);
   ~Ranks();  // ends them
 
   // Starts all. From the thread that outlives them, once. After any failure, here or below, End() is still to be
@@ -52,6 +53,8 @@ class Ranks {
 
   // Any thread. Empty before Start().
   std::vector<plan::RankStatus> Statuses() const SHOAL_EXCLUDES(slots_mutex_);
+  // Plans that they have passed over. Any thread.
+  uint64_t StaleRecords() const SHOAL_EXCLUDES(slots_mutex_);
 
   // Ends all waits of the ranks; they will end by themselves. Any thread.
   void Abort() SHOAL_EXCLUDES(ring_mutex_, slots_mutex_);
@@ -85,6 +88,7 @@ class Ranks {
   const std::string binary_, log_directory_;
   const uint64_t epoch_;
   Outbox* const outbox_;
+  plan::StaleCounters* const stale_;
   std::atomic<bool> ending_{false};     // exits are expected from now on
   std::atomic<uint64_t> last_step_{0};  // handed to the ranks
 

@@ -149,6 +149,7 @@ absl::StatusOr<std::unique_ptr<RankProcess>> RankProcess::Start(const SpawnSpec&
   } else {
     sink = ::open(spec.log_path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
   }
+  OomWatch oom = {spec.oom_kills, spec.oom_kills()};
   absl::StatusOr<pid_t> pid = Spawn(spec, pipe[1]);
   ::close(pipe[1]);
   if (!pid.ok()) {
@@ -166,11 +167,16 @@ absl::StatusOr<std::unique_ptr<RankProcess>> RankProcess::Start(const SpawnSpec&
     if (sink >= 0) ::close(sink);
     return failed;
   }
-  return std::unique_ptr<RankProcess>(new RankProcess(*pid, pid_fd, pipe[0], sink, std::move(on_exit)));
+  return std::unique_ptr<RankProcess>(new RankProcess(*pid, pid_fd, pipe[0], sink, std::move(oom), std::move(on_exit)));
 }
 
-RankProcess::RankProcess(pid_t pid, int pid_fd, int stderr_fd, int sink_fd, OnExit on_exit)
-    : pid_(pid), pid_fd_(pid_fd), stderr_fd_(stderr_fd), sink_fd_(sink_fd), on_exit_(std::move(on_exit)) {
+RankProcess::RankProcess(pid_t pid, int pid_fd, int stderr_fd, int sink_fd, OomWatch oom, OnExit on_exit)
+    : pid_(pid),
+      pid_fd_(pid_fd),
+      stderr_fd_(stderr_fd),
+      sink_fd_(sink_fd),
+      oom_(std::move(oom)),
+      on_exit_(std::move(on_exit)) {
   relay_ = std::thread([this] { RelayStderr(); });
   watch_ = std::thread([this] { Watch(); });
 }
@@ -185,6 +191,12 @@ RankProcess::~RankProcess() {
 }
 
 void RankProcess::Kill() const { ::syscall(SYS_pidfd_send_signal, pid_fd_, SIGKILL, nullptr, 0); }
+
+bool RankProcess::OutOfMemory() const {
+  if (!oom_.at_start.has_value()) return false;
+  const std::optional<uint64_t> now = oom_.kills();
+  return now.has_value() && *now > *oom_.at_start;
+}
 
 bool RankProcess::WaitGone(DurationNs timeout) {
   const RealClock clock;
@@ -210,7 +222,8 @@ void RankProcess::Watch() {
     std::string cause = CauseOf(info);
     if (gone) {
       gone_.store(true, std::memory_order_release);
-      const std::string last = LastLine();
+      const bool oom = info.si_code == CLD_KILLED && info.si_status == SIGKILL && OutOfMemory();
+      const std::string last = oom ? "out of memory" : LastLine();
       if (!last.empty()) cause = absl::StrCat(cause, ": ", last);
     }
     on_exit_(pid_, cause, gone);

@@ -8,12 +8,14 @@
 #include <atomic>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 
 #include "absl/status/statusor.h"
 #include "common/base/clock.h"
 #include "common/base/mutex.h"
+#include "worker/agent/oom.h"
 
 namespace shoal::agent {
 
@@ -24,6 +26,8 @@ struct SpawnSpec {
   // here.
   std::array<int, 6> fds{};
   std::string log_path;  // its stderr is appended there; empty: to ours
+  // How often the out-of-memory killer has struck here; tests have their own.
+  std::function<std::optional<uint64_t>()> oom_kills = [] { return OomKills(); };
 };
 
 class RankProcess {
@@ -45,8 +49,15 @@ class RankProcess {
   bool WaitGone(DurationNs timeout) SHOAL_EXCLUDES(mutex_);
 
  private:
-  RankProcess(pid_t pid, int pid_fd, int stderr_fd, int sink_fd, OnExit on_exit);
+  struct OomWatch {
+    std::function<std::optional<uint64_t>()> kills;
+    std::optional<uint64_t> at_start;
+  };
+  RankProcess(pid_t pid, int pid_fd, int stderr_fd, int sink_fd, OomWatch oom, OnExit on_exit);
   void Watch();
+  // Of a process that SIGKILL has ended: whether the out-of-memory killer has struck since its start. It counts before
+  // it kills.
+  bool OutOfMemory() const;
   void RelayStderr();
   std::string LastLine() SHOAL_EXCLUDES(mutex_);
 
@@ -54,6 +65,7 @@ class RankProcess {
   const int pid_fd_;
   const int stderr_fd_;  // our end of its stderr
   const int sink_fd_;    // where it is copied to
+  const OomWatch oom_;
   const OnExit on_exit_;
   std::atomic<bool> gone_{false};
 

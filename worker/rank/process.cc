@@ -23,6 +23,7 @@
 #include "worker/kv/kv_cache.h"
 #include "worker/rank/engine.h"
 #include "worker/rank/process_comm.h"
+#include "worker/rank/process_plans.h"
 #include "worker/rank/shape.h"
 #include "worker/weights/weights.h"
 
@@ -59,29 +60,6 @@ class ParentWatch {
 
   int quit_;
   std::thread thread_;
-};
-
-// Plans out of the agent's ring.
-class RingSource final : public PlanSource {
- public:
-  RingSource(plan::RingReader* reader, uint64_t epoch) : reader_(reader), epoch_(epoch) {}
-
-  absl::Status Next(plan::StepPlan* plan, TimeNs* arrived) override {
-    while (true) {
-      SHOAL_ASSIGN_OR_RETURN(plan::Record record, reader_->Next(-1, nullptr));
-      if (record.kind == plan::RecordKind::kStop) return absl::CancelledError("told to stop");
-      if (record.kind != plan::RecordKind::kPlan) continue;  // the setups of the other ranks
-      if (record.stamp.epoch != epoch_) continue;            // stale
-      SHOAL_ASSIGN_OR_RETURN(*plan, plan::DecodePlan(record.payload));
-      *arrived = record.written;
-      return absl::OkStatus();
-    }
-  }
-  bool HasNext() const override { return reader_->HasNext(); }
-
- private:
-  plan::RingReader* reader_;
-  uint64_t epoch_;
 };
 
 // Everything a rank has inherited, mapped.
@@ -166,7 +144,7 @@ absl::Status Run(Inherited& in, const plan::RankSetup& setup, plan::RingReader& 
                          graph::Decoder::Create(setup.model, shard, options, table, stream.get(), &weights, layers,
                                                 comm.tensor.get(), &in.page->operation));
 
-  RingSource source(&reader, setup.epoch);
+  RingSource source(&reader, {setup.epoch, setup.coordinator, 0}, &in.page->stale_records);
   const RealClock clock;
   EngineParts parts;
   parts.rank = setup.rank;
