@@ -18,6 +18,8 @@ constexpr DurationNs kReadyWithin = 90 * kSecond;
 constexpr core::RequestId kLastRequest = 1'000'000;
 // Shorter than what a detector may take for silence, all of them together.
 constexpr DurationNs kHarmless = 1500 * kMillisecond, kHarmlessPause = 9 * kSecond;
+// Agents that stood still for longer register again.
+constexpr DurationNs kHarmlessGap = 2400 * kMillisecond;
 
 class Run {
  public:
@@ -146,9 +148,15 @@ class Run {
       case FaultKind::kSlowNetwork:
       case FaultKind::kDisconnect:
       case FaultKind::kShutdown:
+      case FaultKind::kDrain:
+      case FaultKind::kRepeatAnswers:
         break;
       case FaultKind::kFreezeCoordinator:
         paused_ += fault.lasts;
+        break;
+      case FaultKind::kClockJump:
+        paused_ += fault.lasts;
+        if (fault.lasts > kHarmlessGap) history_.false_alarm_possible = true;
         break;
       case FaultKind::kFreezeAgent:
       case FaultKind::kFreezeHost:
@@ -164,7 +172,7 @@ class Run {
   }
 
   bool KillRank(uint64_t pick, const std::string& cause) {
-    const uint64_t world = static_cast<uint64_t>(s_.options.tp * s_.options.pp);
+    const auto world = static_cast<uint64_t>(ranks());
     for (uint64_t i = 0; i < world; ++i) {
       if (cluster_.KillRank(static_cast<int32_t>((pick + i) % world), cause)) return true;
     }
@@ -184,17 +192,33 @@ class Run {
         ++history_.blamed;
         cluster_.FailStep("device error");
         return true;
+      case FaultKind::kRepeatAnswers:
+        cluster_.RepeatAnswers();
+        After(fault.lasts, [this] { cluster_.RepeatAnswers(false); });
+        return true;
+      case FaultKind::kOtherStates:
+        if (s_.options.tp == 1 || s_.options.checksum_interval == 0) return false;
+        cluster_.HoldOtherStates(static_cast<int32_t>(fault.pick % static_cast<uint64_t>(ranks())));
+        history_.distrusts.push_back({cluster_.now(), cluster_.now() + fault.lasts});
+        After(fault.lasts, [this] { cluster_.HoldOtherStates(-1); });
+        return true;
+      case FaultKind::kComputeWrongly:
+        // What the canary answers first counts as right.
+        if (!cluster_.coordinator_up() || cluster_.state().canary_passes == 0) return false;
+        cluster_.ComputeWrongly(true);
+        history_.distrusts.push_back({cluster_.now(), cluster_.now() + fault.lasts});
+        history_.wrong.push_back(history_.distrusts.back());
+        After(fault.lasts, [this] { cluster_.ComputeWrongly(false); });
+        return true;
       default:
         return false;
     }
   }
 
+  int ranks() const { return s_.options.tp * s_.options.pp; }
+
   bool HitAgent(const Fault& fault) {
     const auto running = [](const VirtualAgent& a) { return !a.frozen(); };
-    const auto willing = [](const VirtualAgent& a) {
-      return !a.Ranks().empty() && a.spec().join_error.ok() && a.spec().load_error.ok();
-    };
-    const absl::Status memory = absl::ResourceExhaustedError("out of memory");
     std::string id;
     switch (fault.kind) {
       case FaultKind::kKillAgent:
@@ -210,26 +234,64 @@ class Run {
         After(fault.lasts, [this, agent = cluster_.agents().at(id)] { agent->Thaw(); });
         return true;
       case FaultKind::kRefuseJoin:
-      case FaultKind::kRefuseLoad: {
-        id = PickAgent(fault.pick, willing);
-        if (id.empty()) return false;
-        const auto agent = cluster_.agents().at(id);
-        fault.kind == FaultKind::kRefuseJoin ? agent->RefuseJoins(memory) : agent->RefuseLoads(memory);
-        KillRank(fault.pick, "killed by signal 9");
-        After(fault.lasts, [agent] {
-          agent->RefuseJoins(absl::OkStatus());
-          agent->RefuseLoads(absl::OkStatus());
-        });
+      case FaultKind::kRefuseLoad:
+      case FaultKind::kNoMemory:
+        return Exhaust(fault);
+      case FaultKind::kDrain:
+        id = PickAgent(fault.pick, [](const VirtualAgent& a) { return !a.Ranks().empty(); });
+        if (id.empty() || !cluster_.coordinator_up()) return false;
+        cluster_.Post(core::DrainRequested{id});
+        After(fault.lasts, [this, agent = cluster_.agents().at(id)] { EndDrain(agent); });
         return true;
-      }
       default:
         return false;
     }
   }
 
+  // An agent has no memory for what it is asked for; and something makes the coordinator ask.
+  bool Exhaust(const Fault& fault) {
+    const absl::Status memory = absl::ResourceExhaustedError("out of memory");
+    const std::string id = PickAgent(fault.pick, [](const VirtualAgent& a) {
+      return !a.Ranks().empty() && a.spec().join_error.ok() && a.spec().load_error.ok();
+    });
+    if (id.empty()) return false;
+    const auto agent = cluster_.agents().at(id);
+    fault.kind == FaultKind::kRefuseJoin ? agent->RefuseJoins(memory) : agent->RefuseLoads(memory);
+    if (fault.kind == FaultKind::kNoMemory) {
+      ++history_.blamed;
+      agent->RefusePreloads(memory);
+      cluster_.FailStep("out of memory");
+    } else {
+      KillRank(fault.pick, "killed by signal 9");
+    }
+    After(fault.lasts, [agent] {
+      agent->RefuseJoins(absl::OkStatus());
+      agent->RefuseLoads(absl::OkStatus());
+      agent->RefusePreloads(absl::OkStatus());
+    });
+    return true;
+  }
+
+  // Whoever had it drained goes on: a drained agent is stopped, which costs nothing, and comes back as a new process;
+  // one that is still needed is made to register anew.
+  void EndDrain(const std::shared_ptr<VirtualAgent>& agent) {
+    const auto it = cluster_.agents().find(agent->id());
+    if (!agent->alive() || it->second != agent || !cluster_.coordinator_up()) return;
+    for (const core::ClusterState::Agent& a : cluster_.state().agents) {
+      if (a.info.id != agent->id()) continue;
+      if (a.state == core::ClusterState::AgentState::kDrained) {
+        cluster_.CrashAgent(agent->id(), /*silent=*/false);
+        cluster_.StartAgent(agent->spec());
+      } else if (a.state == core::ClusterState::AgentState::kDraining) {
+        history_.false_alarm_possible = true;
+        cluster_.ResetConnection(agent->id());
+      }
+    }
+  }
+
   void Replace(const std::string& id, const Fault& fault) {
     AgentSpec spec = cluster_.agents().at(id)->spec();
-    spec.join_error = spec.load_error = absl::OkStatus();
+    spec.join_error = spec.load_error = spec.preload_error = absl::OkStatus();
     cluster_.Heal(id);
     cluster_.CrashAgent(id, fault.kind == FaultKind::kLoseHost);
     if (fault.pick / 64 % 2 == 0) {
@@ -278,6 +340,9 @@ class Run {
           cluster_.ThawCoordinator(first);
         });
         return true;
+      case FaultKind::kClockJump:
+        cluster_.Jump(fault.lasts, fault.pick % 2 == 0);
+        return true;
       case FaultKind::kCrashCoordinator:
         if (up) Crash(fault.lasts, fault.pick % 2 == 0);
         return up;
@@ -293,6 +358,7 @@ class Run {
 
   void Crash(DurationNs down, bool knows_epochs) {
     cluster_.CrashCoordinator();
+    cluster_.ComputeWrongly(false);  // the next one takes the first canary's answer for right
     history_.false_alarm_possible = true;
     After(down, [this, knows_epochs] {
       if (cluster_.coordinator_up()) return;
@@ -331,11 +397,17 @@ class Run {
     cluster_.world().Trace("** all is well from now on");
     cluster_.FailStep("");
     cluster_.SlowNetwork(1);
+    cluster_.RepeatAnswers(false);
+    cluster_.HoldOtherStates(-1);
+    cluster_.ComputeWrongly(false);
     cluster_.ThawCoordinator(true);
+    std::vector<std::shared_ptr<VirtualAgent>> agents;
     for (const auto& [id, agent] : cluster_.agents()) {
       cluster_.Heal(id);
       agent->Thaw();
+      agents.push_back(agent);
     }
+    for (const auto& agent : agents) EndDrain(agent);
   }
 
   void Settle() {

@@ -33,8 +33,15 @@ enum class FaultKind : uint8_t {
   kSlowNetwork,        // 50 times
   kDisconnect,         // clients go away
   kShutdown,           // always the last
+  // Drawn after all others:
+  kDrain,           // an agent gives its ranks to others; later it comes back, whatever became of that
+  kNoMemory,        // a step fails for want of it, and for a while its agent can load nothing
+  kClockJump,       // all processes stand still, and find that it is later than they thought
+  kRepeatAnswers,   // every answer to a plan comes twice
+  kOtherStates,     // a rank holds other hidden states than its peers; its tokens are right
+  kComputeWrongly,  // all ranks alike: only the canary can tell
 };
-inline constexpr int kFaultKinds = 20;
+inline constexpr int kFaultKinds = 26;
 std::string_view FaultName(FaultKind kind);
 
 struct Fault {

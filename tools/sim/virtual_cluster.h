@@ -76,7 +76,7 @@ class VirtualCluster : private VirtualCoordinator::Observer {
   }
   void ComputeWrongly(bool wrongly) { faults_.wrongly = wrongly; }     // all ranks alike: every token is another one
   void HoldOtherStates(int32_t rank) { faults_.other_states = rank; }  // its checksums differ; -1: nobody's
-  void RepeatAnswers() { repeat_answers_ = true; }                     // every answer comes twice
+  void RepeatAnswers(bool repeat = true) { repeat_answers_ = repeat; }  // every answer comes twice
   // The present group's ranks answer nothing any more; heartbeats go on. Precondition: ready.
   void Hang() { PresentRanks()->Hang(); }
   // What heartbeats say of a rank of the present group from now on, instead of how it gets on with the plans.
@@ -97,6 +97,8 @@ class VirtualCluster : private VirtualCoordinator::Observer {
   // Its process stands still until `at`, and nobody else notices.
   void Pause(TimeNs at);
   void FreezeCoordinator();
+  // All processes stand still, and then find that it is so much later. What was due meanwhile comes late.
+  void Jump(DurationNs by, bool timer_first);
   void ThawCoordinator(bool timer_first) { coordinator_.Thaw(timer_first); }
   void CrashCoordinator();
   void RestartCoordinator(bool knows_epochs) { coordinator_.Restart(knows_epochs); }
@@ -162,6 +164,7 @@ class VirtualCluster : private VirtualCoordinator::Observer {
     std::string holder;
   };
   const std::vector<Read>& reads() const { return reads_; }
+  uint64_t groups_distrusted() const { return groups_distrusted_; }  // whose ranks told different checksums
 
   void Set(Tamper tamper) { tamper_ = std::move(tamper); }
 
@@ -193,6 +196,9 @@ class VirtualCluster : private VirtualCoordinator::Observer {
   std::shared_ptr<VirtualRanks> RanksOf(uint64_t coordinator, uint64_t epoch, const core::Layout& layout);
   std::shared_ptr<VirtualRanks> PresentRanks();
   void WasRead(const VirtualAgent& reader, int32_t rank);
+  bool Leaves(const std::string& id) const;  // it is drained, or shall be
+  void CompareStates(const plan::StepResult& result, const core::Layout& layout);
+  void CheckTrust(const plan::StepPlan& plan);
   DurationNs Keepalive() { return world_.Between(10 * kSecond, 16 * kSecond); }
 
   const core::CoreOptions options_;
@@ -225,6 +231,10 @@ class VirtualCluster : private VirtualCoordinator::Observer {
   std::map<uint64_t, Sent> sent_;             // by step, of that epoch
   std::map<plan::SequenceId, int> unanswered_;
   int in_flight_ = 0, max_unanswered_ = 0, max_in_flight_ = 0;
+  // Checksums that the core has got: by step of the present epoch and stage, those of its ranks.
+  std::map<std::pair<uint64_t, int32_t>, std::map<int32_t, uint64_t>> states_;
+  plan::Stamp distrusted_;  // of a group whose ranks told different ones, until another one runs
+  uint64_t groups_distrusted_ = 0;
   std::map<int, DurationNs> busy_;
 };
 
