@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "common/base/mutex.h"
+#include "coordinator/journal/batch.h"
 #include "coordinator/journal/store.h"
 
 namespace shoal::journal {
@@ -35,13 +36,7 @@ class Journal {
   int64_t cut_bytes() const { return cut_bytes_; }
 
  private:
-  // First on the store; then, with the outcome of the sync, the callback.
-  struct Operation {
-    std::function<void(Store&)> act;
-    std::function<void(Store&, const absl::Status& synced)> tell;
-  };
   explicit Journal(std::unique_ptr<Store> store);
-  void Push(Operation operation) SHOAL_EXCLUDES(mutex_);
   void Run() SHOAL_EXCLUDES(mutex_);
 
   const std::unique_ptr<Store> store_;  // the thread's own
@@ -50,7 +45,7 @@ class Journal {
 
   Mutex mutex_;
   CondVar changed_;
-  std::vector<Operation> queue_ SHOAL_GUARDED_BY(mutex_);
+  Batch queue_ SHOAL_GUARDED_BY(mutex_);
   bool stop_ SHOAL_GUARDED_BY(mutex_) = false;
   std::thread thread_;
 };
