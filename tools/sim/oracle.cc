@@ -96,12 +96,15 @@ class Judgement {
     return h_.blamed + stalls >= (s_.deadly >= 0 ? 1 : 3);
   }
 
-  // Canaries had failed in a row, and ranks had just been wrong.
+  // Canaries had failed in a row, and since ranks were wrong there was hardly a group in which one could pass.
   bool Distrusted(const Answer& a) const {
-    return a.finish.error.message().find("canaries in a row failed") != absl::string_view::npos &&
-           std::any_of(h_.distrusts.begin(), h_.distrusts.end(), [&](const auto& d) {
-             return d.first <= a.finished_at && d.second >= a.finished_at - kWayBack;
-           });
+    if (a.finish.error.message().find("canaries in a row failed") == absl::string_view::npos) return false;
+    return std::any_of(h_.distrusts.begin(), h_.distrusts.end(), [&](const auto& d) {
+      const auto ready = std::count_if(h_.samples.begin(), h_.samples.end(), [&](const History::Sample& s) {
+        return s.phase == Phase::kReady && s.at > d.second && s.at < a.finished_at;
+      });
+      return d.first <= a.finished_at && ready * kSampleEvery <= kWayBack;
+    });
   }
 
   // At `at` there was no group, had been none for as long as requests wait, and there was a reason for it.

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "tools/sim/keyed.h"
 #include "tools/sim/oracle.h"
 
 namespace shoal::sim {
@@ -36,6 +37,9 @@ class Run {
     Settle();
     std::vector<std::string> wrong = std::exchange(result_.problems, {});
     if (cluster_.coordinator_up()) result_.problems = Judge(s_, cluster_, history_);
+    if (keyed_ != nullptr) {
+      for (std::string& problem : keyed_->Judge()) Wrong(problem);
+    }
     result_.problems.insert(result_.problems.begin(), wrong.begin(), wrong.end());
     result_.hash = cluster_.hash();
     result_.events = cluster_.events();
@@ -57,8 +61,18 @@ class Run {
     cluster_.KillRanksWith(s_.deadly);
     if (s_.deadly >= 0) history_.false_alarm_possible = true;
     cluster_.OnTokens([this](core::RequestId id, const Answer& answer) { Read(id, answer); });
+    if (s_.keyed) PrepareKeys();
     if (options_.prepare != nullptr) options_.prepare(cluster_);
     Sample();
+  }
+
+  void PrepareKeys() {
+    Keyed::Hooks hooks;
+    hooks.died = [this] { Crash(crash_lasts_, crash_knows_epochs_); };
+    hooks.on_execute = [this](const core::GenerateRequest& r) { history_.requests.push_back(r); };
+    keyed_ = std::make_unique<Keyed>(&cluster_, hooks);
+    cluster_.OnEnd([this](const core::FinishRequest& e, const Answer& answer) { keyed_->End(e, answer); });
+    keyed_->Open();
   }
 
   void Start() {
@@ -95,6 +109,7 @@ class Run {
   // --- Clients ---
   void Submit(const Load& load) {
     const core::GenerateRequest& r = load.request;
+    if (load.key != 0) return keyed_->Ask(load.key, r, load.insists);
     history_.requests.push_back(r);
     if (!load.stop_string.empty()) stop_strings_[r.id] = load.stop_string;
     cluster_.Submit(r);
@@ -346,9 +361,16 @@ class Run {
       case FaultKind::kCrashCoordinator:
         if (up) Crash(fault.lasts, fault.pick % 2 == 0);
         return up;
+      case FaultKind::kCrashAtWrite:
+        if (!up || history_.shutdown_at != 0) return false;
+        crash_lasts_ = fault.lasts;
+        crash_knows_epochs_ = fault.pick % 2 == 0;
+        keyed_->disk().EndAt(keyed_->disk().operations() + 1 + fault.pick / 8 % 8, LeftBy(fault.pick / 2));
+        return true;
       case FaultKind::kShutdown:
         if (!up) return false;
         history_.shutdown_at = cluster_.now();
+        if (keyed_ != nullptr) keyed_->Drain();
         cluster_.Post(core::ShutdownRequested{});
         return true;
       default:
@@ -359,9 +381,17 @@ class Run {
   void Crash(DurationNs down, bool knows_epochs) {
     cluster_.CrashCoordinator();
     cluster_.ComputeWrongly(false);  // the next one takes the first canary's answer for right
+    if (keyed_ != nullptr) keyed_->Crash(LeftBy(history_.samples.size()));
     history_.false_alarm_possible = true;
+    Restart(down, knows_epochs);
+  }
+
+  static Left LeftBy(uint64_t pick) { return static_cast<Left>(pick % kLefts); }
+
+  void Restart(DurationNs down, bool knows_epochs) {
     After(down, [this, knows_epochs] {
       if (cluster_.coordinator_up()) return;
+      if (keyed_ != nullptr && !keyed_->Open()) return Restart(100 * kMillisecond, knows_epochs);
       history_.restarts.push_back(cluster_.now());
       history_.troubles.push_back({cluster_.now(), cluster_.now()});
       cluster_.RestartCoordinator(knows_epochs);
@@ -373,6 +403,7 @@ class Run {
     int hit = 0;
     for (const auto& [id, answer] : cluster_.answers()) {
       if (answer.finishes > 0 || answer.cut || answer.refused || (fault.pick >> id % 60 & 1) != 0) continue;
+      if (id >= Keyed::kFirstId) continue;  // nobody's in particular
       going_.push_back(id);
       ++hit;
     }
@@ -401,6 +432,7 @@ class Run {
     cluster_.HoldOtherStates(-1);
     cluster_.ComputeWrongly(false);
     cluster_.ThawCoordinator(true);
+    if (keyed_ != nullptr) keyed_->disk().EndAt(0, Left::kAll);
     std::vector<std::shared_ptr<VirtualAgent>> agents;
     for (const auto& [id, agent] : cluster_.agents()) {
       cluster_.Heal(id);
@@ -412,8 +444,10 @@ class Run {
 
   void Settle() {
     if (history_.shutdown_at == 0) {
-      if (!cluster_.RunUntilReady(kReadyWithin)) return Wrong("not ready again: ", cluster_.state().detail);
+      const auto proven = [this] { return cluster_.coordinator_up() && cluster_.state().proven; };
+      if (!cluster_.RunUntil(proven, kReadyWithin)) return Wrong("not ready again: ", cluster_.state().detail);
       if (!cluster_.RunUntilAnswered(200 * kSecond)) Wrong("requests are open though there is a group");
+      if (keyed_ != nullptr) SettleKeys();
       core::GenerateRequest last;
       last.id = kLastRequest;
       last.prompt = {1, 2, 3};
@@ -426,6 +460,14 @@ class Run {
     cluster_.RunUntil(cluster_.now() + kSecond);
   }
 
+  // All of them have an answer by now, and everybody who asks for it again gets it.
+  void SettleKeys() {
+    const auto settled = [this] { return keyed_->settled(); };
+    if (!cluster_.RunUntil(settled, 200 * kSecond)) return Wrong("keys have no answer though there is a group");
+    keyed_->AskForAll();
+    if (!cluster_.RunUntil(settled, 200 * kSecond)) Wrong("keys have no answer though it was there");
+  }
+
   const Scenario& s_;
   const RunOptions& options_;
   VirtualCluster cluster_;
@@ -434,6 +476,9 @@ class Run {
   std::vector<std::string> ids_;  // of agents, once and now
   int newcomers_ = 0;
   bool frozen_ = false;
+  std::unique_ptr<Keyed> keyed_;  // null: nobody brings a key
+  DurationNs crash_lasts_ = kSecond;
+  bool crash_knows_epochs_ = true;
   DurationNs silent_ = 0, paused_ = 0;
   std::map<core::RequestId, std::vector<int32_t>> stop_strings_;
   std::vector<core::RequestId> going_;

@@ -46,6 +46,7 @@ constexpr std::array<Kind, kFaultKinds> kKinds = {{
     {FaultKind::kRepeatAnswers, "repeat answers", 0, 10 * kMillisecond, 5 * kSecond, 2},
     {FaultKind::kOtherStates, "other states", 0, 10 * kMillisecond, 5 * kSecond, 3},
     {FaultKind::kComputeWrongly, "compute wrongly", 0, 10 * kMillisecond, 10 * kSecond, 2},
+    {FaultKind::kCrashAtWrite, "crash at a write", 0, 10 * kMillisecond, 3 * kSecond, 0},
 }};
 
 class Maker {
@@ -165,7 +166,32 @@ class Maker {
       s_.faults.push_back({k.kind, at, Spread(k.shortest, k.longest), Bits()});
       Some(at, Draw(1, 3));
     }
+    s_.keyed = Chance(30);
+    if (s_.keyed) Keys(span);
+    if (Chance(25)) o.replace_timeout = Spread(500 * kMillisecond, 20 * kSecond);
     std::stable_sort(s_.faults.begin(), s_.faults.end(), [](const Fault& a, const Fault& b) { return a.at < b.at; });
+  }
+
+  // Requests with keys, most of them asked for by two clients, and ends of the coordinator while it writes about them.
+  void Keys(int64_t span) {
+    const Kind& crash = kKinds[static_cast<size_t>(FaultKind::kCrashAtWrite)];
+    const auto some_time = [&] { return static_cast<TimeNs>(Bits() % static_cast<uint64_t>(span)); };
+    for (int crashes = Draw(0, 3); crashes > 0; --crashes) {
+      s_.faults.push_back({crash.kind, some_time(), Spread(crash.shortest, crash.longest), Bits()});
+    }
+    for (int key = Draw(2, 6); key > 0; --key) {
+      const size_t near = Bits() % s_.faults.size();
+      Some(s_.faults[near].at + Spread(1, 50 * kMillisecond), 1);
+      Load& load = s_.load.back();
+      load.key = key;
+      load.cancelled_after = 0;
+      load.stop_string.clear();
+      load.insists = Chance(80);
+      if (!Chance(70)) continue;
+      Load again = load;
+      again.at = Chance(50) ? load.at + Spread(1, 20 * kMillisecond) : some_time();
+      s_.load.push_back(std::move(again));
+    }
   }
 
   void Request(core::RequestId id, TimeNs at) {
@@ -204,13 +230,13 @@ Scenario MakeScenario(uint64_t seed) { return Maker(seed).Make(); }
 
 std::string Describe(const Scenario& s) {
   const core::CoreOptions& o = s.options;
-  std::string text =
-      absl::StrCat("seed ", s.seed, ": tp ", o.tp, " x pp ", o.pp, " on ", o.nnodes, " agents and ",
-                   s.agents.size() - o.nnodes, " spares of ", s.agents[0].slots, " slots; ", o.max_num_seqs,
-                   " sequences, ", o.max_num_batched_tokens, " tokens a plan, blocks of ", o.engine.block_size, ", ",
-                   o.kv_blocks, " of them, contexts of ", o.max_model_len, ", queue of ", o.max_queued_requests,
-                   ", a canary every ", o.canary_interval / kMillisecond, " ms, checksums every ", o.checksum_interval,
-                   "; ", s.load.size(), " requests; faults", s.cold ? " from the start:" : ":");
+  std::string text = absl::StrCat(
+      "seed ", s.seed, ": tp ", o.tp, " x pp ", o.pp, " on ", o.nnodes, " agents and ", s.agents.size() - o.nnodes,
+      " spares of ", s.agents[0].slots, " slots; ", o.max_num_seqs, " sequences, ", o.max_num_batched_tokens,
+      " tokens a plan, blocks of ", o.engine.block_size, ", ", o.kv_blocks, " of them, contexts of ", o.max_model_len,
+      ", queue of ", o.max_queued_requests, ", a canary every ", o.canary_interval / kMillisecond,
+      " ms, checksums every ", o.checksum_interval, ", fewer ranks after ", o.replace_timeout / kMillisecond, " ms; ",
+      s.load.size(), " requests; faults", s.cold ? " from the start:" : ":");
   for (const Fault& f : s.faults) {
     absl::StrAppend(&text, "\n  ", f.at / kMillisecond, " ms: ", std::string(FaultName(f.kind)), " for ",
                     f.lasts / kMillisecond, " ms");

@@ -123,10 +123,11 @@ void VirtualCluster::WasRead(const VirtualAgent& reader, int32_t rank) {
   Read read{world_.now(), reader.id(), rank, {}};
   // The first agent that comes may be one that knows of nothing either.
   const bool known = world_.now() - coordinator_.ignorant_since() > kWell;
-  // An agent that stood still goes on with what it was told until it hears that this is over.
-  const bool wanted = reader.epoch() == coordinator_.highest_epoch();
+  // An agent goes on with what it was told until it hears that this is over, or that the one who said so is.
+  const bool wanted = reader.epoch() == coordinator_.highest_epoch() && reader.session() != nullptr &&
+                      coordinator_.Find(reader.id()) == reader.session();
   for (const auto& [id, agent] : agents_) {
-    if (Leaves(id)) continue;
+    if (Leaves(id) || agent->weights_key() != reader.weights_key()) continue;
     const bool well = agent->alive() && !agent->frozen() && network_.whole(id) && known && wanted;
     if (agent.get() != &reader && agent->Had(rank) && well && world_.now() - agent->troubled_at() > kWell) {
       read.holder = id;
@@ -275,6 +276,7 @@ bool VirtualCluster::RunUntilReady(DurationNs limit) {
 // --- What goes in and comes out ---
 
 void VirtualCluster::Sees(core::Event* event) {
+  if (const auto* answer = std::get_if<core::StepAnswered>(event)) CompareStates(answer->result);
   if (tamper_.event != nullptr) tamper_.event(event);
   ++events_;
   hash_ = Digest(Fold(hash_, static_cast<uint64_t>(world_.now())), *event);
@@ -293,7 +295,6 @@ void VirtualCluster::Took(const core::Event& event) {
   if (answer == nullptr) return;
   const plan::Stamp& stamp = answer->result.stamp;
   const core::Layout layout = layouts_[stamp.epoch];
-  CompareStates(answer->result, layout);
   if (answer->result.rank != (layout.pp - 1) * layout.tp) return;
   const auto it = sent_.find(stamp.step);
   if (stamp.epoch != epoch_.epoch || stamp.incarnation != epoch_.incarnation || it == sent_.end()) return;
@@ -304,17 +305,16 @@ void VirtualCluster::Took(const core::Event& event) {
 }
 
 // A group whose ranks told different checksums of one state is not used any more, nor is what its caches hold.
-void VirtualCluster::CompareStates(const plan::StepResult& result, const core::Layout& layout) {
+void VirtualCluster::CompareStates(const plan::StepResult& result) {
   if (result.checksum == 0 || result.stamp.epoch != epoch_.epoch || result.stamp.incarnation != epoch_.incarnation) {
     return;
   }
-  const int32_t stage = result.rank / layout.tp;
+  const int32_t tp = layouts_[result.stamp.epoch].tp, stage = result.rank / tp;
   auto& told = states_[{result.stamp.step, stage}];
   told.emplace(result.rank, result.checksum);
-  if (static_cast<int32_t>(told.size()) < layout.tp) return;
+  if (static_cast<int32_t>(told.size()) < tp) return;
   for (const auto& [rank, checksum] : told) {
     if (checksum == StateChecksum(result.stamp.step, stage)) continue;
-    if (distrusted_.epoch != epoch_.epoch || distrusted_.incarnation != epoch_.incarnation) ++groups_distrusted_;
     distrusted_ = epoch_;
   }
 }
@@ -380,6 +380,7 @@ void VirtualCluster::On(const core::FinishRequest& e) {
   a.finish = e;
   a.finished_at = world_.now();
   --open_;
+  if (on_end_ != nullptr) on_end_(e, a);
 }
 
 bool VirtualCluster::Logged(const std::string& part) const {
