@@ -28,44 +28,31 @@ void Journal::Stop() {
   if (thread_.joinable()) thread_.join();
 }
 
-void Journal::Push(Operation operation) {
-  {
-    MutexLock lock(mutex_);
-    queue_.push_back(std::move(operation));
-  }
-  changed_.NotifyOne();
-}
-
 void Journal::Run() {
   for (;;) {
-    std::vector<Operation> batch;
+    Batch batch;
     {
       MutexLock lock(mutex_);
       while (queue_.empty() && !stop_) changed_.Wait(mutex_);
       if (queue_.empty()) return;
       batch.swap(queue_);
     }
-    for (const Operation& operation : batch) operation.act(*store_);
-    const absl::Status synced = store_->Sync();
+    const absl::Status synced = batch.Write(*store_);
     Measure();
-    for (const Operation& operation : batch) operation.tell(*store_, synced);
+    batch.Tell(*store_, synced);
   }
 }
 
 void Journal::Begin(const Digest& id, const Digest& fingerprint, std::string request, std::function<void(Begun)> done) {
-  auto begun = std::make_shared<Begun>();
-  Push({[=, request = std::move(request)](Store& store) { *begun = store.Begin(id, fingerprint, request); },
-        [=, this, done = std::move(done)](Store& store, const absl::Status& synced) {
-          // Found in the same round as the entry itself, what runs or has its answer is as uncertain as that.
-          const bool counts = begun->outcome == Begun::Outcome::kAccepted ||
-                              begun->outcome == Begun::Outcome::kRunning || begun->outcome == Begun::Outcome::kFinished;
-          if (!synced.ok() && counts) {
-            if (begun->outcome == Begun::Outcome::kAccepted) store.Undo(id);
-            *begun = {Begun::Outcome::kFailed, {}, synced};
-          }
-          Count(*begun);
-          done(std::move(*begun));
-        }});
+  auto counted = [this, done = std::move(done)](Begun begun) {
+    Count(begun);
+    done(std::move(begun));
+  };
+  {
+    MutexLock lock(mutex_);
+    queue_.Begin(id, fingerprint, std::move(request), std::move(counted));
+  }
+  changed_.NotifyOne();
 }
 
 void Journal::Count(const Begun& begun) {
@@ -88,28 +75,27 @@ JournalFigures Journal::figures() const {
 }
 
 void Journal::Finish(const Digest& id, std::string answer, std::function<void(absl::Status)> done) {
-  auto finished = std::make_shared<absl::Status>();
-  Push({[=, answer = std::move(answer)](Store& store) { *finished = store.Finish(id, answer); },
-        [=, done = std::move(done)](Store& store, const absl::Status& synced) {
-          if (finished->ok() && !synced.ok()) {
-            store.Undo(id);
-            *finished = synced;
-          }
-          done(*finished);
-        }});
+  {
+    MutexLock lock(mutex_);
+    queue_.Finish(id, std::move(answer), std::move(done));
+  }
+  changed_.NotifyOne();
 }
 
 void Journal::Forget(const Digest& id, std::function<void()> done) {
-  Push({[=](Store& store) { store.Forget(id); }, [done = std::move(done)](Store&, const absl::Status&) { done(); }});
+  {
+    MutexLock lock(mutex_);
+    queue_.Forget(id, std::move(done));
+  }
+  changed_.NotifyOne();
 }
 
 void Journal::BeginAgain(const Digest& id, bool suspect, std::function<void(absl::StatusOr<Again>)> done) {
-  auto begun = std::make_shared<absl::StatusOr<Again>>(absl::UnknownError(""));
-  Push({[=](Store& store) { *begun = store.BeginAgain(id, suspect); },
-        [=, done = std::move(done)](Store&, const absl::Status& synced) {
-          if (suspect && begun->ok() && !synced.ok()) *begun = synced;
-          done(std::move(*begun));
-        }});
+  {
+    MutexLock lock(mutex_);
+    queue_.BeginAgain(id, suspect, std::move(done));
+  }
+  changed_.NotifyOne();
 }
 
 }  // namespace shoal::journal

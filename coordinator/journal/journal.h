@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "common/base/mutex.h"
+#include "coordinator/journal/batch.h"
 #include "coordinator/journal/store.h"
 
 namespace shoal::journal {
@@ -47,13 +48,7 @@ class Journal {
   int64_t cut_bytes() const { return cut_bytes_; }
 
  private:
-  // First on the store; then, with the outcome of the sync, the callback.
-  struct Operation {
-    std::function<void(Store&)> act;
-    std::function<void(Store&, const absl::Status& synced)> tell;
-  };
   explicit Journal(std::unique_ptr<Store> store);
-  void Push(Operation operation) SHOAL_EXCLUDES(mutex_);
   void Run() SHOAL_EXCLUDES(mutex_);
   void Count(const Begun& begun);
   void Measure();
@@ -66,7 +61,7 @@ class Journal {
 
   Mutex mutex_;
   CondVar changed_;
-  std::vector<Operation> queue_ SHOAL_GUARDED_BY(mutex_);
+  Batch queue_ SHOAL_GUARDED_BY(mutex_);
   bool stop_ SHOAL_GUARDED_BY(mutex_) = false;
   std::thread thread_;
 };

@@ -25,18 +25,6 @@ absl::Status SystemError(const char* what, const std::string& path) {
   return absl::UnavailableError(absl::StrCat("the journal cannot ", what, " ", path, ": ", std::strerror(error)));
 }
 
-// All of it, or false with errno.
-bool WriteAll(int fd, std::string_view bytes, int64_t at) {
-  while (!bytes.empty()) {
-    const ssize_t n = pwrite(fd, bytes.data(), bytes.size(), at);
-    if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) return false;
-    bytes.remove_prefix(static_cast<size_t>(n));
-    at += n;
-  }
-  return true;
-}
-
 // As much as there is, up to `size`.
 std::string ReadSome(int fd, size_t size, int64_t at) {
   std::string bytes(size, '\0');
@@ -68,6 +56,7 @@ absl::StatusOr<std::unique_ptr<Store>> Store::Open(StoreOptions options) {
     return absl::UnavailableError(absl::StrCat("the journal cannot make ", options.directory, ": ", ec.message()));
   }
   if (options.sync == nullptr) options.sync = fdatasync;
+  if (options.write == nullptr) options.write = pwrite;
   std::unique_ptr<Store> store(new Store(std::move(options)));
   SHOAL_RETURN_IF_ERROR(store->Lock());
   SHOAL_RETURN_IF_ERROR(store->Load());
@@ -191,6 +180,17 @@ absl::Status Store::MakeRoom(int64_t record_bytes) {
   while (kMagicBytes + live_bytes_ + record_bytes > options_.max_bytes / 2 && EvictOldest()) continue;
   if (kMagicBytes + live_bytes_ + record_bytes > options_.max_bytes) return full();
   return Rewrite();
+}
+
+bool Store::WriteAll(int fd, std::string_view bytes, int64_t at) const {
+  while (!bytes.empty()) {
+    const ssize_t n = options_.write(fd, bytes.data(), bytes.size(), at);
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) return false;
+    bytes.remove_prefix(static_cast<size_t>(n));
+    at += n;
+  }
+  return true;
 }
 
 absl::Status Store::Append(const std::string& record, int64_t* at) {

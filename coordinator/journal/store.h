@@ -1,10 +1,13 @@
 // The journal's file and its index. One thread at a time; every call may wait for the disk.
 #pragma once
 
+#include <sys/types.h>
+
 #include <deque>
 #include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <unordered_map>
 #include <utility>
 #include <vector>
@@ -22,6 +25,8 @@ struct StoreOptions {
   int64_t ttl_s = 24 * 3600;        // of an entry, from its answer on, or from the start when it has none by then
   std::function<int64_t()> now_s;   // seconds since 1970
   std::function<int(int fd)> sync;  // as fdatasync; empty: that
+  // As pwrite; empty: that. With `sync` it is all that changes what files hold, but for cutting and renaming them.
+  std::function<ssize_t(int fd, const void* bytes, size_t size, int64_t at)> write;
 };
 
 // What beginning a key has found.
@@ -92,6 +97,7 @@ class Store {
   absl::Status Load();
   void Apply(const Record& record, int64_t at, uint32_t record_bytes);
   absl::Status Append(const std::string& record, int64_t* at);
+  bool WriteAll(int fd, std::string_view bytes, int64_t at) const;  // or false with errno
   absl::StatusOr<std::string> ReadBytes(const Entry& entry);
   void Erase(const Digest& id);
   bool EvictOldest();

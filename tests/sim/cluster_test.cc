@@ -180,6 +180,36 @@ TEST(Cluster, AFrozenHostHoldsItsStageInTheMiddleOfAStep) {
   EXPECT_EQ(c.cluster.state().groups_formed, 1u);
 }
 
+TEST(Cluster, AClockThatJumpsIsNoSilenceUnlessAgentsTakeItForOne) {
+  for (const DurationNs by : {2 * kSecond, 5 * kSecond}) {
+    for (const bool timer_first : {true, false}) {
+      Cluster c;
+      const TimeNs before = c.cluster.now();
+      c.cluster.Jump(by, timer_first);
+      EXPECT_EQ(c.cluster.now(), before + by);
+      c.ExpectAsAlone();
+      EXPECT_EQ(c.cluster.state().groups_formed > 1, by > 3 * kSecond);
+      EXPECT_EQ(c.cluster.reads().size(), 4u);
+    }
+  }
+}
+
+TEST(Cluster, WhoIsDrainedIsNoHolderOfWeights) {
+  Cluster c;
+  c.cluster.AddAgent({.id = "c", .slots = 2});
+  c.Pass(50 * kSecond);  // all of them have been well for long
+  c.cluster.Post(core::DrainRequested{"b"});
+  c.Pass(kSecond);
+  ASSERT_TRUE(c.cluster.Logged("is drained"));
+  EXPECT_EQ(c.cluster.bytes_read("c"), 2000);
+  c.cluster.KillAgent("c");
+  c.Pass(kSecond);
+  c.cluster.AddAgent({.id = "d", .slots = 2});  // reads what the drained one has
+  ASSERT_TRUE(c.cluster.RunUntilReady());
+  EXPECT_EQ(c.cluster.reads().size(), 6u);
+  for (const VirtualCluster::Read& read : c.cluster.reads()) EXPECT_EQ(read.holder, "") << read.rank;
+}
+
 TEST(Cluster, ADeadlyPromptKillsARankEachTime) {
   Cluster c;
   c.cluster.KillRanksWith(40);

@@ -96,6 +96,24 @@ TEST(Mutations, WeightsThatNobodySpeaksOf) {
               "read the weights", 5, 10 * kSeeds);
 }
 
+// Tensor ranks hold different states, and the coordinator does not get to see it.
+TEST(Mutations, ChecksumsThatAreAllTheSame) {
+  ExpectFound(Events([](core::Event* event) {
+                auto* answer = std::get_if<core::StepAnswered>(event);
+                if (answer != nullptr && answer->result.checksum != 0) answer->result.checksum = 2;
+              }),
+              "whose ranks hold different states", 2, 2 * kSeeds);
+}
+
+// An agent that shall be drained is given up at once.
+TEST(Mutations, ADrainThatIsALoss) {
+  ExpectFound(Events([](core::Event* event) {
+                const auto* drain = std::get_if<core::DrainRequested>(event);
+                if (drain != nullptr) *event = core::AgentLost{plan::AgentId(drain->agent), "drained"};
+              }),
+              "false alarm", 3, 10 * kSeeds);
+}
+
 TEST(Mutations, HeartbeatsThatDoNotCount) {
   ExpectFound(Events([](core::Event* event) {
                 auto* beat = std::get_if<core::HeartbeatReceived>(event);

@@ -10,15 +10,16 @@
 namespace shoal::sim {
 namespace {
 
-// A seed means what it meant as long as scenarios are made the same way; each bug also has a test in tests/core.
+// A seed means what it meant as long as scenarios are made the same way, and finds its bug as long as times stay: each
+// one failed when its mend was taken out last time. Each bug also has a test in tests/core.
 struct Pinned {
   uint64_t seed;
   const char* bug;
 };
 constexpr Pinned kPinned[] = {
     {62, "a new coordinator gives ranks to whoever registers first, though others hold their weights"},
-    {240, "a new coordinator gives ranks to whoever registers first, though others hold their weights"},
-    {28722, "a new coordinator that stands still meanwhile does not wait for who holds the weights"},
+    {206, "a new coordinator gives ranks to whoever registers first, though others hold their weights"},
+    {28722, "a new coordinator gives ranks to whoever registers first, though others hold their weights"},
     {2043, "a group lost while it loads for the first time forgets who has read what"},
     {3109, "a group lost while it loads for the first time forgets who has read what"},
     {11909, "an agent that was started again keeps the place of weights that another one has by now"},

@@ -15,6 +15,10 @@ int32_t NextToken(uint64_t hash, const plan::SamplingParams& sampling, int32_t p
   return static_cast<int32_t>(Fold(hash, 1) % kVocab);
 }
 
+uint64_t StateChecksum(uint64_t step, int32_t stage) {
+  return Fold(step, static_cast<uint64_t>(stage) + 1) | 2;  // 0 would be none
+}
+
 core::CoreOptions TestOptions() {
   core::CoreOptions o;
   o.model_path = "model";

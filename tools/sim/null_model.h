@@ -17,6 +17,9 @@ uint64_t Fold(uint64_t hash, uint64_t x);
 // The token at `position`, given the fold of all tokens before it.
 int32_t NextToken(uint64_t hash, const plan::SamplingParams& sampling, int32_t position);
 
+// What tensor ranks of a stage hold alike after a step, as they tell it.
+uint64_t StateChecksum(uint64_t step, int32_t stage);
+
 // Options for a small model of that vocabulary which can be cut into 3 x 3.
 core::CoreOptions TestOptions();
 

@@ -17,9 +17,11 @@ struct History {
     core::ClusterState::Phase phase;
     bool up;  // there was a coordinator
   };
-  std::vector<Sample> samples;                      // at least every kSampleEvery
-  std::vector<TimeNs> restarts;                     // of the coordinator
-  std::vector<std::pair<TimeNs, TimeNs>> troubles;  // from, to: faults that may keep a group from being there
+  std::vector<Sample> samples;                       // at least every kSampleEvery
+  std::vector<TimeNs> restarts;                      // of the coordinator
+  std::vector<std::pair<TimeNs, TimeNs>> troubles;   // from, to: faults that may keep a group from being there
+  std::vector<std::pair<TimeNs, TimeNs>> distrusts;  // from, to: ranks show that they compute wrongly
+  std::vector<std::pair<TimeNs, TimeNs>> wrong;      // from, to: tokens were wrong
   std::set<core::RequestId> cancelled;
   std::map<core::RequestId, size_t> stopped;  // by a stop string, after so many tokens
   std::vector<core::GenerateRequest> requests;

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "tools/sim/keyed.h"
 #include "tools/sim/oracle.h"
 
 namespace shoal::sim {
@@ -18,6 +19,8 @@ constexpr DurationNs kReadyWithin = 90 * kSecond;
 constexpr core::RequestId kLastRequest = 1'000'000;
 // Shorter than what a detector may take for silence, all of them together.
 constexpr DurationNs kHarmless = 1500 * kMillisecond, kHarmlessPause = 9 * kSecond;
+// Agents that stood still for longer register again.
+constexpr DurationNs kHarmlessGap = 2400 * kMillisecond;
 
 class Run {
  public:
@@ -34,6 +37,9 @@ class Run {
     Settle();
     std::vector<std::string> wrong = std::exchange(result_.problems, {});
     if (cluster_.coordinator_up()) result_.problems = Judge(s_, cluster_, history_);
+    if (keyed_ != nullptr) {
+      for (std::string& problem : keyed_->Judge()) Wrong(problem);
+    }
     result_.problems.insert(result_.problems.begin(), wrong.begin(), wrong.end());
     result_.hash = cluster_.hash();
     result_.events = cluster_.events();
@@ -55,8 +61,18 @@ class Run {
     cluster_.KillRanksWith(s_.deadly);
     if (s_.deadly >= 0) history_.false_alarm_possible = true;
     cluster_.OnTokens([this](core::RequestId id, const Answer& answer) { Read(id, answer); });
+    if (s_.keyed) PrepareKeys();
     if (options_.prepare != nullptr) options_.prepare(cluster_);
     Sample();
+  }
+
+  void PrepareKeys() {
+    Keyed::Hooks hooks;
+    hooks.died = [this] { Crash(crash_lasts_, crash_knows_epochs_); };
+    hooks.on_execute = [this](const core::GenerateRequest& r) { history_.requests.push_back(r); };
+    keyed_ = std::make_unique<Keyed>(&cluster_, hooks);
+    cluster_.OnEnd([this](const core::FinishRequest& e, const Answer& answer) { keyed_->End(e, answer); });
+    keyed_->Open();
   }
 
   void Start() {
@@ -93,6 +109,7 @@ class Run {
   // --- Clients ---
   void Submit(const Load& load) {
     const core::GenerateRequest& r = load.request;
+    if (load.key != 0) return keyed_->Ask(load.key, r, load.insists);
     history_.requests.push_back(r);
     if (!load.stop_string.empty()) stop_strings_[r.id] = load.stop_string;
     cluster_.Submit(r);
@@ -146,9 +163,15 @@ class Run {
       case FaultKind::kSlowNetwork:
       case FaultKind::kDisconnect:
       case FaultKind::kShutdown:
+      case FaultKind::kDrain:
+      case FaultKind::kRepeatAnswers:
         break;
       case FaultKind::kFreezeCoordinator:
         paused_ += fault.lasts;
+        break;
+      case FaultKind::kClockJump:
+        paused_ += fault.lasts;
+        if (fault.lasts > kHarmlessGap) history_.false_alarm_possible = true;
         break;
       case FaultKind::kFreezeAgent:
       case FaultKind::kFreezeHost:
@@ -164,7 +187,7 @@ class Run {
   }
 
   bool KillRank(uint64_t pick, const std::string& cause) {
-    const uint64_t world = static_cast<uint64_t>(s_.options.tp * s_.options.pp);
+    const auto world = static_cast<uint64_t>(ranks());
     for (uint64_t i = 0; i < world; ++i) {
       if (cluster_.KillRank(static_cast<int32_t>((pick + i) % world), cause)) return true;
     }
@@ -184,17 +207,33 @@ class Run {
         ++history_.blamed;
         cluster_.FailStep("device error");
         return true;
+      case FaultKind::kRepeatAnswers:
+        cluster_.RepeatAnswers();
+        After(fault.lasts, [this] { cluster_.RepeatAnswers(false); });
+        return true;
+      case FaultKind::kOtherStates:
+        if (s_.options.tp == 1 || s_.options.checksum_interval == 0) return false;
+        cluster_.HoldOtherStates(static_cast<int32_t>(fault.pick % static_cast<uint64_t>(ranks())));
+        history_.distrusts.push_back({cluster_.now(), cluster_.now() + fault.lasts});
+        After(fault.lasts, [this] { cluster_.HoldOtherStates(-1); });
+        return true;
+      case FaultKind::kComputeWrongly:
+        // What the canary answers first counts as right.
+        if (!cluster_.coordinator_up() || cluster_.state().canary_passes == 0) return false;
+        cluster_.ComputeWrongly(true);
+        history_.distrusts.push_back({cluster_.now(), cluster_.now() + fault.lasts});
+        history_.wrong.push_back(history_.distrusts.back());
+        After(fault.lasts, [this] { cluster_.ComputeWrongly(false); });
+        return true;
       default:
         return false;
     }
   }
 
+  int ranks() const { return s_.options.tp * s_.options.pp; }
+
   bool HitAgent(const Fault& fault) {
     const auto running = [](const VirtualAgent& a) { return !a.frozen(); };
-    const auto willing = [](const VirtualAgent& a) {
-      return !a.Ranks().empty() && a.spec().join_error.ok() && a.spec().load_error.ok();
-    };
-    const absl::Status memory = absl::ResourceExhaustedError("out of memory");
     std::string id;
     switch (fault.kind) {
       case FaultKind::kKillAgent:
@@ -210,26 +249,64 @@ class Run {
         After(fault.lasts, [this, agent = cluster_.agents().at(id)] { agent->Thaw(); });
         return true;
       case FaultKind::kRefuseJoin:
-      case FaultKind::kRefuseLoad: {
-        id = PickAgent(fault.pick, willing);
-        if (id.empty()) return false;
-        const auto agent = cluster_.agents().at(id);
-        fault.kind == FaultKind::kRefuseJoin ? agent->RefuseJoins(memory) : agent->RefuseLoads(memory);
-        KillRank(fault.pick, "killed by signal 9");
-        After(fault.lasts, [agent] {
-          agent->RefuseJoins(absl::OkStatus());
-          agent->RefuseLoads(absl::OkStatus());
-        });
+      case FaultKind::kRefuseLoad:
+      case FaultKind::kNoMemory:
+        return Exhaust(fault);
+      case FaultKind::kDrain:
+        id = PickAgent(fault.pick, [](const VirtualAgent& a) { return !a.Ranks().empty(); });
+        if (id.empty() || !cluster_.coordinator_up()) return false;
+        cluster_.Post(core::DrainRequested{id});
+        After(fault.lasts, [this, agent = cluster_.agents().at(id)] { EndDrain(agent); });
         return true;
-      }
       default:
         return false;
     }
   }
 
+  // An agent has no memory for what it is asked for; and something makes the coordinator ask.
+  bool Exhaust(const Fault& fault) {
+    const absl::Status memory = absl::ResourceExhaustedError("out of memory");
+    const std::string id = PickAgent(fault.pick, [](const VirtualAgent& a) {
+      return !a.Ranks().empty() && a.spec().join_error.ok() && a.spec().load_error.ok();
+    });
+    if (id.empty()) return false;
+    const auto agent = cluster_.agents().at(id);
+    fault.kind == FaultKind::kRefuseJoin ? agent->RefuseJoins(memory) : agent->RefuseLoads(memory);
+    if (fault.kind == FaultKind::kNoMemory) {
+      ++history_.blamed;
+      agent->RefusePreloads(memory);
+      cluster_.FailStep("out of memory");
+    } else {
+      KillRank(fault.pick, "killed by signal 9");
+    }
+    After(fault.lasts, [agent] {
+      agent->RefuseJoins(absl::OkStatus());
+      agent->RefuseLoads(absl::OkStatus());
+      agent->RefusePreloads(absl::OkStatus());
+    });
+    return true;
+  }
+
+  // Whoever had it drained goes on: a drained agent is stopped, which costs nothing, and comes back as a new process;
+  // one that is still needed is made to register anew.
+  void EndDrain(const std::shared_ptr<VirtualAgent>& agent) {
+    const auto it = cluster_.agents().find(agent->id());
+    if (!agent->alive() || it->second != agent || !cluster_.coordinator_up()) return;
+    for (const core::ClusterState::Agent& a : cluster_.state().agents) {
+      if (a.info.id != agent->id()) continue;
+      if (a.state == core::ClusterState::AgentState::kDrained) {
+        cluster_.CrashAgent(agent->id(), /*silent=*/false);
+        cluster_.StartAgent(agent->spec());
+      } else if (a.state == core::ClusterState::AgentState::kDraining) {
+        history_.false_alarm_possible = true;
+        cluster_.ResetConnection(agent->id());
+      }
+    }
+  }
+
   void Replace(const std::string& id, const Fault& fault) {
     AgentSpec spec = cluster_.agents().at(id)->spec();
-    spec.join_error = spec.load_error = absl::OkStatus();
+    spec.join_error = spec.load_error = spec.preload_error = absl::OkStatus();
     cluster_.Heal(id);
     cluster_.CrashAgent(id, fault.kind == FaultKind::kLoseHost);
     if (fault.pick / 64 % 2 == 0) {
@@ -278,12 +355,22 @@ class Run {
           cluster_.ThawCoordinator(first);
         });
         return true;
+      case FaultKind::kClockJump:
+        cluster_.Jump(fault.lasts, fault.pick % 2 == 0);
+        return true;
       case FaultKind::kCrashCoordinator:
         if (up) Crash(fault.lasts, fault.pick % 2 == 0);
         return up;
+      case FaultKind::kCrashAtWrite:
+        if (!up || history_.shutdown_at != 0) return false;
+        crash_lasts_ = fault.lasts;
+        crash_knows_epochs_ = fault.pick % 2 == 0;
+        keyed_->disk().EndAt(keyed_->disk().operations() + 1 + fault.pick / 8 % 8, LeftBy(fault.pick / 2));
+        return true;
       case FaultKind::kShutdown:
         if (!up) return false;
         history_.shutdown_at = cluster_.now();
+        if (keyed_ != nullptr) keyed_->Drain();
         cluster_.Post(core::ShutdownRequested{});
         return true;
       default:
@@ -293,9 +380,18 @@ class Run {
 
   void Crash(DurationNs down, bool knows_epochs) {
     cluster_.CrashCoordinator();
+    cluster_.ComputeWrongly(false);  // the next one takes the first canary's answer for right
+    if (keyed_ != nullptr) keyed_->Crash(LeftBy(history_.samples.size()));
     history_.false_alarm_possible = true;
+    Restart(down, knows_epochs);
+  }
+
+  static Left LeftBy(uint64_t pick) { return static_cast<Left>(pick % kLefts); }
+
+  void Restart(DurationNs down, bool knows_epochs) {
     After(down, [this, knows_epochs] {
       if (cluster_.coordinator_up()) return;
+      if (keyed_ != nullptr && !keyed_->Open()) return Restart(100 * kMillisecond, knows_epochs);
       history_.restarts.push_back(cluster_.now());
       history_.troubles.push_back({cluster_.now(), cluster_.now()});
       cluster_.RestartCoordinator(knows_epochs);
@@ -307,6 +403,7 @@ class Run {
     int hit = 0;
     for (const auto& [id, answer] : cluster_.answers()) {
       if (answer.finishes > 0 || answer.cut || answer.refused || (fault.pick >> id % 60 & 1) != 0) continue;
+      if (id >= Keyed::kFirstId) continue;  // nobody's in particular
       going_.push_back(id);
       ++hit;
     }
@@ -331,17 +428,26 @@ class Run {
     cluster_.world().Trace("** all is well from now on");
     cluster_.FailStep("");
     cluster_.SlowNetwork(1);
+    cluster_.RepeatAnswers(false);
+    cluster_.HoldOtherStates(-1);
+    cluster_.ComputeWrongly(false);
     cluster_.ThawCoordinator(true);
+    if (keyed_ != nullptr) keyed_->disk().EndAt(0, Left::kAll);
+    std::vector<std::shared_ptr<VirtualAgent>> agents;
     for (const auto& [id, agent] : cluster_.agents()) {
       cluster_.Heal(id);
       agent->Thaw();
+      agents.push_back(agent);
     }
+    for (const auto& agent : agents) EndDrain(agent);
   }
 
   void Settle() {
     if (history_.shutdown_at == 0) {
-      if (!cluster_.RunUntilReady(kReadyWithin)) return Wrong("not ready again: ", cluster_.state().detail);
+      const auto proven = [this] { return cluster_.coordinator_up() && cluster_.state().proven; };
+      if (!cluster_.RunUntil(proven, kReadyWithin)) return Wrong("not ready again: ", cluster_.state().detail);
       if (!cluster_.RunUntilAnswered(200 * kSecond)) Wrong("requests are open though there is a group");
+      if (keyed_ != nullptr) SettleKeys();
       core::GenerateRequest last;
       last.id = kLastRequest;
       last.prompt = {1, 2, 3};
@@ -354,6 +460,14 @@ class Run {
     cluster_.RunUntil(cluster_.now() + kSecond);
   }
 
+  // All of them have an answer by now, and everybody who asks for it again gets it.
+  void SettleKeys() {
+    const auto settled = [this] { return keyed_->settled(); };
+    if (!cluster_.RunUntil(settled, 200 * kSecond)) return Wrong("keys have no answer though there is a group");
+    keyed_->AskForAll();
+    if (!cluster_.RunUntil(settled, 200 * kSecond)) Wrong("keys have no answer though it was there");
+  }
+
   const Scenario& s_;
   const RunOptions& options_;
   VirtualCluster cluster_;
@@ -362,6 +476,9 @@ class Run {
   std::vector<std::string> ids_;  // of agents, once and now
   int newcomers_ = 0;
   bool frozen_ = false;
+  std::unique_ptr<Keyed> keyed_;  // null: nobody brings a key
+  DurationNs crash_lasts_ = kSecond;
+  bool crash_knows_epochs_ = true;
   DurationNs silent_ = 0, paused_ = 0;
   std::map<core::RequestId, std::vector<int32_t>> stop_strings_;
   std::vector<core::RequestId> going_;

@@ -17,6 +17,7 @@ struct Kind {
   const char* name;
   int weight;
   DurationNs shortest, longest;
+  int late_weight = 0;  // among those that are drawn after all others
 };
 constexpr std::array<Kind, kFaultKinds> kKinds = {{
     {FaultKind::kKillRank, "kill rank", 14, 0, 0},
@@ -39,6 +40,13 @@ constexpr std::array<Kind, kFaultKinds> kKinds = {{
     {FaultKind::kSlowNetwork, "slow network", 4, 10 * kMillisecond, 5 * kSecond},
     {FaultKind::kDisconnect, "disconnect", 5, 0, 0},
     {FaultKind::kShutdown, "shutdown", 0, 0, 0},
+    {FaultKind::kDrain, "drain", 0, 10 * kMillisecond, 20 * kSecond, 6},
+    {FaultKind::kNoMemory, "no memory", 0, 10 * kMillisecond, 5 * kSecond, 3},
+    {FaultKind::kClockJump, "clock jump", 0, 10 * kMillisecond, 20 * kSecond, 3},
+    {FaultKind::kRepeatAnswers, "repeat answers", 0, 10 * kMillisecond, 5 * kSecond, 2},
+    {FaultKind::kOtherStates, "other states", 0, 10 * kMillisecond, 5 * kSecond, 3},
+    {FaultKind::kComputeWrongly, "compute wrongly", 0, 10 * kMillisecond, 10 * kSecond, 2},
+    {FaultKind::kCrashAtWrite, "crash at a write", 0, 10 * kMillisecond, 3 * kSecond, 0},
 }};
 
 class Maker {
@@ -50,6 +58,7 @@ class Maker {
     Times();
     Faults();
     Requests();
+    Later();
     return std::move(s_);
   }
 
@@ -98,13 +107,13 @@ class Maker {
     t.spike = Spread(5 * kMillisecond, 500 * kMillisecond);
   }
 
-  const Kind& PickKind() {
+  const Kind& PickKind(int Kind::*weight = &Kind::weight) {
     int total = 0;
-    for (const Kind& k : kKinds) total += k.weight;
+    for (const Kind& k : kKinds) total += k.*weight;
     int at = Draw(0, total - 1);
     for (const Kind& k : kKinds) {
-      if (at < k.weight) return k;
-      at -= k.weight;
+      if (at < k.*weight) return k;
+      at -= k.*weight;
     }
     return kKinds[0];
   }
@@ -131,14 +140,57 @@ class Maker {
   void Requests() {
     if (Chance(8)) s_.not_finite = kNotFinite;
     if (Chance(4)) s_.deadly = kDeadly;
-    core::RequestId id = 0;
-    const auto some = [&](TimeNs at, int count) {
-      for (int i = 0; i < count; ++i) Request(++id, std::max<TimeNs>(0, at - Spread(1, 150 * kMillisecond)));
-    };
-    some(0, Draw(1, 4));
+    Some(0, Draw(1, 4));
     for (const Fault& fault : s_.faults) {
-      some(fault.at, Draw(1, 4));
-      if (fault.lasts > 0 && Chance(50)) some(fault.at + fault.lasts / 2, Draw(1, 3));
+      Some(fault.at, Draw(1, 4));
+      if (fault.lasts > 0 && Chance(50)) Some(fault.at + fault.lasts / 2, Draw(1, 3));
+    }
+  }
+
+  void Some(TimeNs at, int count) {
+    for (int i = 0; i < count; ++i) Request(++last_id_, std::max<TimeNs>(0, at - Spread(1, 150 * kMillisecond)));
+  }
+
+  // What came to scenarios later is drawn last, so that the rest of a seed is what it was before.
+  void Later() {
+    core::CoreOptions& o = s_.options;
+    const bool canary = Chance(50), checksums = Chance(30);
+    const DurationNs interval = Spread(50 * kMillisecond, 5 * kSecond);
+    if (canary && s_.deadly < 0) o.canary_interval = interval;  // its prompt begins as a deadly one does
+    if (checksums) o.checksum_interval = Draw(0, 8);
+    const int64_t span = s_.faults.back().at + 1;
+    const int count = Chance(60) ? Draw(1, 3) : 0;
+    for (int i = 0; i < count; ++i) {
+      const Kind& k = PickKind(&Kind::late_weight);
+      const auto at = static_cast<TimeNs>(Bits() % static_cast<uint64_t>(span));
+      s_.faults.push_back({k.kind, at, Spread(k.shortest, k.longest), Bits()});
+      Some(at, Draw(1, 3));
+    }
+    s_.keyed = Chance(30);
+    if (s_.keyed) Keys(span);
+    if (Chance(25)) o.replace_timeout = Spread(500 * kMillisecond, 20 * kSecond);
+    std::stable_sort(s_.faults.begin(), s_.faults.end(), [](const Fault& a, const Fault& b) { return a.at < b.at; });
+  }
+
+  // Requests with keys, most of them asked for by two clients, and ends of the coordinator while it writes about them.
+  void Keys(int64_t span) {
+    const Kind& crash = kKinds[static_cast<size_t>(FaultKind::kCrashAtWrite)];
+    const auto some_time = [&] { return static_cast<TimeNs>(Bits() % static_cast<uint64_t>(span)); };
+    for (int crashes = Draw(0, 3); crashes > 0; --crashes) {
+      s_.faults.push_back({crash.kind, some_time(), Spread(crash.shortest, crash.longest), Bits()});
+    }
+    for (int key = Draw(2, 6); key > 0; --key) {
+      const size_t near = Bits() % s_.faults.size();
+      Some(s_.faults[near].at + Spread(1, 50 * kMillisecond), 1);
+      Load& load = s_.load.back();
+      load.key = key;
+      load.cancelled_after = 0;
+      load.stop_string.clear();
+      load.insists = Chance(80);
+      if (!Chance(70)) continue;
+      Load again = load;
+      again.at = Chance(50) ? load.at + Spread(1, 20 * kMillisecond) : some_time();
+      s_.load.push_back(std::move(again));
     }
   }
 
@@ -167,6 +219,7 @@ class Maker {
 
   Scenario s_;
   uint64_t draws_ = 0;
+  core::RequestId last_id_ = 0;
 };
 
 }  // namespace
@@ -177,12 +230,13 @@ Scenario MakeScenario(uint64_t seed) { return Maker(seed).Make(); }
 
 std::string Describe(const Scenario& s) {
   const core::CoreOptions& o = s.options;
-  std::string text =
-      absl::StrCat("seed ", s.seed, ": tp ", o.tp, " x pp ", o.pp, " on ", o.nnodes, " agents and ",
-                   s.agents.size() - o.nnodes, " spares of ", s.agents[0].slots, " slots; ", o.max_num_seqs,
-                   " sequences, ", o.max_num_batched_tokens, " tokens a plan, blocks of ", o.engine.block_size, ", ",
-                   o.kv_blocks, " of them, contexts of ", o.max_model_len, ", queue of ", o.max_queued_requests, "; ",
-                   s.load.size(), " requests; faults", s.cold ? " from the start:" : ":");
+  std::string text = absl::StrCat(
+      "seed ", s.seed, ": tp ", o.tp, " x pp ", o.pp, " on ", o.nnodes, " agents and ", s.agents.size() - o.nnodes,
+      " spares of ", s.agents[0].slots, " slots; ", o.max_num_seqs, " sequences, ", o.max_num_batched_tokens,
+      " tokens a plan, blocks of ", o.engine.block_size, ", ", o.kv_blocks, " of them, contexts of ", o.max_model_len,
+      ", queue of ", o.max_queued_requests, ", a canary every ", o.canary_interval / kMillisecond,
+      " ms, checksums every ", o.checksum_interval, ", fewer ranks after ", o.replace_timeout / kMillisecond, " ms; ",
+      s.load.size(), " requests; faults", s.cold ? " from the start:" : ":");
   for (const Fault& f : s.faults) {
     absl::StrAppend(&text, "\n  ", f.at / kMillisecond, " ms: ", std::string(FaultName(f.kind)), " for ",
                     f.lasts / kMillisecond, " ms");

@@ -33,8 +33,16 @@ enum class FaultKind : uint8_t {
   kSlowNetwork,        // 50 times
   kDisconnect,         // clients go away
   kShutdown,           // always the last
+  // Drawn after all others:
+  kDrain,           // an agent gives its ranks to others; later it comes back, whatever became of that
+  kNoMemory,        // a step fails for want of it, and for a while its agent can load nothing
+  kClockJump,       // all processes stand still, and find that it is later than they thought
+  kRepeatAnswers,   // every answer to a plan comes twice
+  kOtherStates,     // a rank holds other hidden states than its peers; its tokens are right
+  kComputeWrongly,  // all ranks alike: only the canary can tell
+  kCrashAtWrite,    // the coordinator ends at a write or sync of its journal, soon
 };
-inline constexpr int kFaultKinds = 20;
+inline constexpr int kFaultKinds = 27;
 std::string_view FaultName(FaultKind kind);
 
 struct Fault {
@@ -49,6 +57,8 @@ struct Load {
   core::GenerateRequest request;
   DurationNs cancelled_after = 0;      // by the client; 0: never
   std::vector<int32_t> stop_string{};  // the text side ends the answer when these tokens come
+  int key = 0;                         // that the client brings; 0: none
+  bool insists = true;                 // with a key: asks until it has an answer
 };
 
 struct Scenario {
@@ -60,6 +70,7 @@ struct Scenario {
   std::vector<Fault> faults;  // by time
   bool cold = false;          // faults begin before there is a group
   bool small_cache = false;   // so that requests are preempted
+  bool keyed = false;         // some requests bring keys
   int32_t not_finite = -1, deadly = -1;
 };
 

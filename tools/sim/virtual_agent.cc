@@ -192,7 +192,7 @@ void VirtualAgent::AnswerJoin(const LinkPtr& link, const plan::JoinGroup& join) 
     group_ = std::make_shared<Group>();
     group_->link = link;
     group_->join = join;
-    group_->held = weights_;
+    if (weights_key_ == KeyOf(join)) group_->held = weights_;
     group_->ranks = RanksIn(join, spec_.id);
     answer = Reply(join);
   }

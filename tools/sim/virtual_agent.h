@@ -86,8 +86,9 @@ class VirtualAgent : public std::enable_shared_from_this<VirtualAgent> {
   const LinkPtr& session() const { return session_; }
   uint64_t epoch() const { return highest_epoch_; }
   bool Holds(int32_t rank) const { return weights_.contains(rank); }
-  int preloads() const { return preloads_; }          // that it was asked for
-  int64_t bytes_read() const { return bytes_read_; }  // of weights: 1000 for a rank
+  const std::string& weights_key() const { return weights_key_; }  // of what, and how it was cut
+  int preloads() const { return preloads_; }                       // that it was asked for
+  int64_t bytes_read() const { return bytes_read_; }               // of weights: 1000 for a rank
   // It has the weights, or had them when it was asked to join its present group.
   bool Had(int32_t rank) const { return Holds(rank) || (group_ != nullptr && group_->held.contains(rank)); }
   std::vector<int32_t> Ranks() const;  // that run here
@@ -100,7 +101,7 @@ class VirtualAgent : public std::enable_shared_from_this<VirtualAgent> {
     LinkPtr link;
     plan::JoinGroup join;
     std::vector<int32_t> ranks;
-    std::set<int32_t> held;  // weights, before any were dropped for it
+    std::set<int32_t> held;  // weights, cut as it wants them, before any were dropped for it
     int64_t bytes_read = 0;
     Network::StreamPtr answers = Network::NewStream(), progress = Network::NewStream();
     bool load_begun = false, starting = false, failed = false, loaded = false;

@@ -123,9 +123,11 @@ void VirtualCluster::WasRead(const VirtualAgent& reader, int32_t rank) {
   Read read{world_.now(), reader.id(), rank, {}};
   // The first agent that comes may be one that knows of nothing either.
   const bool known = world_.now() - coordinator_.ignorant_since() > kWell;
-  // An agent that stood still goes on with what it was told until it hears that this is over.
-  const bool wanted = reader.epoch() == coordinator_.highest_epoch();
+  // An agent goes on with what it was told until it hears that this is over, or that the one who said so is.
+  const bool wanted = reader.epoch() == coordinator_.highest_epoch() && reader.session() != nullptr &&
+                      coordinator_.Find(reader.id()) == reader.session();
   for (const auto& [id, agent] : agents_) {
+    if (Leaves(id) || agent->weights_key() != reader.weights_key()) continue;
     const bool well = agent->alive() && !agent->frozen() && network_.whole(id) && known && wanted;
     if (agent.get() != &reader && agent->Had(rank) && well && world_.now() - agent->troubled_at() > kWell) {
       read.holder = id;
@@ -133,6 +135,14 @@ void VirtualCluster::WasRead(const VirtualAgent& reader, int32_t rank) {
   }
   world_.Trace(absl::StrCat("agent ", reader.id(), " reads the weights of rank ", rank));
   reads_.push_back(std::move(read));
+}
+
+bool VirtualCluster::Leaves(const std::string& id) const {
+  using State = core::ClusterState::AgentState;
+  const core::ClusterState now = state();
+  return std::any_of(now.agents.begin(), now.agents.end(), [&](const core::ClusterState::Agent& agent) {
+    return agent.info.id == id && (agent.state == State::kDraining || agent.state == State::kDrained);
+  });
 }
 
 // --- Network ---
@@ -189,6 +199,19 @@ void VirtualCluster::FreezeCoordinator() {
       agent->SessionEnded(session, "keepalive");
     });
   }
+}
+
+void VirtualCluster::Jump(DurationNs by, bool timer_first) {
+  std::vector<std::shared_ptr<VirtualAgent>> stood;
+  for (const auto& [id, agent] : agents_) {
+    if (agent->alive() && !agent->frozen()) stood.push_back(agent);
+  }
+  const bool coordinator = coordinator_.up() && !coordinator_.frozen();
+  for (const auto& agent : stood) agent->Freeze(/*ranks_too=*/false);
+  if (coordinator) coordinator_.Freeze();
+  world_.Skip(world_.now() + by);
+  if (coordinator) coordinator_.Thaw(timer_first);
+  for (const auto& agent : stood) agent->Thaw();
 }
 
 void VirtualCluster::CrashCoordinator() {
@@ -253,6 +276,7 @@ bool VirtualCluster::RunUntilReady(DurationNs limit) {
 // --- What goes in and comes out ---
 
 void VirtualCluster::Sees(core::Event* event) {
+  if (const auto* answer = std::get_if<core::StepAnswered>(event)) CompareStates(answer->result);
   if (tamper_.event != nullptr) tamper_.event(event);
   ++events_;
   hash_ = Digest(Fold(hash_, static_cast<uint64_t>(world_.now())), *event);
@@ -280,6 +304,33 @@ void VirtualCluster::Took(const core::Event& event) {
   sent_.erase(it);
 }
 
+// A group whose ranks told different checksums of one state is not used any more, nor is what its caches hold.
+void VirtualCluster::CompareStates(const plan::StepResult& result) {
+  if (result.checksum == 0 || result.stamp.epoch != epoch_.epoch || result.stamp.incarnation != epoch_.incarnation) {
+    return;
+  }
+  const int32_t tp = layouts_[result.stamp.epoch].tp, stage = result.rank / tp;
+  auto& told = states_[{result.stamp.step, stage}];
+  told.emplace(result.rank, result.checksum);
+  if (static_cast<int32_t>(told.size()) < tp) return;
+  for (const auto& [rank, checksum] : told) {
+    if (checksum == StateChecksum(result.stamp.step, stage)) continue;
+    distrusted_ = epoch_;
+  }
+}
+
+void VirtualCluster::CheckTrust(const plan::StepPlan& plan) {
+  // The group that came after it is over, too.
+  if (plan.stamp.epoch != epoch_.epoch && epoch_.epoch != distrusted_.epoch) distrusted_ = {};
+  if (distrusted_.epoch == 0 || plan.stamp.incarnation != distrusted_.incarnation) return;
+  if (plan.stamp.epoch == distrusted_.epoch) {
+    return world_.Problem(absl::StrCat("a plan for epoch ", plan.stamp.epoch, ", whose ranks hold different states"));
+  }
+  for (const plan::SequenceStart& start : plan.starts) {
+    if (start.kv_tokens > 0) world_.Problem(absl::StrCat("sequence ", start.id, " goes on with KV that may be wrong"));
+  }
+}
+
 void VirtualCluster::Carries(const core::Effect& effect) {
   hash_ = Digest(hash_, effect);
   if (world_.tracing()) world_.Trace(absl::StrCat("   ", Describe(effect)));
@@ -289,9 +340,11 @@ void VirtualCluster::Carries(const core::Effect& effect) {
 void VirtualCluster::On(const core::SendPlan& e) {
   const absl::StatusOr<plan::StepPlan> plan = plan::DecodePlan(e.bytes);
   if (!plan.ok()) return;  // the coordinator's process says so
+  CheckTrust(*plan);
   if (e.stamp.epoch != epoch_.epoch || e.stamp.incarnation != epoch_.incarnation) {
     sent_.clear();
     unanswered_.clear();
+    states_.clear();
     in_flight_ = 0;
   }
   epoch_ = e.stamp;
@@ -327,6 +380,7 @@ void VirtualCluster::On(const core::FinishRequest& e) {
   a.finish = e;
   a.finished_at = world_.now();
   --open_;
+  if (on_end_ != nullptr) on_end_(e, a);
 }
 
 bool VirtualCluster::Logged(const std::string& part) const {

@@ -74,9 +74,9 @@ class VirtualCluster : private VirtualCoordinator::Observer {
     faults_.kills = std::move(kills);
     faults_.kills_cause = cause;
   }
-  void ComputeWrongly(bool wrongly) { faults_.wrongly = wrongly; }     // all ranks alike: every token is another one
-  void HoldOtherStates(int32_t rank) { faults_.other_states = rank; }  // its checksums differ; -1: nobody's
-  void RepeatAnswers() { repeat_answers_ = true; }                     // every answer comes twice
+  void ComputeWrongly(bool wrongly) { faults_.wrongly = wrongly; }      // all ranks alike: every token is another one
+  void HoldOtherStates(int32_t rank) { faults_.other_states = rank; }   // its checksums differ; -1: nobody's
+  void RepeatAnswers(bool repeat = true) { repeat_answers_ = repeat; }  // every answer comes twice
   // The present group's ranks answer nothing any more; heartbeats go on. Precondition: ready.
   void Hang() { PresentRanks()->Hang(); }
   // What heartbeats say of a rank of the present group from now on, instead of how it gets on with the plans.
@@ -97,6 +97,8 @@ class VirtualCluster : private VirtualCoordinator::Observer {
   // Its process stands still until `at`, and nobody else notices.
   void Pause(TimeNs at);
   void FreezeCoordinator();
+  // All processes stand still, and then find that it is so much later. What was due meanwhile comes late.
+  void Jump(DurationNs by, bool timer_first);
   void ThawCoordinator(bool timer_first) { coordinator_.Thaw(timer_first); }
   void CrashCoordinator();
   void RestartCoordinator(bool knows_epochs) { coordinator_.Restart(knows_epochs); }
@@ -107,6 +109,8 @@ class VirtualCluster : private VirtualCoordinator::Observer {
   void Cancel(core::RequestId id, core::CancelCause cause) { Post(core::RequestCancelled{id, cause}); }
   // Called with each answer that has grown.
   void OnTokens(std::function<void(core::RequestId, const Answer&)> call) { on_tokens_ = std::move(call); }
+  // Called with each answer that has ended; not with those that were cut.
+  void OnEnd(std::function<void(const core::FinishRequest&, const Answer&)> call) { on_end_ = std::move(call); }
 
   // --- Time ---
   void At(TimeNs at, std::function<void()> what) { world_.At(at, std::move(what)); }
@@ -123,6 +127,7 @@ class VirtualCluster : private VirtualCoordinator::Observer {
   // --- What came out ---
   core::ClusterState state() const;
   bool coordinator_up() const { return coordinator_.up(); }
+  bool coordinator_frozen() const { return coordinator_.frozen(); }
   const Answer& answer(core::RequestId id) const { return answers_.at(id); }
   const std::map<core::RequestId, Answer>& answers() const { return answers_; }
   const std::map<std::string, std::shared_ptr<VirtualAgent>>& agents() const { return agents_; }
@@ -193,6 +198,9 @@ class VirtualCluster : private VirtualCoordinator::Observer {
   std::shared_ptr<VirtualRanks> RanksOf(uint64_t coordinator, uint64_t epoch, const core::Layout& layout);
   std::shared_ptr<VirtualRanks> PresentRanks();
   void WasRead(const VirtualAgent& reader, int32_t rank);
+  bool Leaves(const std::string& id) const;  // it is drained, or shall be
+  void CompareStates(const plan::StepResult& result);
+  void CheckTrust(const plan::StepPlan& plan);
   DurationNs Keepalive() { return world_.Between(10 * kSecond, 16 * kSecond); }
 
   const core::CoreOptions options_;
@@ -211,6 +219,7 @@ class VirtualCluster : private VirtualCoordinator::Observer {
 
   std::map<core::RequestId, Answer> answers_;
   std::function<void(core::RequestId, const Answer&)> on_tokens_;
+  std::function<void(const core::FinishRequest&, const Answer&)> on_end_;
   int open_ = 0;
   std::vector<core::LogLine> log_;
   std::vector<core::SendJoin> joins_;
@@ -225,6 +234,9 @@ class VirtualCluster : private VirtualCoordinator::Observer {
   std::map<uint64_t, Sent> sent_;             // by step, of that epoch
   std::map<plan::SequenceId, int> unanswered_;
   int in_flight_ = 0, max_unanswered_ = 0, max_in_flight_ = 0;
+  // Checksums on their way to the core: by step of the present epoch and stage, those of its ranks.
+  std::map<std::pair<uint64_t, int32_t>, std::map<int32_t, uint64_t>> states_;
+  plan::Stamp distrusted_;  // of a group whose ranks told different ones, until another one runs
   std::map<int, DurationNs> busy_;
 };
 

@@ -142,7 +142,7 @@ void VirtualRanks::End(int stage) {
     const auto own = faults_->own_times.find(r);
     result.times.started = ranks_[r].started;
     result.times.ended = ranks_[r].started + (own != faults_->own_times.end() ? own->second : kMillisecond);
-    if (checksum) result.checksum = Fold(stamp.step, static_cast<uint64_t>(stage) + 1) | 2;
+    if (checksum) result.checksum = StateChecksum(stamp.step, stage);
     if (checksum && r == faults_->other_states) result.checksum ^= 1;
     ranks_[r].rank.answer(result);
   }
