@@ -28,6 +28,7 @@ std::vector<int32_t> CanaryWatch::Prompt(const plan::MirrorLimits& limits) {
 void CanaryWatch::GroupReady(TimeNs now) {
   next_ = now;
   passed_ = false;
+  if (interval_ == 0) gives_up_ = false;
 }
 
 void CanaryWatch::Busy(TimeNs now) {
@@ -49,6 +50,7 @@ std::string CanaryWatch::Judge(const std::string& numerics_id, const CanaryAnswe
     passed_ = true;
     distrusted_ = false;
     failures_in_row_ = 0;
+    gives_up_ = false;
     return wrong;
   }
   wrong += ": a rank computes wrongly";
@@ -61,6 +63,28 @@ void CanaryWatch::Failed(const std::string& why) {
   ++failures_in_row_;
   distrusted_ = true;
   last_failure_ = why;
+  gives_up_ = gives_up_ || failures_in_row_ >= kMaxCanaryFailures;
+}
+
+void CanaryWatch::Distrust(const std::string& why) {
+  distrusted_ = interval_ > 0;
+  ++mismatches_in_row_;
+  last_failure_ = why;
+  gives_up_ = gives_up_ || mismatches_in_row_ >= kMaxCanaryFailures;
+}
+
+void CanaryWatch::Suspect(TimeNs now) {
+  if (interval_ == 0 || now < suspect_after_) return;
+  suspect_after_ = now + interval_;
+  distrusted_ = true;
+  next_ = now;
+}
+
+std::string CanaryWatch::Summary() const {
+  if (failures_in_row_ >= mismatches_in_row_) {
+    return absl::StrCat(failures_in_row_, " canaries in a row failed: ", last_failure_);
+  }
+  return absl::StrCat(mismatches_in_row_, " times in a row ranks disagreed about plans of clients: ", last_failure_);
 }
 
 }  // namespace shoal::core

@@ -3,6 +3,7 @@
 // the answers; serving runs it. Not thread-safe.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <map>
 #include <string>
@@ -18,7 +19,7 @@ struct CanaryAnswer {
   bool finite = true;  // false: a row of logits was not
 };
 
-// So many failures in a row, and nobody is served before it has passed.
+// So many failures in a row, of canaries or of plans of clients, and nobody is served before it has passed.
 inline constexpr int32_t kMaxCanaryFailures = 3;
 
 class CanaryWatch {
@@ -40,16 +41,23 @@ class CanaryWatch {
   std::string Judge(const std::string& numerics_id, const CanaryAnswer& answer);
   // It did not come to an answer: `why` showed before.
   void Failed(const std::string& why);
-  // Something else showed that ranks compute wrongly. It has to pass before anything else runs.
-  void Distrust() { distrusted_ = interval_ > 0; }
+  // A plan of clients showed that ranks compute wrongly: `why`. It has to pass before anything else runs. That it
+  // passes does not put that right: a plan of clients has to agree, Agreed().
+  void Distrust(const std::string& why);
+  void Agreed() { mismatches_in_row_ = 0; }
+  // A client's row was no number, by its prompt or by the ranks: it shall tell which, before anything else runs. Once
+  // in an interval: clients must not be able to hold up each other.
+  void Suspect(TimeNs now);
   // Nothing else may run before it has passed.
   bool first() const { return distrusted_; }
   // It has passed since the group became ready, or there is none.
   bool passed() const { return passed_ || interval_ == 0; }
 
-  int32_t failures_in_row() const { return failures_in_row_; }
-  bool gives_up() const { return failures_in_row_ >= kMaxCanaryFailures; }
-  const std::string& last_failure() const { return last_failure_; }
+  // In a row, of itself or of plans of clients, whichever are more.
+  int32_t failures_in_row() const { return std::max(failures_in_row_, mismatches_in_row_); }
+  // Too many: nobody is served before it has passed; without one, before there is another group.
+  bool gives_up() const { return gives_up_; }
+  std::string Summary() const;  // how many, and the last one
   uint64_t passes() const { return passes_; }
   uint64_t failures() const { return failures_; }
 
@@ -57,7 +65,9 @@ class CanaryWatch {
   const DurationNs interval_;
   TimeNs next_ = 0;
   bool passed_ = false, distrusted_ = false;
-  int32_t failures_in_row_ = 0;
+  bool gives_up_ = false;
+  TimeNs suspect_after_ = 0;
+  int32_t failures_in_row_ = 0, mismatches_in_row_ = 0;
   std::string last_failure_;
   uint64_t passes_ = 0, failures_ = 0;
   std::map<std::string, std::vector<int32_t>> known_;  // by numerics id

@@ -30,7 +30,7 @@ bool ChecksumWatch::Ask(uint64_t step, bool must) {
   if (!must && (step - 1) % static_cast<uint64_t>(interval_) != 0) return false;
   // A rank that answers nothing is somebody else's business.
   if (asked_.size() == kMaxOpen) asked_.pop_front();
-  asked_.push_back({step, std::vector<uint64_t>(tp_ * stages_, 0), std::vector<int32_t>(stages_, 0), stages_});
+  asked_.push_back({step, std::vector<uint64_t>(tp_ * stages_, 0), std::vector<int32_t>(stages_, 0), stages_, must});
   return true;
 }
 
@@ -42,7 +42,9 @@ std::optional<ChecksumWatch::Mismatch> ChecksumWatch::Note(int32_t rank, uint64_
   if (++at->answered[stage] < tp_) return std::nullopt;
   std::optional<Mismatch> mismatch = Compare(*at, stage);
   if (!mismatch.has_value()) ++agreed_;
-  if (--at->stages_open == 0) asked_.erase(at);
+  if (--at->stages_open > 0) return mismatch;
+  if (!at->must && !mismatch.has_value()) ++plans_agreed_;
+  asked_.erase(at);
   return mismatch;
 }
 

@@ -34,6 +34,8 @@ class ChecksumWatch {
   std::optional<Mismatch> Note(int32_t rank, uint64_t step, uint64_t checksum);
   // Stages of plans whose ranks agreed.
   uint64_t agreed() const { return agreed_; }
+  // Plans that asked by their number, and all of whose ranks agreed.
+  uint64_t plans_agreed() const { return plans_agreed_; }
 
  private:
   struct Asked {
@@ -41,12 +43,13 @@ class ChecksumWatch {
     std::vector<uint64_t> sums;     // [ranks]
     std::vector<int32_t> answered;  // [stages] ranks
     int32_t stages_open;
+    bool must;
   };
   std::optional<Mismatch> Compare(const Asked& asked, int32_t stage) const;
 
   const int32_t tp_, stages_, interval_;
   std::deque<Asked> asked_;  // by step; some rank has not answered
-  uint64_t agreed_ = 0;
+  uint64_t agreed_ = 0, plans_agreed_ = 0;
 };
 
 }  // namespace shoal::core

@@ -23,6 +23,9 @@ using Phase = ClusterState::Phase;
 
 // How long requests wait for a lost group to come back.
 constexpr DurationNs kOutage = 30 * kSecond;
+// Without any request, before a smaller group is given up for one as asked for: that one reads weights, and whoever
+// comes meanwhile waits for them.
+constexpr DurationNs kGrowIdle = 5 * kSecond;
 constexpr int32_t kRetryAfterOutageS = 5;
 
 }  // namespace
@@ -41,7 +44,7 @@ class Core::Impl {
   std::vector<Effect> OnEvent(const Event& event, TimeNs now) {
     SHOAL_CHECK(now >= now_);
     now_ = now;
-    const bool was_ready = ready();
+    const bool was_ready = ready(), guarded = canary_.first() && serving_.canary_runs();
     std::visit([this](const auto& e) { On(e); }, event);
     const bool lost = was_ready && !ready();
     if (was_ready && ready()) Regroup();
@@ -50,11 +53,15 @@ class Core::Impl {
       shrank_ = false;
       if (lost) ReportLoss();
       serving_.GroupLost(membership_.blamed(), membership_.loss(), now, fx_);
+      if (lost && guarded) CanaryLost();
     }
     if (!was_ready && ready()) Ready();
     if (outage_ends_ != 0 && membership_.shrinking() && !std::exchange(shrank_, true)) {
       outage_ends_ = std::max(outage_ends_, now + kOutage);  // to load what fewer ranks need
     }
+    // Nobody is turned away while what it waits for is coming.
+    const bool loads = std::exchange(load_steps_, membership_.load_steps()) != membership_.load_steps();
+    if (outage_ends_ != 0 && loads) outage_ends_ = std::max(outage_ends_, now + kOutage);
     if (membership_.phase() == Phase::kFailed) EndOutage();
     if (outage_ends_ != 0 && now >= outage_ends_) EndOutage();
     // Before a handover no plan is sent.
@@ -62,6 +69,7 @@ class Core::Impl {
       if (ready()) RunCanary();
       serving_.Pump(now, fx_);
     }
+    membership_.SetCaution(canary_.first() && serving_.canary_runs() ? canary_.failures_in_row() + 1 : 0);
     stall_watch_.Expect(serving_.unanswered() > 0, now);
     WantTimer();
     std::vector<Effect> effects = std::exchange(fx_.control, {});
@@ -103,11 +111,18 @@ class Core::Impl {
   // A group that is there is given up for another one when nothing is lost by it. Nothing was detected: no report.
   void Regroup() {
     if (membership_.handover_ready() && serving_.settled()) membership_.HandOver(now_, fx_);
-    if (ready() && serving_.idle() && !draining_) membership_.Grow(now_, fx_);
+    if (!ready() || !serving_.idle() || draining_ || !membership_.may_grow()) {
+      grow_at_ = 0;
+    } else if (grow_at_ == 0) {
+      grow_at_ = now_ + kGrowIdle;
+    } else if (now_ >= grow_at_) {
+      grow_at_ = now_ + kGrowIdle;  // where there are no agents for it
+      membership_.Grow(now_, fx_);
+    }
   }
 
   void Ready() {
-    outage_ends_ = 0;
+    outage_ends_ = grow_at_ = 0;
     const Layout& layout = membership_.layout();
     stragglers_.Reset(layout.tp, layout.pp);
     canary_.GroupReady(now_);
@@ -140,9 +155,14 @@ class Core::Impl {
     FillTimes(&report.state);
     report.plans = serving_.RecentPlans();
     const int32_t requests = report.state.running + report.state.waiting;
-    const bool at_once = membership_.phase() == Phase::kJoining;
-    report.next = at_once ? absl::StrCat("epoch ", membership_.epoch(), " is formed at once")
-                          : absl::StrCat(membership_.detail(), ", for ", (outage_ends_ - now_) / kSecond, " s at most");
+    if (membership_.phase() == Phase::kJoining) {
+      report.next = absl::StrCat("epoch ", membership_.epoch(), " is formed at once");
+    } else if (membership_.retry_at() > now_) {
+      report.next = absl::StrCat("epoch ", membership_.epoch(), " is formed in ",
+                                 (membership_.retry_at() - now_) / kMillisecond, " ms");
+    } else {
+      report.next = absl::StrCat(membership_.detail(), ", for ", (outage_ends_ - now_) / kSecond, " s at most");
+    }
     absl::StrAppend(&report.next, "; requests that go on then: ", requests);
     fx_.control.push_back(core::Report{std::make_shared<const StallReport>(std::move(report))});
   }
@@ -186,22 +206,31 @@ class Core::Impl {
     if (serving_.canary_runs()) {
       canary_.Failed(mismatch.text);
     } else {
-      canary_.Distrust();
+      canary_.Distrust(mismatch.text);
     }
     Distrust(mismatch.ranks.size() == 1 ? mismatch.ranks[0] : -1, mismatch.text);
   }
 
   void Distrust(int32_t rank, const std::string& why) {
     membership_.Distrusted(rank, why, canary_.failures_in_row(), now_, fx_);
+    GiveUpIfSo();
+  }
+
+  // The group was lost while the canary ran first, and nothing else did: that is an answer too, where a rank may have
+  // failed of it. Without this nobody would ever end, nor be told.
+  void CanaryLost() {
+    if (!membership_.blamed() && membership_.culprit().what != Detection::kDeadline) return;
+    canary_.Failed(membership_.loss());
+    GiveUpIfSo();
+  }
+
+  void GiveUpIfSo() {
     if (!canary_.gives_up()) return;
     fx_.Error(CanaryText());
     serving_.EndAll(absl::UnavailableError(CanaryText()), kRetryAfterOutageS, now_, fx_);
   }
 
-  std::string CanaryText() const {
-    return absl::StrCat("not ready, ", canary_.failures_in_row(),
-                        " canaries in a row failed: ", canary_.last_failure());
-  }
+  std::string CanaryText() const { return absl::StrCat("not ready, ", canary_.Summary()); }
 
   void FillCanary(ClusterState* state) const {
     state->canary_passes = canary_.passes();
@@ -219,7 +248,7 @@ class Core::Impl {
 
   void WantTimer() {
     TimeNs next = membership_.NextTimer();
-    for (const TimeNs t : {outage_ends_, stall_watch_.NextTimer()}) {
+    for (const TimeNs t : {outage_ends_, stall_watch_.NextTimer(), ready() ? grow_at_ : 0}) {
       if (t != 0 && (next == 0 || t < next)) next = t;
     }
     if (next == 0 || next == timer_) return;
@@ -247,6 +276,8 @@ class Core::Impl {
     std::string why;
     if (!serving_.Answered(e.result, &why, now_, fx_)) return membership_.Broken(e.result.rank, why, now_, fx_);
     if (const auto mismatch = serving_.TakeMismatch(); mismatch.has_value()) return Differ(*mismatch);
+    if (serving_.plans_agreed() > 0) canary_.Agreed();
+    if (serving_.TakeNotFinite()) canary_.Suspect(now_);
     NoteTimes(e.result);
     if (const auto answer = serving_.TakeCanary(); answer.has_value()) Judge(*answer);
   }
@@ -271,8 +302,10 @@ class Core::Impl {
   CanaryWatch canary_;
   bool draining_ = false;
   TimeNs now_ = 0;
-  TimeNs timer_ = 0;        // last one asked for; 0: none is set
-  bool shrank_ = false;     // since the group was lost, a group with fewer ranks has been tried
+  TimeNs timer_ = 0;     // last one asked for; 0: none is set
+  bool shrank_ = false;  // since the group was lost, a group with fewer ranks has been tried
+  uint64_t load_steps_ = 0;
+  TimeNs grow_at_ = 0;      // a smaller group is given up for a whole one then, if still idle; 0: not
   TimeNs outage_ends_ = 0;  // a group was lost, and requests wait for its return until then; 0: no
   EffectList fx_;
 };

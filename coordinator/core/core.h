@@ -33,8 +33,9 @@ struct CoreOptions {
   DurationNs heartbeat_timeout = 3 * kSecond;
   DurationNs plan_deadline = 10 * kSecond;  // of plans that nobody gets on with
   bool adopts = false;                      // there was a coordinator before this one, and its agents may be alive
-  // A coordinator that comes after another one, or finds agents that hold weights, waits so long since the first agent
-  // for those that hold the rest before others load them. Agents try to register at least once a second.
+  // A coordinator that comes after another one, or finds agents that hold weights, waits so long since it met the first
+  // agent, or the first of those, for those that hold the rest before others load them. Agents try to register at least
+  // once a second.
   DurationNs adopt_timeout = 2 * kSecond;
   DurationNs canary_interval = 10 * kSecond;  // between two while idle; 0: there is no canary
   int32_t checksum_interval = 64;             // plans from one that asks for checksums to the next; 0: none asks
@@ -50,7 +51,7 @@ struct ClusterState {
   std::string numerics_id;
   std::string transport;  // between the ranks of the present or last group; empty: none yet
   // The group has shown that it computes, since it was formed: a step of a client's request was answered, or the canary
-  // was. False while the canary has to pass first.
+  // was. A group that is formed after a wrong answer shows it by the canary, before anything else.
   bool proven = false;
   struct Rank {
     int32_t rank, tp_index, stage;
@@ -78,7 +79,7 @@ struct ClusterState {
   int32_t kv_blocks = 0, kv_blocks_free = 0, block_size = 0, max_model_len = 0;
   uint64_t steps = 0, preemptions = 0, prompt_tokens = 0, output_tokens = 0;
   uint64_t groups_formed = 0;
-  uint64_t reforms = 0;            // groups that came back with another layout than the one before
+  uint64_t reforms = 0;            // groups that came back with another layout or numerics than the one before
   uint64_t answers = 0;            // of ranks to plans, accepted
   uint64_t resumed = 0;            // sequences that went on with the KV they had before their group was lost
   uint64_t recomputed_tokens = 0;  // whose KV had been there before: after preemptions and losses

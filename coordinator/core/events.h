@@ -115,7 +115,7 @@ struct EmitTokens {
   RequestId id;
   std::vector<int32_t> tokens;
   int32_t preemptions;  // of the request, so far
-  int32_t reforms;      // changes of the group's layout since it was accepted
+  int32_t reforms;      // changes of the group's layout or numerics since it was accepted
 };
 // The one terminal event of a request. kError: `error` is ResourceExhausted (queue full; retry_after_s says when),
 // Unavailable (no group; cluster fault), InvalidArgument, FailedPrecondition (poison: it makes ranks fail, and shall

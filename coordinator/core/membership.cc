@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/check.h"
 #include "coordinator/core/blame.h"
+#include "coordinator/core/canary.h"
 #include "coordinator/core/sizing.h"
 
 namespace shoal::core {
@@ -21,7 +22,10 @@ std::string Called(const plan::AgentInfo& info) { return absl::StrCat("agent ", 
 }  // namespace
 
 Membership::Membership(const CoreOptions& options)
-    : options_(options), asked_{options.tp, options.pp}, limits_(LimitsBefore(options)) {
+    : options_(options),
+      asked_{options.tp, options.pp},
+      limits_(LimitsBefore(options)),
+      existed_(options.adopts || options.stored_epoch > 0) {
   detail_ = absl::StrCat("waiting for ", options.nnodes, options.nnodes == 1 ? " agent" : " agents");
   absl::StatusOr<plan::ShardPlan> shards = plan::MakeShardPlan(options.model, options.tp, options.pp);
   if (!shards.ok()) {
@@ -50,18 +54,23 @@ void Membership::Registered(const plan::AgentInfo& info, TimeNs now, EffectList&
   agent.order = next_order_++;
   agent.heard = now;
   fx.Info(absl::StrCat(Called(info), ", pid ", info.pid, ", registered with ", info.slots.size(), " slots"));
-  if (adopt_until_ == 0) adopt_until_ = now + options_.adopt_timeout;
-  const std::vector<plan::AgentInfo> usable = Usable(asked_, /*with_draining=*/true);
+  const bool learns = !std::exchange(existed_, existed_ || HeldLayout(info).ok()) && existed_;
+  if (follows() && options_.replace_timeout > 0 && replace_at_ == 0 && !may_shrink_) {
+    replace_at_ = now + options_.replace_timeout;
+  }
+  const std::vector<plan::AgentInfo> usable = Usable(asked_, Draining::kAll, /*put_off=*/true);
   if (options_.engine.transport == kSharedMemory && usable.front().boot_id != info.boot_id) {
     fx.Warn(absl::StrCat(Called(info), " has another boot id than ", usable.front().hostname,
                          ": shared memory does not reach it, so one group cannot use both"));
   }
   grow_ = true;
   too_large_.clear();
+  ForgetFailures(info.id);
   if (next_tick_ == 0) {
     last_tick_ = now;
     next_tick_ = now + TickInterval();
   }
+  if (learns) followed_ = last_tick_ - now;
   if (phase_ == Phase::kFailed && !impossible_) {
     phase_ = Phase::kWaitingForAgents;
     attempts_ = 0;
@@ -78,6 +87,7 @@ void Membership::AgentLost(const plan::AgentId& id, const std::string& reason, T
   const bool member = InGroup(id);
   if (member) NoteLoss({Detection::kAgentLost, -1, id}, now);
   agents_.erase(it);
+  ForgetFailures(id);
   if (member) {
     Lose(text, /*blamed=*/false, now, fx);
   } else {
@@ -125,6 +135,9 @@ void Membership::CountSilence(TimeNs now, EffectList& fx) {
   } else if (newly) {
     PlanHandover(now, fx);
   }
+  if (!waits_for_holders()) return;
+  followed_ += counted;
+  TryForm(now, fx);
 }
 
 void Membership::Timer(TimeNs now, EffectList& fx) {
@@ -132,8 +145,10 @@ void Membership::Timer(TimeNs now, EffectList& fx) {
   if (forming() && now >= deadline_) {
     std::string late;
     for (const plan::AgentId& id : GroupAgents()) {
-      const Agent& agent = agents_.at(id);
-      if (!(phase_ == Phase::kJoining ? agent.joined : agent.loaded)) absl::StrAppend(&late, " ", Called(agent.info));
+      Agent& agent = agents_.at(id);
+      if (phase_ == Phase::kJoining ? agent.joined : agent.loaded) continue;
+      NoteFailure(&agent, Failure::kForGood);
+      absl::StrAppend(&late, " ", Called(agent.info));
     }
     Lose(absl::StrCat(phase_ == Phase::kJoining ? "no answer to JoinGroup from" : "loading stands still on", late),
          /*blamed=*/false, now, fx);
@@ -146,14 +161,6 @@ void Membership::Timer(TimeNs now, EffectList& fx) {
   if (retry_at_ != 0 && now >= retry_at_) {
     retry_at_ = 0;
     TryForm(now, fx);
-  } else if (adopting_ && now >= adopt_until_) {
-    // A timer that is late says that this process stood still: who came meanwhile is heard first. Once.
-    if (now - adopt_until_ > TickInterval() && !std::exchange(adoption_late_, true)) {
-      adopt_until_ = now + TickInterval();
-    } else {
-      adoption_over_ = true;
-      TryForm(now, fx);
-    }
   }
   PreloadTimer(now, fx);
 }
@@ -164,7 +171,6 @@ TimeNs Membership::NextTimer() const {
     if (t != 0 && (next == 0 || t < next)) next = t;
   };
   for (TimeNs t : {next_tick_, forming() ? deadline_ : 0, retry_at_, replace_at_, handover_at_}) at(t);
-  if (adopting_) at(adopt_until_);
   for (const auto& [id, agent] : agents_) at(agent.preload.deadline);
   return next;
 }
@@ -175,6 +181,7 @@ void Membership::RankExited(const core::RankExited& exited, TimeNs now, EffectLi
   const std::string text = absl::StrCat("rank ", e.rank, " (pid ", e.pid, ") ", e.cause);
   fx.Warn(text);
   NoteLoss({DetectionOf(e.cause), e.rank, exited.agent}, now);
+  if (forming()) NoteFailure(&agents_.at(exited.agent), FailureOf(e.cause));
   Lose(text, Blames(e.cause), now, fx);
 }
 
@@ -187,7 +194,8 @@ void Membership::Broken(int32_t rank, const std::string& why, TimeNs now, Effect
 void Membership::Stalled(int32_t rank, const std::string& why, TimeNs now, EffectList& fx) {
   fx.Error(why);
   NoteLoss({Detection::kDeadline, rank, {}}, now);
-  Lose(why, /*blamed=*/true, now, fx);
+  // Where no rank is known to stand still, what is between them may: a network that is cut says nothing.
+  Lose(why, /*blamed=*/rank >= 0, now, fx);
 }
 
 void Membership::NoteLoss(Culprit culprit, TimeNs now) {
@@ -202,6 +210,10 @@ void Membership::Distrusted(int32_t rank, const std::string& why, int32_t failur
   fx.Error(why);
   caches_ = {};
   NoteLoss({Detection::kWrong, rank, {}}, now);
+  // It does not get better there: whoever else can take the ranks goes first.
+  for (const plan::RankAssignment& a : group_) {
+    if (failures >= kMaxCanaryFailures && (rank < 0 || a.rank == rank)) agents_.at(a.agent).failures = kWornOut;
+  }
   retry_at_ = now + std::min(kFirstRetry << std::min(failures, 10), kLongestRetry);
   Lose(why, /*blamed=*/false, now, fx);
 }
@@ -211,6 +223,9 @@ void Membership::Lose(std::string reason, bool blamed, TimeNs now, EffectList& f
   if (!std::exchange(noted_, false)) NoteLoss({}, now);
   noted_ = false;
   const bool was_forming = forming();
+  if (phase_ == Phase::kReady && blamed && caution_ > 0) {
+    retry_at_ = now + std::min(kFirstRetry << std::min(caution_, 10), kLongestRetry);
+  }
   if (phase_ == Phase::kReady && options_.replace_timeout > 0) replace_at_ = now + options_.replace_timeout;
   AbortGroup(reason, fx);
   loss_ = std::move(reason);
@@ -219,7 +234,7 @@ void Membership::Lose(std::string reason, bool blamed, TimeNs now, EffectList& f
   detail_ = loss_;
   if (was_forming) {
     ++attempts_;
-    if (groups_formed_ == 0 && attempts_ >= kMaxFirstAttempts) {
+    if (!existed_ && attempts_ >= kMaxFirstAttempts) {
       return Fail(absl::StrCat("no group after ", attempts_, " attempts; the last one: ", loss_), fx);
     }
     retry_at_ = now + std::min(kFirstRetry << std::min(attempts_ - 1, 10), kLongestRetry);
@@ -228,8 +243,9 @@ void Membership::Lose(std::string reason, bool blamed, TimeNs now, EffectList& f
 }
 
 void Membership::Refused(Agent* by, std::string reason, TimeNs now, EffectList& fx) {
-  if (groups_formed_ == 0) return Fail(std::move(reason), fx);
+  if (!existed_) return Fail(std::move(reason), fx);
   fx.Warn(reason);
+  NoteFailure(by, Failure::kForGood);
   if (by != nullptr) {  // others that could do it go first
     by->order = next_order_++;
     by->told.clear();

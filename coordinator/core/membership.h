@@ -61,7 +61,7 @@ class Membership {
   bool Owns(const plan::AgentId& agent, int32_t rank) const;  // in the present group
   const Layout& layout() const { return layout_; }            // of the present group or attempt
   int32_t ranks() const { return layout_.ranks(); }
-  // The group that is ready was formed with another layout than the one before.
+  // The group that is ready computes otherwise than the one before: with another layout, or under other numerics.
   bool reformed() const { return reformed_; }
   // The replacement did not come in time, and a group with fewer ranks is being formed.
   bool shrinking() const { return forming() && may_shrink_ && !(layout_ == asked_); }
@@ -71,8 +71,17 @@ class Membership {
   bool handover_ready() const { return handover_ready_; }
   void HandOver(TimeNs now, EffectList& fx);
   // With fewer ranks than asked for while there are agents for all of them: ends the group and forms it with all. To be
-  // called while nobody waits for an answer.
+  // called while nobody waits for an answer, nor is about to.
   void Grow(TimeNs now, EffectList& fx);
+  bool may_grow() const { return phase_ == Phase::kReady && grow_ && !(layout_ == asked_); }
+  // How often a group that is loading got on: more bytes, or a step further. Attempts after some that failed in the
+  // same outage are not counted, so that it ends.
+  uint64_t load_steps() const { return load_steps_; }
+  // When the next attempt comes, after one that failed; 0: at once, or as soon as there are agents.
+  TimeNs retry_at() const { return retry_at_; }
+  // From now on a ready group that is lost by the fault of a step is formed again a little later, and the later the
+  // higher `failures`; 0: at once.
+  void SetCaution(int32_t failures) { caution_ = failures; }
 
   void Fill(ClusterState* state, TimeNs now) const;
   void CheckInvariants() const;
@@ -81,11 +90,24 @@ class Membership {
   // Weights that an agent reads while the group that will need them has not been formed.
   struct Preload {
     enum class State : uint8_t { kNone, kRunning, kDone, kUnfit } state = State::kNone;
+    uint64_t epoch = 0;  // under which it was asked for: none that the agent takes for over
     std::vector<plan::RankAssignment> ranks;
     plan::JoinReply reply;
     plan::LoadProgress progress;
     TimeNs deadline = 0;  // while kRunning
   };
+  // Which draining agents may have ranks: those that had some in the last group, for no more than that; none; all.
+  enum class Draining : uint8_t { kStay, kNone, kAll };
+  // Where a group was tried in this outage, and how bad that was.
+  struct Tried {
+    PlacedLayout place;
+    int32_t failures = 0;
+  };
+  // What a failed attempt counts, of those that make a place or an agent come behind others: one that would fail again,
+  // 3 that may pass, 12 for which somebody outside killed a rank.
+  enum class Failure : uint8_t { kFromOutside = 1, kMayPass = 4, kForGood = 12 };
+  static constexpr int32_t kWornOut = 12;
+  static Failure FailureOf(std::string_view cause);  // of one that may pass
   struct Agent {
     plan::AgentInfo info;
     uint64_t order = 0;      // of registration
@@ -101,16 +123,34 @@ class Membership {
     std::vector<int32_t> told;
     Layout told_layout;
     bool draining = false, drained = false;
+    int32_t failures = 0;  // of attempts in this outage that it is to blame for; see put_off
     Preload preload;
+    bool put_off() const { return failures >= kWornOut; }  // others go first
   };
 
   void TryForm(TimeNs now, EffectList& fx);
-  // Where the next group goes. Unavailable: what is being waited for.
-  absl::StatusOr<PlacedLayout> ChoosePlace() const;
-  absl::StatusOr<std::vector<plan::RankAssignment>> Place(const Layout& layout, bool with_draining) const;
-  // A coordinator that has just started knows that there was another one, or finds agents which hold weights, but not
-  // yet for all ranks: those that do are likely to register in a moment, and others would read the weights again.
-  bool HoldersMayCome(const PlacedLayout& place) const;
+  void Form(PlacedLayout place, TimeNs now, EffectList& fx);
+  // Where the next group goes: the first of Places() that has not failed in this outage; when all have, from the start.
+  // Unavailable: what is being waited for.
+  absl::StatusOr<PlacedLayout> ChoosePlace();
+  // All that can be tried with who is there, in the order of the README's table. Empty: `why` not.
+  std::vector<PlacedLayout> Places(absl::Status* why) const;
+  absl::StatusOr<std::vector<plan::RankAssignment>> Place(const Layout& layout, Draining draining, bool put_off) const;
+  // The present attempt failed, by the fault of an agent if one is known.
+  void NoteFailure(Agent* by, Failure how);
+  Tried& Attempt();  // the present one, in tried_
+  void ForgetFailures(const plan::AgentId& agent);
+  // There was a group before this coordinator, which has formed none yet.
+  bool follows() const { return existed_ && groups_formed_ == 0; }
+  // Those who hold the weights of the group before are likely to register in a moment; others would read them again.
+  bool adoption_lasts() const { return follows() && attempts_ == 0 && followed_ < options_.adopt_timeout; }
+  // A call of theirs that a dying coordinator swallowed takes them some time more: while fewer agents than asked for
+  // are there, nobody reads anything again yet.
+  bool waits_for_holders() const { return follows() && followed_ < 3 * options_.adopt_timeout; }
+  // All of its ranks where their weights are. Empty: somebody holds some of them no more, or not yet.
+  std::vector<plan::RankAssignment> WhereHeld(const Layout& layout) const;
+  std::vector<Layout> HeldLayouts() const;  // no larger than asked for, other than that; as agents say
+  absl::StatusOr<Layout> HeldLayout(const plan::AgentInfo& info) const;
   plan::JoinGroup MakeJoin(const std::vector<plan::RankAssignment>& ranks) const;
   // Over which these ranks talk, by what was asked for and where they are.
   std::string TransportOf(const std::vector<plan::RankAssignment>& ranks) const;
@@ -141,8 +181,8 @@ class Membership {
   void CountSilence(TimeNs now, EffectList& fx);
   bool InGroup(const plan::AgentId& agent) const;
   ClusterState::AgentState StateOf(const plan::AgentId& agent) const;
-  // By registration; what they hold of another layout is not mentioned.
-  std::vector<plan::AgentInfo> Usable(const Layout& layout, bool with_draining) const;
+  // By registration; what they hold of another layout is not mentioned. `put_off`: those too.
+  std::vector<plan::AgentInfo> Usable(const Layout& layout, Draining draining, bool put_off) const;
   // Who takes the ranks of draining agents, and what these must read before.
   void PlanHandover(TimeNs now, EffectList& fx);
   // False: agents were found unfit, others must be chosen.
@@ -151,12 +191,13 @@ class Membership {
   void Unfit(Agent& agent, const std::string& why, EffectList& fx);
   void SayHandover(std::string text, EffectList& fx);
   void PreloadTimer(TimeNs now, EffectList& fx);
-  size_t SlotsUsed(const plan::AgentId& agent) const;             // up to the last one with a rank of the group
   bool Drains() const;                                            // an agent of the group
   Agent* Preloading(const plan::AgentId& agent, uint64_t epoch);  // null: nothing that is waited for
   void CompareCaches();
   bool All(bool Agent::*flag) const;                          // of the group
   Agent* Member(const plan::AgentId& agent, uint64_t epoch);  // null: not of this group
+  // Slots of an agent up to the last one that has a rank.
+  static size_t SlotsUsed(const plan::AgentId& agent, const std::vector<plan::RankAssignment>& group);
   static constexpr std::string_view kSharedMemory = "shm", kBetweenHosts = "gloo", kAutomatic = "auto";
   bool forming() const { return phase_ == Phase::kJoining || phase_ == Phase::kLoading; }
 
@@ -191,20 +232,23 @@ class Membership {
     bool operator==(const Caches&) const = default;
   };
   Caches caches_;
+  std::string ready_numerics_;  // of the last group that was ready
   bool kv_kept_ = false;
   std::vector<plan::RankAssignment> previous_;  // of the last group that was ready
   Layout previous_layout_ = asked_;
   bool reformed_ = false;
   uint64_t next_order_ = 1, groups_formed_ = 0, reforms_ = 0;
-  int32_t attempts_ = 0;    // that failed since the last group was ready
-  TimeNs retry_at_ = 0;     // 0: nothing planned
-  TimeNs adopt_until_ = 0;  // since the first registration; 0: none yet
-  bool adopting_ = false;   // waits for who holds weights
-  bool adoption_late_ = false, adoption_over_ = false;
-  TimeNs deadline_ = 0;                     // of joining or loading
-  TimeNs replace_at_ = 0;                   // until then a lost group waits for all of its ranks; 0: nothing planned
-  bool may_shrink_ = false;                 // that time has passed
-  std::vector<Layout> too_large_;           // for what is there, as their ranks said in this outage
+  int32_t attempts_ = 0;           // that failed since the last group was ready
+  TimeNs retry_at_ = 0;            // 0: nothing planned
+  bool existed_ = false;           // there was a group, of this coordinator or one before it
+  DurationNs followed_ = 0;        // since it had met an agent and knew that it follows; counted as silence is
+  TimeNs deadline_ = 0;            // of joining or loading
+  TimeNs replace_at_ = 0;          // until then a lost group waits for all of its ranks; 0: nothing planned
+  bool may_shrink_ = false;        // that time has passed
+  std::vector<Layout> too_large_;  // for what is there, as their ranks said in this outage
+  std::vector<Tried> tried_;       // of agents that are there
+  uint64_t load_steps_ = 0;
+  int32_t caution_ = 0;
   bool grow_ = true;                        // not tried since an agent came last
   bool growing_ = false;                    // tried right now
   std::vector<plan::RankAssignment> next_;  // the group without draining agents, while it is prepared

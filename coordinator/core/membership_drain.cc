@@ -74,9 +74,9 @@ void Membership::SayHandover(std::string text, EffectList& fx) {
   fx.Info(absl::StrCat("draining: ", handover_));
 }
 
-size_t Membership::SlotsUsed(const plan::AgentId& id) const {
+size_t Membership::SlotsUsed(const plan::AgentId& id, const std::vector<plan::RankAssignment>& group) {
   int32_t used = 0;
-  for (const plan::RankAssignment& a : group_) {
+  for (const plan::RankAssignment& a : group) {
     if (a.agent == id) used = std::max(used, a.slot + 1);
   }
   return static_cast<size_t>(used);
@@ -88,9 +88,9 @@ void Membership::PlanHandover(TimeNs now, EffectList& fx) {
   next_.clear();
   if (phase_ != Phase::kReady || !Drains()) return;
   do {
-    std::vector<plan::AgentInfo> usable = Usable(layout_, /*with_draining=*/false);
+    std::vector<plan::AgentInfo> usable = Usable(layout_, Draining::kNone, /*put_off=*/true);
     for (plan::AgentInfo& info : usable) {
-      if (agents_.at(info.id).preload.state == Preload::State::kUnfit) info.slots.resize(SlotsUsed(info.id));
+      if (agents_.at(info.id).preload.state == Preload::State::kUnfit) info.slots.resize(SlotsUsed(info.id, group_));
     }
     std::erase_if(usable, [](const plan::AgentInfo& info) { return info.slots.empty(); });
     auto placed = PlaceRanks(usable, {layout_.tp, layout_.pp, /*nnodes=*/1, group_, may_span_hosts()});
@@ -122,7 +122,10 @@ void Membership::StartPreload(Agent& agent, std::vector<plan::RankAssignment> ra
   agent.told_layout = layout_;
   agent.preload.deadline = now + kPreloadDeadline;
   SayHandover(absl::StrCat(Named(agent.info), " reads the weights"), fx);
-  fx.control.push_back(SendPreload{agent.info.id, MakeJoin(next_)});
+  plan::JoinGroup join = MakeJoin(next_);
+  // It may come from a group of a higher epoch than ours; the next one here will be above all.
+  join.epoch = agent.preload.epoch = std::max(epoch_, agent.info.highest_epoch);
+  fx.control.push_back(SendPreload{agent.info.id, std::move(join)});
 }
 
 bool Membership::CheckHandover(EffectList& fx) {
@@ -165,7 +168,7 @@ void Membership::Unfit(Agent& agent, const std::string& why, EffectList& fx) {
 
 Membership::Agent* Membership::Preloading(const plan::AgentId& id, uint64_t epoch) {
   const auto it = agents_.find(id);
-  if (epoch != epoch_ || it == agents_.end()) return nullptr;
+  if (it == agents_.end() || epoch != it->second.preload.epoch) return nullptr;
   return it->second.preload.state == Preload::State::kRunning ? &it->second : nullptr;
 }
 
@@ -180,14 +183,14 @@ void Membership::PreloadAdvanced(const core::PreloadAdvanced& advance, TimeNs no
                              Mib(advance.progress.bytes_total), " MiB");
     return;
   }
-  preload.reply = advance.reply;
-  preload.deadline = 0;
   std::vector<int32_t> named, assigned;
   for (const plan::JoinReply::Rank& r : advance.reply.ranks) named.push_back(r.rank);
   for (const plan::RankAssignment& a : preload.ranks) assigned.push_back(a.rank);
   std::sort(named.begin(), named.end());
+  if (named != assigned) return;  // what it was asked for before; the agent does one after the other
+  preload.reply = advance.reply;
+  preload.deadline = 0;
   preload.state = Preload::State::kDone;
-  if (named != assigned) Unfit(*agent, "answered for other ranks than its own", fx);
   PlanHandover(now, fx);
 }
 
@@ -214,23 +217,23 @@ void Membership::PreloadTimer(TimeNs now, EffectList& fx) {
 
 void Membership::HandOver(TimeNs now, EffectList& fx) {
   SHOAL_CHECK(handover_ready_ && phase_ == Phase::kReady);
-  std::vector<plan::RankAssignment> next = std::move(next_);
+  PlacedLayout next{layout_, std::move(next_)};
   std::string reason = "its ranks move:";
   for (const plan::AgentId& id : GroupAgents()) {
     if (agents_.at(id).draining) absl::StrAppend(&reason, " ", Named(agents_.at(id).info), " is drained");
   }
   if (options_.replace_timeout > 0) replace_at_ = now + options_.replace_timeout;
   AbortGroup(reason, fx);
-  previous_ = std::move(next);  // so that they stay where the weights are
   loss_ = detail_ = std::move(reason);
   blamed_ = false;
   phase_ = Phase::kWaitingForAgents;
   SayHandover("the group is formed on the replacement", fx);
-  TryForm(now, fx);
+  // There and with these ranks; if it fails, the agents that shall go have them back.
+  Form(std::move(next), now, fx);
 }
 
 void Membership::Grow(TimeNs now, EffectList& fx) {
-  if (phase_ != Phase::kReady || layout_ == asked_ || !grow_ || !Place(asked_, /*with_draining=*/false).ok()) return;
+  if (!may_grow() || !Place(asked_, Draining::kNone, /*put_off=*/false).ok()) return;
   grow_ = false;
   growing_ = true;
   Lose(absl::StrCat("there are agents for ", LayoutText(asked_), " again"), /*blamed=*/false, now, fx);

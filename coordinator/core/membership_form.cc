@@ -7,7 +7,6 @@
 #include "common/base/check.h"
 #include "common/base/rng.h"
 #include "coordinator/core/membership.h"
-#include "coordinator/core/placement.h"
 #include "coordinator/core/sizing.h"
 
 namespace shoal::core {
@@ -16,6 +15,9 @@ namespace {
 // To open the model and set up channels; and for loading, without any progress. Both far above what is ever needed on a
 // slow disk: they end waits that would otherwise never end.
 constexpr DurationNs kJoinDeadline = 60 * kSecond, kLoadDeadline = 120 * kSecond;
+
+// Attempts of one outage whose progress is waited for. What fails later fails again, and requests have waited enough.
+constexpr int32_t kMaxSlowAttempts = 5;
 
 // Stream of RandomBits for the names of a group's shared segments.
 constexpr uint64_t kTokenStream = 0x636f6d6d;  // "comm"
@@ -27,33 +29,6 @@ bool MayPass(const absl::Status& status) {
 }
 
 }  // namespace
-
-absl::StatusOr<std::vector<plan::RankAssignment>> Membership::Place(const Layout& layout, bool with_draining) const {
-  // How many agents to wait for is a question of the start: later whoever has a slot will do.
-  PlacementWish wish{layout.tp, layout.pp, groups_formed_ == 0 ? options_.nnodes : 1, {}};
-  if (layout == previous_layout_) wish.previous = previous_;
-  wish.span_hosts = may_span_hosts();
-  return PlaceRanks(Usable(layout, with_draining), wish);
-}
-
-absl::StatusOr<PlacedLayout> Membership::ChoosePlace() const {
-  absl::Status why;
-  std::vector<Layout> layouts = {asked_};
-  if (!(previous_layout_ == asked_)) layouts.push_back(previous_layout_);
-  if (growing_ && attempts_ > 0) std::reverse(layouts.begin(), layouts.end());  // it was a try
-  for (const Layout& layout : layouts) {
-    for (const bool with_draining : {false, true}) {
-      auto placed = Place(layout, with_draining);
-      if (placed.ok()) return PlacedLayout{layout, *std::move(placed)};
-      if (with_draining) why.Update(placed.status());
-    }
-  }
-  if (!may_shrink_) return why;
-  auto smaller =
-      ChooseSmallerLayout(options_.model, Usable(asked_, /*with_draining=*/true), asked_, too_large_, may_span_hosts());
-  if (!smaller.ok()) return absl::UnavailableError(absl::StrCat(why.message(), "; ", smaller.status().message()));
-  return smaller;
-}
 
 std::string Membership::TransportOf(const std::vector<plan::RankAssignment>& ranks) const {
   if (options_.engine.transport != kAutomatic) return options_.engine.transport;
@@ -88,19 +63,19 @@ absl::StatusOr<plan::MirrorLimits> Membership::Size(const std::vector<plan::Join
 
 void Membership::TryForm(TimeNs now, EffectList& fx) {
   if (phase_ != Phase::kWaitingForAgents || retry_at_ != 0) return;
-  adopting_ = false;
   absl::StatusOr<PlacedLayout> place = ChoosePlace();
   if (!place.ok()) {
     detail_ = std::string(place.status().message());
-    return;
-  }
-  adopting_ = HoldersMayCome(*place);
-  if (adopting_) {
+  } else if (adoption_lasts() && WhereHeld(asked_).empty()) {
     detail_ = "waiting for the agents that hold the other weights";
-    return;
+  } else {
+    Form(*std::move(place), now, fx);
   }
-  layout_ = place->layout;
-  group_ = std::move(place->ranks);
+}
+
+void Membership::Form(PlacedLayout place, TimeNs now, EffectList& fx) {
+  layout_ = place.layout;
+  group_ = std::move(place.ranks);
   uint64_t highest = options_.stored_epoch;
   for (const auto& [id, agent] : agents_) highest = std::max(highest, agent.info.highest_epoch);
   if (!epoch_unused_ || highest > epoch_) epoch_ = std::max(epoch_, highest) + 1;
@@ -128,22 +103,6 @@ void Membership::TryForm(TimeNs now, EffectList& fx) {
   }
 }
 
-bool Membership::HoldersMayCome(const PlacedLayout& place) const {
-  if (groups_formed_ > 0 || attempts_ > 0 || adoption_over_) return false;
-  const std::vector<plan::AgentInfo> usable = Usable(place.layout, /*with_draining=*/true);
-  bool some = options_.adopts || options_.stored_epoch > 0, all = true;
-  for (const plan::RankAssignment& a : place.ranks) {
-    bool held = false;
-    for (const plan::AgentInfo& info : usable) {
-      const auto& ranks = info.held_ranks;
-      some = some || !ranks.empty();
-      held = held || (info.id == a.agent && std::find(ranks.begin(), ranks.end(), a.rank) != ranks.end());
-    }
-    all = all && held;
-  }
-  return some && !all;
-}
-
 void Membership::JoinAnswered(const core::JoinAnswered& answer, TimeNs now, EffectList& fx) {
   Agent* agent = Member(answer.agent, answer.epoch);
   if (agent == nullptr || phase_ != Phase::kJoining || agent->joined) return;
@@ -151,6 +110,7 @@ void Membership::JoinAnswered(const core::JoinAnswered& answer, TimeNs now, Effe
   if (!answer.reply.ok()) {
     const std::string text = absl::StrCat(who, " could not join: ", answer.reply.status().message());
     if (!MayPass(answer.reply.status())) return Refused(agent, text, now, fx);
+    NoteFailure(agent, FailureOf(std::string(answer.reply.status().message())));
     fx.Warn(text);
     return Lose(text, /*blamed=*/false, now, fx);
   }
@@ -172,7 +132,7 @@ void Membership::AllJoined(TimeNs now, EffectList& fx) {
   for (const plan::AgentId& id : members) {
     Agent& agent = agents_.at(id);
     if (agent.reply.numerics_id != first.reply.numerics_id) {
-      Agent& newcomer = agent.reply.numerics_id != numerics_id_ ? agent : first;
+      Agent& newcomer = agent.reply.numerics_id != ready_numerics_ ? agent : first;
       return Refused(
           &newcomer,
           absl::StrCat("agents would compute differently: ", first.info.hostname, " (", members[0], ") has numerics ",
@@ -184,8 +144,10 @@ void Membership::AllJoined(TimeNs now, EffectList& fx) {
   std::sort(ranks.begin(), ranks.end(), [](const auto& a, const auto& b) { return a.rank < b.rank; });
   absl::StatusOr<plan::MirrorLimits> limits = Size(ranks);
   if (!limits.ok()) {
-    if (may_shrink_) too_large_.push_back(layout_);
-    return Refused(nullptr, std::string(limits.status().message()), now, fx);
+    too_large_.push_back(layout_);
+    const int32_t tightest = TightestRank(options_, ranks);
+    Agent* const by = tightest >= 0 ? &agents_.at(group_[tightest].agent) : nullptr;
+    return Refused(by, std::string(limits.status().message()), now, fx);
   }
   limits_ = *limits;
   numerics_id_ = first.reply.numerics_id;
@@ -209,7 +171,10 @@ void Membership::LoadAdvanced(const core::LoadAdvanced& advance, TimeNs now, Eff
                    fx);
   }
   const bool published = !advance.progress.addresses.empty();
-  if (published || advance.progress.bytes_done > agent->progress.bytes_done) deadline_ = now + kLoadDeadline;
+  if (published || advance.progress.bytes_done > agent->progress.bytes_done) {
+    deadline_ = now + kLoadDeadline;
+    if (attempts_ < kMaxSlowAttempts) ++load_steps_;
+  }
   agent->progress = advance.progress;
   if (published) agent->addresses = std::move(agent->progress.addresses);
   agent->progress.addresses.clear();
@@ -228,11 +193,15 @@ void Membership::Ready(EffectList& fx) {
   replace_at_ = 0;
   may_shrink_ = growing_ = false;
   too_large_.clear();
-  reformed_ = groups_formed_ > 0 && !(layout_ == previous_layout_);
+  tried_.clear();
+  reformed_ = groups_formed_ > 0 && !(layout_ == previous_layout_ && numerics_id_ == ready_numerics_);
+  ready_numerics_ = numerics_id_;
+  existed_ = true;
   reforms_ += reformed_ ? 1 : 0;
   ++groups_formed_;
   fx.Info(absl::StrCat("epoch ", epoch_, ": ready", kv_kept_ ? ", with the KV cache as it was" : ""));
   for (auto& [id, agent] : agents_) {
+    agent.failures = 0;
     if (!agent.draining || InGroup(id)) continue;
     agent.draining = false;
     agent.drained = true;
@@ -282,6 +251,7 @@ void Membership::LoadFailed(const core::LoadFailed& failure, TimeNs now, EffectL
   const std::string text = absl::StrCat("agent ", failure.agent, " on ", agent->info.hostname,
                                         " could not load its weights: ", failure.status.message());
   if (!MayPass(failure.status)) return Refused(agent, text, now, fx);
+  NoteFailure(agent, FailureOf(std::string(failure.status.message())));
   fx.Warn(text);
   Lose(text, /*blamed=*/false, now, fx);
 }
@@ -318,27 +288,6 @@ std::vector<plan::AgentId> Membership::GroupAgents() const {
 bool Membership::All(bool Agent::*flag) const {
   return std::all_of(group_.begin(), group_.end(),
                      [&](const plan::RankAssignment& a) { return agents_.at(a.agent).*flag; });
-}
-
-std::vector<plan::AgentInfo> Membership::Usable(const Layout& layout, bool with_draining) const {
-  std::vector<const Agent*> sorted;
-  for (const auto& [id, agent] : agents_) {
-    if (!agent.silent && !agent.drained && (with_draining || !agent.draining)) sorted.push_back(&agent);
-  }
-  std::sort(sorted.begin(), sorted.end(), [](const Agent* a, const Agent* b) { return a->order < b->order; });
-  // Weights of another checkpoint or layout are no reason to place a rank.
-  const std::string key = absl::StrCat("/tp", layout.tp, "xpp", layout.pp, "/");
-  std::vector<plan::AgentInfo> infos;
-  for (const Agent* agent : sorted) {
-    const std::string& held = agent->info.held_model;
-    infos.push_back(agent->info);
-    if (!held.starts_with(options_.revision + "/") || held.find(key) == std::string::npos) {
-      infos.back().held_ranks.clear();
-    }
-    if (agent->told.empty()) continue;
-    infos.back().held_ranks = agent->told_layout == layout ? agent->told : std::vector<int32_t>();
-  }
-  return infos;
 }
 
 void Membership::Fill(ClusterState* state, TimeNs now) const {

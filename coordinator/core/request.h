@@ -33,7 +33,8 @@ enum class FinishReason : uint8_t {
 struct RequestStats {
   int32_t prompt_tokens = 0, output_tokens = 0;
   int32_t preemptions = 0;
-  int32_t reforms = 0;  // changes of the group's layout since it was accepted: from there the text may differ
+  int32_t reforms =
+      0;  // changes of the group's layout or numerics since it was accepted: from there the text may differ
   TimeNs arrived = 0, first_scheduled = 0, first_token = 0, finished = 0;
 };
 

@@ -230,6 +230,8 @@ void Serving::Settle(const Flight::Row& row, const plan::RowResult* sampled, Tim
     s.kv_before = std::max(s.kv_before, s.kv);
   }
   if (!s.running && s.unanswered == 0) Forget(s);
+  const bool finite = sampled == nullptr || sampled->error == plan::RowError::kNone;
+  if (finite && s.request != canary_.get()) group_->proven = true;
   if (sampled != nullptr) Accept(s, *sampled, now, fx);
 }
 
@@ -237,11 +239,11 @@ void Serving::Accept(Sequence& s, const plan::RowResult& row, TimeNs now, Effect
   Request& r = *s.request;
   if (&r == canary_.get()) return AcceptCanary(row);
   if (row.error != plan::RowError::kNone) {
+    not_finite_ = true;
     return Finish(r, FinishReason::kError, absl::InternalError("the model's output is not a number"), 0, now, fx);
   }
   const int32_t token = row.tokens[0];
   GotOn(&r.suspicion);
-  group_->proven = true;
   if (r.stats.first_token == 0) r.stats.first_token = now;
   if (std::find(r.stop_tokens.begin(), r.stop_tokens.end(), token) != r.stop_tokens.end()) {
     return Finish(r, FinishReason::kStop, absl::OkStatus(), 0, now, fx);

@@ -33,7 +33,7 @@ struct ServingGroup {
   int32_t ranks = 1;
   int32_t sampling_rank = 0;
   int32_t checksum_interval = 0;  // plans; 0: none asks
-  bool reformed = false;          // with another layout than the group before it
+  bool reformed = false;          // with another layout or numerics than the group before it
   std::vector<plan::AgentId> agents;
 };
 
@@ -63,6 +63,10 @@ class Serving {
   // The last answer showed that ranks disagree about what they should hold alike: told once, nothing of that answer was
   // accepted.
   std::optional<ChecksumWatch::Mismatch> TakeMismatch() { return std::exchange(mismatch_, std::nullopt); }
+  // A row of a client was no number since this was asked last.
+  bool TakeNotFinite() { return std::exchange(not_finite_, false); }
+  // Plans of clients in this group that were asked for checksums, and agreed.
+  uint64_t plans_agreed() const { return group_ != nullptr ? group_->checksums.plans_agreed() : 0; }
   // An answer of another epoch, or from where the rank does not live: counted, nothing else.
   void Stale() { ++stale_answers_; }
   // Sends plans while the window allows. Called after every event.
@@ -79,7 +83,7 @@ class Serving {
   bool has_group() const { return group_ != nullptr; }
   bool idle() const { return requests_.empty(); }                                   // of clients
   bool settled() const { return group_ != nullptr && group_->flight.size() == 0; }  // no plan is unanswered
-  // A token of this group has been accepted for a client.
+  // A row of a client was answered by this group, a part of its prompt or a token, and was a number.
   bool proven() const { return group_ != nullptr && group_->proven; }
   // Of the present group; 0 without one.
   int32_t unanswered() const { return group_ != nullptr ? group_->flight.size() : 0; }
@@ -150,6 +154,7 @@ class Serving {
   bool canary_first_ = false;
   std::optional<CanaryAnswer> canary_answer_;
   std::optional<ChecksumWatch::Mismatch> mismatch_;
+  bool not_finite_ = false;
   std::vector<Flight::Row> answered_rows_;
   uint64_t steps_ = 0, preemptions_ = 0, prompt_tokens_ = 0, output_tokens_ = 0, answers_ = 0, stale_answers_ = 0;
   uint64_t resumed_ = 0, recomputed_tokens_ = 0, poisoned_ = 0, checksums_agreed_ = 0;

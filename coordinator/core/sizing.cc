@@ -19,7 +19,21 @@ int64_t RoomFor(const CoreOptions& options, const plan::JoinReply::Rank& rank) {
   return room / rank.kv_bytes_per_block;
 }
 
+const plan::JoinReply::Rank* Tightest(const CoreOptions& options, std::span<const plan::JoinReply::Rank> ranks) {
+  const plan::JoinReply::Rank* tightest = nullptr;
+  for (const plan::JoinReply::Rank& rank : ranks) {
+    if (rank.kv_bytes_per_block <= 0) return nullptr;
+    if (tightest == nullptr || RoomFor(options, rank) < RoomFor(options, *tightest)) tightest = &rank;
+  }
+  return tightest;
+}
+
 }  // namespace
+
+int32_t TightestRank(const CoreOptions& options, std::span<const plan::JoinReply::Rank> ranks) {
+  const plan::JoinReply::Rank* const tightest = Tightest(options, ranks);
+  return tightest == nullptr ? -1 : tightest->rank;
+}
 
 plan::MirrorLimits LimitsBefore(const CoreOptions& options) {
   plan::MirrorLimits limits;
@@ -35,20 +49,15 @@ plan::MirrorLimits LimitsBefore(const CoreOptions& options) {
 absl::StatusOr<plan::MirrorLimits> SizeCache(const CoreOptions& options, std::span<const plan::JoinReply::Rank> ranks,
                                              Demand demand) {
   plan::MirrorLimits limits = LimitsBefore(options);
-  const plan::JoinReply::Rank* tightest = nullptr;
-  int64_t blocks = 0;
   for (const plan::JoinReply::Rank& rank : ranks) {
     if (rank.kv_bytes_per_block <= 0 || rank.weight_bytes < 0) {
       return absl::InternalError(absl::StrCat("rank ", rank.rank, " says that a KV block takes ",
                                               rank.kv_bytes_per_block, " bytes and its weights ", rank.weight_bytes));
     }
-    const int64_t room = RoomFor(options, rank);
-    if (tightest == nullptr || room < blocks) {
-      tightest = &rank;
-      blocks = room;
-    }
   }
+  const plan::JoinReply::Rank* const tightest = Tightest(options, ranks);
   if (tightest == nullptr) return absl::InternalError("no rank has answered");
+  int64_t blocks = RoomFor(options, *tightest);
   const std::string where = absl::StrCat("rank ", tightest->rank, " has ", Mib(tightest->memory_bytes),
                                          " MiB, of which weights take ", Mib(tightest->weight_bytes), " MiB; room for ",
                                          blocks, " KV blocks of ", limits.block_size, " tokens");

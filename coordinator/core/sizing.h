@@ -25,4 +25,7 @@ enum class Demand : uint8_t {
 absl::StatusOr<plan::MirrorLimits> SizeCache(const CoreOptions& options, std::span<const plan::JoinReply::Rank> ranks,
                                              Demand demand = Demand::kExact);
 
+// Which rank has room for the fewest blocks, the first of several; -1: they do not say.
+int32_t TightestRank(const CoreOptions& options, std::span<const plan::JoinReply::Rank> ranks);
+
 }  // namespace shoal::core

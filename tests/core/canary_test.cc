@@ -1,9 +1,11 @@
 // Ranks that compute wrongly without failing: canaries with a known answer, and checksums of hidden states.
 #include "coordinator/core/canary.h"
 
+#include <functional>
 #include <set>
 
 #include "absl/strings/str_cat.h"
+#include "coordinator/core/report.h"
 #include "gtest/gtest.h"
 #include "tools/sim/virtual_cluster.h"
 
@@ -67,9 +69,50 @@ TEST(CanaryWatch, IsDueAtOnceThenAfterAnInterval) {
   EXPECT_TRUE(watch.Due(202)) << "clients wait for it";
   CanaryWatch off(0);
   off.GroupReady(5);
-  off.Distrust();
+  off.Distrust("x");
   EXPECT_FALSE(off.Due(1000) || off.first());
   EXPECT_TRUE(off.passed());
+}
+
+TEST(CanaryWatch, PlansOfClientsThatDifferCountUntilOneAgrees) {
+  for (const DurationNs interval : {0 * kSecond, kSecond}) {
+    CanaryWatch watch(interval);
+    watch.GroupReady(0);
+    watch.Distrust("x");
+    watch.Distrust("x");
+    EXPECT_EQ(watch.Judge("a", {{1}}), "");
+    EXPECT_EQ(watch.failures_in_row(), 2) << "that a canary passes puts nothing right";
+    watch.Agreed();
+    EXPECT_EQ(watch.failures_in_row(), 0);
+    for (int i = 1; i <= 3; ++i) {
+      EXPECT_FALSE(watch.gives_up());
+      watch.Distrust("y");
+    }
+    EXPECT_TRUE(watch.gives_up());
+    EXPECT_EQ(watch.Summary(), "3 times in a row ranks disagreed about plans of clients: y");
+    interval == 0 ? watch.GroupReady(1) : void(watch.Judge("a", {{1}}));
+    EXPECT_FALSE(watch.gives_up());
+    watch.Distrust("z");
+    EXPECT_TRUE(watch.gives_up());
+  }
+}
+
+TEST(CanaryWatch, WhatIsNoNumberBringsItOnceInAnInterval) {
+  CanaryWatch watch(10);
+  watch.GroupReady(0);
+  EXPECT_EQ(watch.Judge("a", {{1}}), "");
+  watch.Ended(1);
+  watch.Suspect(3);
+  EXPECT_TRUE(watch.first() && watch.Due(3));
+  EXPECT_EQ(watch.Judge("a", {{1}}), "");
+  watch.Ended(4);
+  watch.Suspect(12);
+  EXPECT_FALSE(watch.first());
+  watch.Suspect(13);
+  EXPECT_TRUE(watch.first() && watch.Due(13));
+  CanaryWatch off(0);
+  off.Suspect(5);
+  EXPECT_FALSE(off.first());
 }
 
 TEST(CanaryWatch, ThePromptFitsTheGroup) {
@@ -186,6 +229,10 @@ TEST(Canary, AnotherAnswerLosesTheGroupAndItsKv) {
   ASSERT_TRUE(run.cluster.RunUntil([&] { return run.cluster.state().canary_failures == 1; }));
   run.cluster.ComputeWrongly(false);
   EXPECT_TRUE(run.cluster.Logged("the canary was answered with tokens"));
+  ASSERT_FALSE(run.cluster.reports().empty());
+  const StallReport& report = *run.cluster.reports().back();
+  EXPECT_EQ(report.culprit.what, Detection::kWrong);
+  EXPECT_EQ(report.next, absl::StrCat("epoch ", epoch + 1, " is formed in 200 ms; requests that go on then: 0"));
   ASSERT_TRUE(run.RunUntilProven());
   const ClusterState state = run.cluster.state();
   EXPECT_GT(state.epoch, epoch);
@@ -232,6 +279,115 @@ TEST(Canary, ThreeInARowAndNobodyIsServedUntilItPasses) {
   run.cluster.Submit(r);
   ASSERT_TRUE(run.cluster.RunUntilAnswered());
   ExpectAsAlone(run.cluster, r);
+}
+
+// The first token of the canary's prompt.
+int32_t CanaryToken(const VirtualCluster& cluster) {
+  const ClusterState state = cluster.state();
+  return CanaryWatch::Prompt({.blocks = state.kv_blocks,
+                              .block_size = state.block_size,
+                              .max_model_len = state.max_model_len,
+                              .vocab = kVocab})[0];
+}
+
+TEST(Canary, RanksThatDieOfItWhileItGoesFirstAreAFailureOfIt) {
+  for (const char* cause : {"killed by signal 11", "stuck in attention"}) {
+    Watched run;
+    ASSERT_TRUE(run.RunUntilProven());
+    const int32_t token = CanaryToken(run.cluster);
+    run.cluster.ComputeWrongly(true);
+    ASSERT_TRUE(run.cluster.RunUntil([&] { return run.cluster.state().canary_failures == 1; }));
+    run.cluster.ComputeWrongly(false);
+    run.cluster.DieOf([token](const std::vector<int32_t>& first) { return first[0] == token; }, cause);
+    run.cluster.Submit(MakeRequest(1));
+    ASSERT_TRUE(run.cluster.RunUntilAnswered(60 * kSecond)) << "it waits for ever";
+    EXPECT_EQ(run.cluster.answer(1).finish.error.code(), absl::StatusCode::kUnavailable);
+    EXPECT_EQ(run.cluster.state().canary_failures, 3u);
+    run.cluster.RunUntil(run.cluster.now() + 60 * kSecond);
+    EXPECT_LT(run.cluster.state().groups_formed, 30u) << "not as fast as it can";
+    EXPECT_NE(run.cluster.state().detail.find(cause), std::string::npos) << run.cluster.state().detail;
+    EXPECT_EQ(run.cluster.state().poisoned, 0u);
+    run.cluster.DieOf(nullptr);
+    ASSERT_TRUE(run.RunUntilProven());
+    const GenerateRequest r = MakeRequest(2);
+    run.cluster.Submit(r);
+    ASSERT_TRUE(run.cluster.RunUntilAnswered());
+    ExpectAsAlone(run.cluster, r);
+  }
+}
+
+TEST(Canary, WhoIsKilledUnderItFromOutsideSaysNothingAboutIt) {
+  Watched run;
+  ASSERT_TRUE(run.RunUntilProven());
+  run.cluster.ComputeWrongly(true);
+  ASSERT_TRUE(run.cluster.RunUntil([&] { return run.cluster.state().canary_failures == 1; }));
+  run.cluster.ComputeWrongly(false);
+  for (int i = 0; i < 4; ++i) {
+    ASSERT_TRUE(run.cluster.RunUntil([&] { return run.cluster.state().canary_runs; }));
+    run.cluster.KillRank(1, "killed by signal 9");
+    ASSERT_TRUE(run.cluster.RunUntil([&] { return !run.cluster.state().canary_runs; }));
+  }
+  ASSERT_TRUE(run.RunUntilProven());
+  EXPECT_EQ(run.cluster.state().canary_failures, 1u);
+}
+
+TEST(Canary, StepsOfALongPromptProveTheGroup) {
+  CoreOptions o = Watched::With(2, 10 * kSecond);
+  o.max_num_batched_tokens = 16;
+  VirtualCluster cluster(o, {}, 5);
+  cluster.AddAgent({.id = "a", .slots = 4});
+  ASSERT_TRUE(cluster.RunUntilReady());
+  GenerateRequest r = MakeRequest(1);
+  r.prompt.resize(200, 3);
+  cluster.Submit(r);
+  ASSERT_TRUE(cluster.RunUntil([&] { return cluster.state().answers > 8; }));
+  cluster.KillRank(0, "killed by signal 9");
+  ASSERT_TRUE(cluster.RunUntil([&] { return cluster.state().groups_formed == 2; }));
+  EXPECT_FALSE(cluster.state().proven);
+  const uint64_t answers = cluster.state().answers;
+  ASSERT_TRUE(cluster.RunUntil([&] { return cluster.state().answers >= answers + 4; }));
+  EXPECT_TRUE(cluster.answer(1).tokens.empty());
+  EXPECT_TRUE(cluster.state().proven);
+  ASSERT_TRUE(cluster.RunUntilAnswered());
+  ExpectAsAlone(cluster, r);
+}
+
+// Under clients that never pause, the canary that is due while idle would never come.
+TEST(Canary, WeightsThatGiveNoNumbersAreFoundUnderSteadyTraffic) {
+  Watched run;
+  ASSERT_TRUE(run.RunUntilProven());
+  const int32_t token = CanaryToken(run.cluster);
+  for (int i = 0; i < 600; ++i) {
+    GenerateRequest r = MakeRequest(1 + i, 100);
+    if (i % 2 == 0) r.prompt[0] = token;
+    run.cluster.SubmitAt(run.cluster.now() + i * 20 * kMillisecond, r);
+  }
+  run.cluster.RunUntil(run.cluster.now() + 100 * kMillisecond);
+  run.cluster.PoisonRequestsWith(token);
+  ASSERT_TRUE(run.cluster.RunUntil([&] { return run.cluster.state().canary_failures == 3; }, 10 * kSecond));
+  EXPECT_FALSE(run.cluster.state().proven);
+  EXPECT_NE(run.cluster.state().detail.find("not a number"), std::string::npos) << run.cluster.state().detail;
+  run.cluster.PoisonRequestsWith(-1);
+  ASSERT_TRUE(run.RunUntilProven());
+}
+
+// A prompt can do that too, and then it is the request's own fault.
+TEST(Canary, ARequestThatGivesNoNumbersCostsOthersOneCanary) {
+  Watched run;
+  ASSERT_TRUE(run.RunUntilProven());
+  run.cluster.PoisonRequestsWith(90);
+  const GenerateRequest good = MakeRequest(1, 200);
+  run.cluster.Submit(good);
+  for (int i = 0; i < 20; ++i) {
+    GenerateRequest bad = MakeRequest(10 + i);
+    bad.prompt[0] = 90;
+    run.cluster.SubmitAt(run.cluster.now() + i * 10 * kMillisecond, bad);
+  }
+  ASSERT_TRUE(run.cluster.RunUntilAnswered());
+  EXPECT_EQ(run.cluster.answer(12).finish.error.code(), absl::StatusCode::kInternal);
+  ExpectAsAlone(run.cluster, good);
+  EXPECT_EQ(run.cluster.state().canary_passes, 2u);
+  EXPECT_EQ(run.cluster.state().groups_formed, 1u);
 }
 
 TEST(Canary, FailsWhereItHasNoRoomForNobody) {
@@ -286,6 +442,75 @@ TEST(Checksums, ARankThatHoldsOtherStatesLosesTheGroupAndItsKv) {
       EXPECT_EQ(state.canary_passes, interval > 0 ? 2u : 0u) << "before the client went on";
     }
   }
+}
+
+// Runs while `rank` holds other states in plans of clients, and the right ones in those of the canary.
+bool RunWhileOnlyClientsSee(VirtualCluster& cluster, int32_t rank, const std::function<bool()>& done) {
+  const TimeNs until = cluster.now() + 120 * kSecond;
+  while (cluster.now() < until && !done()) {
+    cluster.HoldOtherStates(cluster.state().canary_runs ? -1 : rank);
+    cluster.RunUntil(cluster.now() + 250 * kMicrosecond);
+  }
+  cluster.HoldOtherStates(-1);
+  return done();
+}
+
+TEST(Checksums, WhatOnlyClientsSeeEndsToo) {
+  Watched run;
+  ASSERT_TRUE(run.RunUntilProven());
+  run.cluster.Submit(MakeRequest(1, 200));
+  ASSERT_TRUE(RunWhileOnlyClientsSee(run.cluster, 0, [&] { return run.cluster.answer(1).finishes > 0; }));
+  EXPECT_EQ(run.cluster.answer(1).finish.error.code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(run.cluster.state().mismatches[0], 3u);
+  EXPECT_EQ(run.cluster.state().canary_failures, 0u);
+  EXPECT_NE(run.cluster.state().detail.find("3 times in a row ranks disagreed"), std::string::npos);
+  ASSERT_TRUE(run.RunUntilProven());
+  const GenerateRequest r = MakeRequest(2);
+  run.cluster.Submit(r);
+  ASSERT_TRUE(run.cluster.RunUntilAnswered());
+  ExpectAsAlone(run.cluster, r);
+}
+
+TEST(Checksums, APlanOfClientsThatAgreesBeginsAnew) {
+  Watched run;
+  ASSERT_TRUE(run.RunUntilProven());
+  const GenerateRequest r = MakeRequest(1, 200);
+  run.cluster.Submit(r);
+  for (uint64_t times = 2; times <= 6; times += 2) {
+    ASSERT_TRUE(RunWhileOnlyClientsSee(run.cluster, 0, [&] { return run.cluster.state().mismatches[0] == times; }));
+    const size_t tokens = run.cluster.answer(1).tokens.size();
+    ASSERT_TRUE(run.cluster.RunUntil([&] { return run.cluster.answer(1).tokens.size() > tokens + 16; }));
+  }
+  ASSERT_TRUE(run.cluster.RunUntilAnswered());
+  ExpectAsAlone(run.cluster, r);
+}
+
+// One of three agents is wrong, and a spare is there.
+TEST(Checksums, TheAgentOfTheRankThatStaysWrongGivesItsPlaceAway) {
+  CoreOptions o = Watched::With(3, 10 * kSecond);
+  o.pp = 1;
+  o.nnodes = 3;
+  VirtualCluster cluster(o, {}, 5);
+  for (const char* id : {"a", "b", "c", "spare"}) cluster.AddAgent({.id = id});
+  ASSERT_TRUE(cluster.RunUntilReady());
+  const auto rank_of_b = [&] {
+    for (const auto& rank : cluster.state().ranks) {
+      if (rank.agent == "b") return rank.rank;
+    }
+    return -1;
+  };
+  ASSERT_EQ(rank_of_b(), 1);
+  const auto proven = [&] { return cluster.state().proven && rank_of_b() == -1; };
+  cluster.Submit(MakeRequest(1, 100));
+  for (int i = 0; i < 100000 && !proven(); ++i) {
+    cluster.HoldOtherStates(rank_of_b());
+    cluster.RunUntil(cluster.now() + 500 * kMicrosecond);
+  }
+  ASSERT_TRUE(proven()) << cluster.state().detail;
+  const GenerateRequest r = MakeRequest(2);
+  cluster.Submit(r);
+  ASSERT_TRUE(cluster.RunUntilAnswered());
+  ExpectAsAlone(cluster, r);
 }
 
 TEST(Checksums, ARankThatStaysWrongEndsInNotReady) {

@@ -258,10 +258,107 @@ TEST(Drain, ALossMeanwhileIsARecoveryAndTheDrainGoesOn) {
   run.Drain("b");
   run.RunFor(20 * kMillisecond);
   run.cluster.KillRank(3, "killed by signal 9");
+  const TimeNs killed = run.cluster.now();
   ASSERT_TRUE(run.cluster.RunUntil([&] { return run.cluster.state().groups_formed == 2; }));
-  // The spare could take the ranks at once: nobody waits for those of an agent that shall go.
+  // The agent that shall go has weights and caches; the spare has not read them yet.
+  EXPECT_LE(run.cluster.now() - killed, 100 * kMillisecond);
+  EXPECT_TRUE(run.HasRanks("b"));
+  EXPECT_EQ(run.StateOf("b"), AgentState::kDraining);
+  EXPECT_EQ(run.cluster.state().resumed, 4u);
+  EXPECT_EQ(run.cluster.state().recomputed_tokens, 0u);
+  ASSERT_TRUE(run.RunUntilDrained("b"));
   EXPECT_TRUE(run.HasRanks("spare"));
+  EXPECT_EQ(run.cluster.state().groups_formed, 3u);
+  run.Finish();
+}
+
+// The old group serves on beside a spare that cannot take its ranks. When it is lost, the ranks come back where they
+// were: not on that spare, neither at first nor ever.
+TEST(Drain, ALossBesideAnUnfitReplacementBringsTheGroupBackWhereItWas) {
+  Running run;
+  run.cluster.AddAgent({.id = "spare",
+                        .slots = 2,
+                        .join_error = absl::FailedPreconditionError("another file"),
+                        .preload_error = absl::FailedPreconditionError("another file")});
+  run.Drain("b");
+  run.RunFor(20 * kMillisecond);
+  EXPECT_TRUE(run.cluster.Logged("cannot be the replacement"));
+  for (uint64_t formed = 2; formed <= 4; ++formed) {
+    const TimeNs killed = run.cluster.now();
+    run.cluster.KillRank(3, "killed by signal 9");
+    ASSERT_TRUE(run.cluster.RunUntil([&] { return run.cluster.state().groups_formed == formed; }));
+    EXPECT_LE(run.cluster.now() - killed, 100 * kMillisecond);
+    EXPECT_TRUE(run.HasRanks("b"));
+    run.RunFor(20 * kMillisecond);
+  }
+  EXPECT_EQ(run.cluster.state().recomputed_tokens, 0u);
+  run.Finish();
+}
+
+// The replacement read the weights, and then cannot have them: who gave them away has them still.
+TEST(Drain, AHandoverThatFailsGivesTheRanksBack) {
+  for (const absl::Status& why : {absl::NotFoundError("no device"), absl::AbortedError("a rank ended")}) {
+    for (const bool join : {true, false}) {
+      SCOPED_TRACE(absl::StrCat(why.message(), " ", join));
+      Running run;
+      AgentSpec spare{.id = "spare", .slots = 2};
+      (join ? spare.join_error : spare.load_error) = why;
+      run.cluster.AddAgent(spare);
+      run.Drain("b");
+      ASSERT_TRUE(run.cluster.RunUntil([&] { return run.cluster.state().groups_formed == 2; }, 25 * kSecond));
+      EXPECT_TRUE(run.HasRanks("b"));
+      EXPECT_EQ(run.StateOf("b"), AgentState::kDraining);
+      run.Finish();
+    }
+  }
+}
+
+// Two that shall go, one after the other, while their replacement reads for the first: what it answers to that is no
+// answer to what it is asked for then.
+TEST(Drain, TwoOntoOneAgent) {
+  Running run;
+  run.cluster.AddAgent({.id = "c", .slots = 4, .preload_takes = 30 * kMillisecond});
+  run.Drain("a");
+  run.RunFor(10 * kMillisecond);
+  run.Drain("b");
+  EXPECT_EQ(run.cluster.preloads("c"), 1);
+  run.RunFor(5 * kMillisecond);
+  EXPECT_EQ(run.cluster.preloads("c"), 2);
+  ASSERT_TRUE(run.cluster.RunUntil([&] { return run.cluster.state().groups_formed == 2; }, 10 * kSecond));
+  EXPECT_EQ(run.StateOf("a"), AgentState::kDrained);
   EXPECT_EQ(run.StateOf("b"), AgentState::kDrained);
+  EXPECT_FALSE(run.cluster.Logged("cannot be the replacement"));
+  run.Finish();
+}
+
+// From a cluster that has seen more epochs: it takes ours for over.
+TEST(Drain, ASpareOfAHigherEpoch) {
+  Running run;
+  run.cluster.AddAgent({.id = "spare", .slots = 2, .highest_epoch = 40});
+  run.Drain("b");
+  ASSERT_TRUE(run.cluster.RunUntil([&] { return run.StateOf("b") == AgentState::kDrained; }, 10 * kSecond));
+  EXPECT_TRUE(run.HasRanks("spare"));
+  EXPECT_EQ(run.cluster.preloads("spare"), 1);
+  EXPECT_EQ(run.cluster.bytes_read("spare"), 2000);
+  EXPECT_EQ(run.cluster.state().epoch, 41u);
+  run.Finish();
+}
+
+// What was read for the handover is what the group is formed with, also where there are agents for more ranks by then.
+TEST(Drain, AGroupThatHadShrunkMovesAsItIs) {
+  CoreOptions o = Options(2, 2, 2);
+  o.replace_timeout = 2 * kSecond;
+  Running run(o);
+  run.cluster.KillAgent("b");
+  ASSERT_TRUE(run.cluster.RunUntilReady());
+  ASSERT_EQ(run.cluster.state().layout, (Layout{1, 2}));
+  run.cluster.AddAgent({.id = "c", .slots = 2, .preload_takes = 10 * kMillisecond});
+  run.cluster.AddAgent({.id = "d", .slots = 2});
+  run.Drain("a");
+  ASSERT_TRUE(run.RunUntilDrained("a"));
+  EXPECT_EQ(run.cluster.state().layout, (Layout{1, 2}));
+  EXPECT_TRUE(run.HasRanks("c"));
+  EXPECT_EQ(run.cluster.state().load_bytes_read, 0);
   run.Finish();
 }
 

@@ -102,6 +102,24 @@ TEST(Reform, NoCacheIsTakenFromAnotherLayout) {
   EXPECT_GT(run.cluster.state().recomputed_tokens, 0u);
 }
 
+// The same layout on other machines, all of another kind: from there the text may differ, and clients are told.
+TEST(Reform, OtherNumericsAreOne) {
+  Running run;
+  run.cluster.AddAgent({.id = "c", .slots = 2, .numerics_id = "other numerics"});
+  run.cluster.AddAgent({.id = "d", .slots = 2, .numerics_id = "other numerics"});
+  run.cluster.KillRank(0, "killed by signal 9");
+  ASSERT_TRUE(run.cluster.RunUntil([&] { return run.cluster.state().groups_formed == 2; }));
+  EXPECT_EQ(run.cluster.state().reforms, 0u);
+  run.cluster.KillAgent("b");
+  run.cluster.KillAgent("a");
+  ASSERT_TRUE(run.cluster.RunUntilReady());
+  EXPECT_EQ(run.layout(), (Layout{2, 2}));
+  EXPECT_EQ(run.cluster.state().numerics_id, "other numerics");
+  EXPECT_EQ(run.cluster.state().reforms, 1u);
+  run.Finish();
+  for (const GenerateRequest& r : run.requests) EXPECT_EQ(run.cluster.answer(r.id).finish.stats.reforms, 1);
+}
+
 TEST(Reform, NotWhenOneComesInTime) {
   Running run;
   run.cluster.KillAgent("b");

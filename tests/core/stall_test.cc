@@ -99,6 +99,26 @@ TEST_F(StallTest, RanksThatWaitForEachOtherAreNamedAndReplaced) {
   ExpectAsAlone();
 }
 
+// Ranks between which nothing gets through wait for each other: that is no request's doing, however often.
+TEST_F(StallTest, OnlyAStallOfOneRankIsTheRequestsFault) {
+  for (const bool circle : {true, false}) {
+    Begin();
+    for (int times = 0; times < 3; ++times) {
+      if (times > 0) {
+        ASSERT_TRUE(cluster_->RunUntilReady());
+        cluster_->Hang();
+      }
+      cluster_->Show(Status(0, plan::RankState::kRunning, 1, "all-reduce after attention", 0));
+      cluster_->Show(circle ? Status(1, plan::RankState::kRunning, 0, "gathering logits", 0)
+                            : Status(1, plan::RankState::kReady, std::nullopt, "waiting for a plan", 0));
+      const uint64_t epoch = cluster_->state().epoch;
+      ASSERT_TRUE(cluster_->RunUntil([&] { return cluster_->state().epoch > epoch; }, 15 * kSecond));
+    }
+    EXPECT_EQ(cluster_->state().poisoned, circle ? 0u : 1u);
+    if (circle) ExpectAsAlone();
+  }
+}
+
 TEST_F(StallTest, TheOneThatWaitsForNobodyIsToBlame) {
   Begin();
   cluster_->Show(Status(0, plan::RankState::kRunning, 1, "all-reduce after attention", 0));

@@ -91,7 +91,7 @@ class Judgement {
   // counts as poison: three, or one that comes while a deadly request has made others suspects.
   bool MayLookLikePoison() const {
     const auto stalls = std::count_if(c_.reports().begin(), c_.reports().end(), [](const auto& report) {
-      return report->culprit.what == core::Detection::kDeadline;
+      return report->culprit.what == core::Detection::kDeadline && report->culprit.rank >= 0;
     });
     return h_.blamed + stalls >= (s_.deadly >= 0 ? 1 : 3);
   }
