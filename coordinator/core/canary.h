@@ -21,6 +21,9 @@ struct CanaryAnswer {
 
 // So many failures in a row, of canaries or of plans of clients, and nobody is served before it has passed.
 inline constexpr int32_t kMaxCanaryFailures = 3;
+// So many, and the agent of the rank that is wrong goes behind others: while there is an attempt left to be made with
+// them, and nobody has been turned away.
+inline constexpr int32_t kCanaryFailuresElsewhere = kMaxCanaryFailures - 1;
 
 class CanaryWatch {
  public:

@@ -212,7 +212,7 @@ void Membership::Distrusted(int32_t rank, const std::string& why, int32_t failur
   NoteLoss({Detection::kWrong, rank, {}}, now);
   // It does not get better there: whoever else can take the ranks goes first.
   for (const plan::RankAssignment& a : group_) {
-    if (failures >= kMaxCanaryFailures && (rank < 0 || a.rank == rank)) agents_.at(a.agent).failures = kWornOut;
+    if (failures >= kCanaryFailuresElsewhere && (rank < 0 || a.rank == rank)) agents_.at(a.agent).failures = kWornOut;
   }
   retry_at_ = now + std::min(kFirstRetry << std::min(failures, 10), kLongestRetry);
   Lose(why, /*blamed=*/false, now, fx);

@@ -130,7 +130,8 @@ def test_where_hosts_of_their_own_cannot_be_had_it_says_so(tmp_path):
     ip.chmod(0o755)
     script = pathlib.Path(__file__).parent / "nemesis.py"
     ended = subprocess.run([sys.executable, script, "--mode", "apart", "--faults", "1"], capture_output=True, text=True,
-                           env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}, timeout=60, check=False)
+                           env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": ":".join(sys.path)},
+                           timeout=60, check=False)
     assert ended.returncode == nemesis.NOT_HERE, ended
     assert "--mode apart cannot be had here: hosts of their own need root and iproute2 (network namespaces): " \
            "Operation not permitted" in ended.stdout, ended

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 
 namespace shoal::sim {
@@ -96,9 +97,13 @@ class Judgement {
     return h_.blamed + stalls >= (s_.deadly >= 0 ? 1 : 3);
   }
 
-  // Canaries had failed in a row, and since ranks were wrong there was hardly a group in which one could pass.
+  // Canaries or plans had shown it in a row, and since ranks were wrong there was hardly a group in which one could
+  // pass.
   bool Distrusted(const Answer& a) const {
-    if (a.finish.error.message().find("canaries in a row failed") == absl::string_view::npos) return false;
+    const absl::string_view said = a.finish.error.message();
+    if (!absl::StrContains(said, "canaries in a row failed") && !absl::StrContains(said, "in a row ranks disagreed")) {
+      return false;
+    }
     return std::any_of(h_.distrusts.begin(), h_.distrusts.end(), [&](const auto& d) {
       const auto ready = std::count_if(h_.samples.begin(), h_.samples.end(), [&](const History::Sample& s) {
         return s.phase == Phase::kReady && s.at > d.second && s.at < a.finished_at;
@@ -125,10 +130,13 @@ class Judgement {
                        [&](const auto& trouble) { return trouble.first <= at && trouble.second >= at - kWayBack; });
   }
 
-  // Weights are read only where they have been lost.
+  // Weights are read only where they have been lost, or where those that have them compute wrongly.
   void CheckWeights() {
     for (const VirtualCluster::Read& read : c_.reads()) {
-      if (read.holder.empty()) continue;
+      const bool distrusted = std::any_of(h_.distrusts.begin(), h_.distrusts.end(), [&](const auto& d) {
+        return d.first <= read.at && read.at <= d.second + kWayBack;
+      });
+      if (read.holder.empty() || distrusted) continue;
       Wrong("agent ", read.agent, " read the weights of rank ", read.rank, " at ", read.at / kMillisecond,
             " ms, which ", read.holder, " has");
     }

@@ -246,7 +246,7 @@ class Run {
         id = PickAgent(fault.pick, running);
         if (id.empty()) return false;
         cluster_.FreezeAgent(id, fault.kind == FaultKind::kFreezeHost);
-        After(fault.lasts, [this, agent = cluster_.agents().at(id)] { agent->Thaw(); });
+        After(fault.lasts, [agent = cluster_.agents().at(id)] { agent->Thaw(); });
         return true;
       case FaultKind::kRefuseJoin:
       case FaultKind::kRefuseLoad:
