@@ -178,7 +178,8 @@ TimeNs Membership::NextTimer() const {
 void Membership::RankExited(const core::RankExited& exited, TimeNs now, EffectList& fx) {
   const plan::RankExit& e = exited.exit;
   if (e.epoch != epoch_ || !Owns(exited.agent, e.rank)) return;
-  const std::string text = absl::StrCat("rank ", e.rank, " (pid ", e.pid, ") ", e.cause);
+  const std::string text =
+      absl::StrCat("rank ", e.rank, " on ", agents_.at(exited.agent).info.hostname, " (pid ", e.pid, ") ", e.cause);
   fx.Warn(text);
   NoteLoss({DetectionOf(e.cause), e.rank, exited.agent}, now);
   if (forming()) NoteFailure(&agents_.at(exited.agent), FailureOf(e.cause));
@@ -227,6 +228,7 @@ void Membership::Lose(std::string reason, bool blamed, TimeNs now, EffectList& f
     retry_at_ = now + std::min(kFirstRetry << std::min(caution_, 10), kLongestRetry);
   }
   if (phase_ == Phase::kReady && options_.replace_timeout > 0) replace_at_ = now + options_.replace_timeout;
+  if (phase_ == Phase::kReady) lost_at_ = now;
   AbortGroup(reason, fx);
   loss_ = std::move(reason);
   blamed_ = blamed;

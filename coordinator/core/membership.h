@@ -157,7 +157,7 @@ class Membership {
   bool may_span_hosts() const { return options_.engine.transport != kSharedMemory; }
   // Layouts as asked for have the cache as asked for; others may have less.
   absl::StatusOr<plan::MirrorLimits> Size(const std::vector<plan::JoinReply::Rank>& ranks) const;
-  void Ready(EffectList& fx);
+  void Ready(TimeNs now, EffectList& fx);
   void AllJoined(TimeNs now, EffectList& fx);
   // Whether ranks of this group have to publish addresses.
   bool needs_addresses() const { return transport_ != kSharedMemory; }
@@ -213,6 +213,7 @@ class Membership {
   bool noted_ = false;  // the two below are of the loss that comes now
   Culprit culprit_;
   ClusterState before_loss_{};
+  TimeNs lost_at_ = 0;       // when the last ready group was; 0: none since
   bool impossible_ = false;  // failed for what was asked for, not for what happened
   uint64_t epoch_ = 0;
   bool epoch_unused_ = false;  // raised by an abort; no group has had it yet

@@ -181,11 +181,11 @@ void Membership::LoadAdvanced(const core::LoadAdvanced& advance, TimeNs now, Eff
   if (published) ConnectRanks(now, fx);
   agent->loaded = advance.progress.done;
   if (!All(&Agent::loaded)) return;
-  Ready(fx);
+  Ready(now, fx);
   PlanHandover(now, fx);
 }
 
-void Membership::Ready(EffectList& fx) {
+void Membership::Ready(TimeNs now, EffectList& fx) {
   CompareCaches();
   phase_ = Phase::kReady;
   detail_.clear();
@@ -199,7 +199,11 @@ void Membership::Ready(EffectList& fx) {
   existed_ = true;
   reforms_ += reformed_ ? 1 : 0;
   ++groups_formed_;
-  fx.Info(absl::StrCat("epoch ", epoch_, ": ready", kv_kept_ ? ", with the KV cache as it was" : ""));
+  const TimeNs lost_at = std::exchange(lost_at_, 0);
+  fx.Info(
+      absl::StrCat("epoch ", epoch_, ": ready",
+                   lost_at != 0 ? absl::StrCat(" again ", (now - lost_at) / kMillisecond, " ms after the loss") : "",
+                   kv_kept_ ? ", with the KV cache as it was" : ""));
   for (auto& [id, agent] : agents_) {
     agent.failures = 0;
     if (!agent.draining || InGroup(id)) continue;

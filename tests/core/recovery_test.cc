@@ -386,6 +386,9 @@ TEST(Recovery, RankKilled) {
   EXPECT_EQ(run.cluster.state().resumed, 4u);
   EXPECT_EQ(run.cluster.state().recomputed_tokens, 0u);
   EXPECT_LE(first->tokens, 4);
+  // The log says who, where, how, and how long it took.
+  EXPECT_TRUE(run.cluster.Logged("rank 3 on host-boot (pid 4711) killed by signal 9"));
+  EXPECT_TRUE(run.cluster.Logged(" ms after the loss, with the KV cache as it was"));
 }
 
 TEST(Recovery, RankKilledWhileLongPromptsAreComputed) {
