@@ -1,6 +1,7 @@
 // Tested by: tests/core/recovery_test.cc
 // How a group comes up: place ranks, join, size the cache, load.
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -157,8 +158,15 @@ void Membership::AllJoined(TimeNs now, EffectList& fx) {
   fx.Info(absl::StrCat("epoch ", epoch_, ": ", limits_.blocks, " KV blocks of ", limits_.block_size,
                        " tokens, max_model_len ", limits_.max_model_len, ", numerics ", numerics_id_));
   for (const plan::AgentId& id : members) {
-    agents_.at(id).told = RanksOf(id);
-    agents_.at(id).told_layout = layout_;
+    // A load that is called off before it began drops nothing of what was read before.
+    Agent& agent = agents_.at(id);
+    std::vector<int32_t> told = RanksOf(id);
+    if (agent.told_layout == layout_) {
+      std::copy_if(agent.told.begin(), agent.told.end(), std::back_inserter(told),
+                   [own = told](int32_t rank) { return std::find(own.begin(), own.end(), rank) == own.end(); });
+    }
+    agent.told = std::move(told);
+    agent.told_layout = layout_;
     fx.control.push_back(SendLoad{id, {epoch_, limits_}});
   }
 }
@@ -170,6 +178,7 @@ void Membership::LoadAdvanced(const core::LoadAdvanced& advance, TimeNs now, Eff
     return Refused(agent, absl::StrCat("agent ", advance.progress.agent, " on ", agent->info.hostname, " ", wrong), now,
                    fx);
   }
+  agent->told = RanksOf(advance.progress.agent);  // now all else is gone
   const bool published = !advance.progress.addresses.empty();
   if (published || advance.progress.bytes_done > agent->progress.bytes_done) {
     deadline_ = now + kLoadDeadline;

@@ -23,6 +23,7 @@ constexpr Pinned kPinned[] = {
     {2043, "a group lost while it loads for the first time forgets who has read what"},
     {3109, "a group lost while it loads for the first time forgets who has read what"},
     {11909, "an agent that was started again keeps the place of weights that another one has by now"},
+    {45641, "a load that was called off before it began counts as having dropped what was read before"},
 };
 
 class PinnedSeeds : public testing::TestWithParam<Pinned> {};

@@ -309,6 +309,8 @@ void VirtualCluster::CompareStates(const plan::StepResult& result) {
   if (result.checksum == 0 || result.stamp.epoch != epoch_.epoch || result.stamp.incarnation != epoch_.incarnation) {
     return;
   }
+  // Nobody looks at what comes when the group has been lost for another reason.
+  if (!coordinator_up() || state().epoch != result.stamp.epoch) return;
   const int32_t tp = layouts_[result.stamp.epoch].tp, stage = result.rank / tp;
   auto& told = states_[{result.stamp.step, stage}];
   told.emplace(result.rank, result.checksum);
