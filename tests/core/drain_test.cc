@@ -4,33 +4,16 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/rng.h"
 #include "gtest/gtest.h"
+#include "tests/core/requests.h"
 #include "tools/sim/virtual_cluster.h"
 
 namespace shoal::core {
 namespace {
 
-using sim::AgentSpec, sim::Answer, sim::ClusterTimes, sim::kVocab, sim::LoneRun, sim::TestOptions, sim::VirtualCluster;
+using sim::AgentSpec, sim::TestOptions, sim::VirtualCluster;
 
 using Phase = ClusterState::Phase;
 using AgentState = ClusterState::AgentState;
-
-GenerateRequest MakeRequest(RequestId id, int32_t prompt, int32_t max_tokens) {
-  GenerateRequest r;
-  r.id = id;
-  for (int32_t i = 0; i < prompt; ++i) r.prompt.push_back(static_cast<int32_t>(RandomBits(7, id, i) % kVocab));
-  r.max_tokens = max_tokens;
-  return r;
-}
-
-void ExpectAsAlone(const VirtualCluster& cluster, const GenerateRequest& r) {
-  SCOPED_TRACE(r.id);
-  EXPECT_TRUE(cluster.problems().empty()) << cluster.problems().front();
-  const Answer& a = cluster.answer(r.id);
-  ASSERT_EQ(a.finishes, 1);
-  FinishReason reason;
-  EXPECT_EQ(a.tokens, LoneRun(r, &reason));
-  EXPECT_EQ(a.finish.reason, reason) << a.finish.error;
-}
 
 CoreOptions Options(int32_t tp, int32_t pp, int32_t nnodes) {
   CoreOptions o = TestOptions();

@@ -6,22 +6,15 @@
 #include "coordinator/core/flight.h"
 #include "coordinator/core/stall_watch.h"
 #include "gtest/gtest.h"
+#include "tests/core/requests.h"
 #include "tools/sim/virtual_cluster.h"
 
 namespace shoal::core {
 namespace {
 
-using sim::AgentSpec, sim::Answer, sim::ClusterTimes, sim::kVocab, sim::LoneRun, sim::TestOptions, sim::VirtualCluster;
+using sim::ClusterTimes, sim::LoneRun, sim::TestOptions, sim::VirtualCluster;
 
 using Phase = ClusterState::Phase;
-
-GenerateRequest MakeRequest(RequestId id, int32_t prompt, int32_t max_tokens) {
-  GenerateRequest r;
-  r.id = id;
-  for (int32_t i = 0; i < prompt; ++i) r.prompt.push_back(static_cast<int32_t>(RandomBits(7, id, i) % kVocab));
-  r.max_tokens = max_tokens;
-  return r;
-}
 
 bool Contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 
