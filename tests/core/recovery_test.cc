@@ -574,6 +574,24 @@ TEST(Recovery, AnswersOfAnEpochThatIsOverAreIgnored) {
   run.Finish();
 }
 
+// It comes while the next group has the same step under way: taken for that step's, it would break the group.
+TEST(Recovery, AnAnswerOfTheEpochBeforeIsNotOneOfTheNext) {
+  Running run;
+  run.cluster.KillRank(0, "killed by signal 9");
+  ASSERT_TRUE(run.cluster.RunUntil([&] {
+    const ClusterState state = run.cluster.state();
+    return state.epoch == 2 && state.phase == Phase::kReady;
+  }));
+  const ClusterState state = run.cluster.state();
+  plan::StepResult late;
+  late.stamp = {1, TestOptions().incarnation, 1};
+  late.rank = 2;  // samples
+  run.cluster.Post(StepAnswered{state.ranks[late.rank].agent, late});
+  EXPECT_EQ(run.cluster.state().stale_answers, state.stale_answers + 1);
+  run.Finish();
+  EXPECT_EQ(run.cluster.state().groups_formed, 2u);
+}
+
 TEST(Recovery, AnswersThatNoRankWouldGiveBreakTheGroupOnly) {
   for (int kind = 0; kind < 4; ++kind) {
     SCOPED_TRACE(kind);
