@@ -54,11 +54,18 @@ nemesis: test-models ## FAULTS real faults under load, in each kind of cluster; 
 	@tools/dev/build release shoal
 	@tools/dev/nemesis $(FAULTS)
 
-MINUTES ?= 60
 .PHONY: soak
-soak: test-models ## MINUTES of mixed load with a fault every 20 s: does memory grow?
+soak: MINUTES ?= 60
+soak: test-models ## MINUTES (60) of mixed load with a fault every 20 s: does memory grow?
 	@tools/dev/build release shoal
 	@tools/dev/nemesis soak $(MINUTES)
+
+.PHONY: calm
+calm: MINUTES ?= 30
+calm: test-models ## MINUTES (30) each of load without faults beside busy loops, and under ThreadSanitizer: false alarms?
+	@tools/dev/build release shoal
+	@tools/dev/nemesis calm $(MINUTES) 1
+	@tools/dev/sanitize thread tools/dev/nemesis calm $(MINUTES) 0
 
 SEEDS ?= 10000
 .PHONY: sim

@@ -2,9 +2,9 @@
 
     soak.py --minutes N [--mode one|two|apart] [--every SECONDS]
 
-Streams as in nemesis.py, and beside them requests that are refused, cut short or not streamed. Private memory of the
-coordinator, which lives through all of it, and of each agent is sampled every 10 s; the slope of its least-squares line, without the first tenth of the
-run, is printed. Exit code 1: a wrong answer, as for nemesis.py, or a slope of 1 MiB per minute or more.
+Streams as in nemesis.py, and beside them requests that are refused, cut short or not streamed. The coordinator lives
+through all of it; agents are killed in the first third of the run and live through the rest. Their private memory is sampled
+every 10 s; the slope of its least-squares line, without its first tenth, is printed. Exit code 1: a wrong answer, as for nemesis.py, or a slope of 1 MiB per minute or more.
 """
 
 import argparse
@@ -19,7 +19,8 @@ import cluster as clusters
 import nemesis
 
 LIMIT_MIB_PER_MINUTE = 1.0
-OF_COORDINATOR = "coordinator_kill,coordinator_stop"
+OF_COORDINATOR = ["coordinator_kill", "coordinator_stop"]
+OF_AGENTS = ["agent_kill", "agent_and_spare_kill", "drain"]  # what ends an agent
 BAD = [b"{", b'{"prompt": "x", "max_tokens": -1}', b'{"prompt": 5}', json.dumps({"prompt": "x " * 9000}).encode()]
 
 
@@ -88,7 +89,7 @@ def main():
     parser.add_argument("--every", type=float, default=20)
     own = parser.parse_args()
     nemesis.end_on_sigterm()
-    found = nemesis.Nemesis(nemesis.parse(["--mode", own.mode, "--faults", "0", "--without", OF_COORDINATOR]))
+    found = nemesis.Nemesis(nemesis.parse(["--mode", own.mode, "--faults", "0", "--without", ",".join(OF_COORDINATOR)]))
     noise, memory = Noise(found.server.url), Memory(found.cluster)
     try:
         noise.start()
@@ -97,6 +98,8 @@ def main():
         index = 0
         while time.monotonic() < end and not found.wrong:
             began = time.monotonic()
+            if began > end - 60 * own.minutes * 2 / 3:
+                found.options.without = ",".join(OF_COORDINATOR + OF_AGENTS)
             found.rows.append(found.one(index))
             found.settle()
             index += 1
