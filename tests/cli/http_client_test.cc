@@ -1,5 +1,6 @@
 #include "tools/cli/http_client.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
@@ -101,7 +102,9 @@ TEST(HttpClient, StreamsChunksAndStopsWhenTold) {
 
 TEST(HttpClient, ACutAnswerIsAnError) {
   OneAnswer server({kChunkedHead, "3\r\nabc\r\n"});
-  EXPECT_EQ(Http({.url = server.url, .path = "/"}).status().code(), absl::StatusCode::kDataLoss);
+  const absl::Status cut = Http({.url = server.url, .path = "/"}).status();
+  EXPECT_EQ(cut.code(), absl::StatusCode::kDataLoss);
+  EXPECT_THAT(std::string(cut.message()), testing::HasSubstr("cut off: the server's end is gone"));
 }
 
 TEST(HttpClient, SaysWhatToDoWithoutAServer) {

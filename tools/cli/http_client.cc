@@ -106,6 +106,9 @@ absl::Status Connection::Send(const Address& address) {
   return absl::OkStatus();
 }
 
+// As after the death of a coordinator: another one answers soon, but not this request.
+constexpr char kCutOff[] = "the answer was cut off: the server's end is gone; ask again";
+
 absl::StatusOr<HttpReply> Connection::Receive() {
   if (call_.on_data) stream_.expires_never();
   beast::flat_buffer buffer;
@@ -120,6 +123,7 @@ absl::StatusOr<HttpReply> Connection::Receive() {
     parser.get().body().size = sizeof chunk;
     error = Run([&](auto done) { http::async_read_some(stream_, buffer, parser, done); });
     if (error == http::error::need_buffer) error = {};
+    if (error == http::error::partial_message) return Explain(error, absl::DataLossError(kCutOff));
     if (error) return Explain(error, absl::DataLossError(absl::StrCat("the answer was cut off: ", error.message())));
     const std::string_view data(chunk, sizeof chunk - parser.get().body().size);
     if (data.empty()) continue;
