@@ -94,7 +94,7 @@ TEST_F(RendezvousTest, WhatIsAdvertisedIsForTheCoordinatorOnly) {
   const plan::ConnectRanks published = group.LoadUntilPublished(1, members_);
   ASSERT_EQ(2u, published.ranks.size());
   for (const plan::RankAddress& rank : published.ranks) {
-    const auto address = comm::DecodeAddress(rank.address, 2);
+    const auto address = comm::DecodeAddress(rank.bytes, 2);
     ASSERT_TRUE(address.ok()) << address.status();
     EXPECT_EQ("127.0.0.1", address->host);
   }
