@@ -192,6 +192,19 @@ def partition_to_coordinator(cluster, _load, rng):
     return _one_sided(cluster, rng, "coordinator")
 
 
+def partition_and_rank_kill(cluster, _load, rng):
+    """A group that has to be formed anew while one agent, which is heard, cannot be told. It is waited for (a join may take
+    much longer), and all is as it was when it has heard. Only where ranks go on to reach each other."""
+    host, seconds, pause = cluster.host_of(rng.choice(cluster.serving())), rng.uniform(1, 6), rng.uniform(0, 0.5)
+    victim = rng.choice(cluster.ranks())
+    cluster.hold(host, "agent", True)
+    time.sleep(pause)
+    send(victim, KILL)
+    return Done(f"nothing gets to host {host} for {pause + seconds:.1f} s, SIGKILL of rank process {victim} after "
+                f"{1000 * pause:.0f} ms", (1, 1), seconds=60, after=_later(seconds, cluster.hold, host, "agent", False),
+                reads=False)
+
+
 def connections_cut(cluster, _load, rng):
     """The coordinator cannot tell it from a death of the agent, and the agent not from one of the coordinator's: the group
     is formed with the spare, once, while the agent comes back."""
@@ -214,8 +227,8 @@ OF_RANKS = {rank_kill: 4, rank_stop: 3, rank_stop_and_go: 3, two_ranks: 2, all_r
 OF_OTHERS = {
     "one": (6, [coordinator_kill, agent_kill, coordinator_stop, agent_stop_and_go]),
     "two": (4, [drain, partition_to_coordinator, coordinator_kill, partition_to_agent, agent_kill, connections_cut, slow_network,
-                agent_stop_and_go, partition_to_coordinator, drain, agent_and_spare_kill, partition_to_agent, coordinator_stop,
-                connections_cut]),
+                agent_stop_and_go, partition_and_rank_kill, drain, agent_and_spare_kill, partition_to_coordinator,
+                coordinator_stop, partition_to_agent, connections_cut]),
     "apart": (2, [partition, drain, partition_to_agent, coordinator_kill, partition_to_coordinator, agent_kill, partition,
                   agent_and_spare_kill, partition_to_agent, agent_stop_and_go, partition_to_coordinator, coordinator_stop]),
 }

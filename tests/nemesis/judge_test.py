@@ -127,6 +127,9 @@ class Hub:
     def serving(self):
         return [7]
 
+    def ranks(self):
+        return [9]
+
     def host_of(self, agent):
         assert agent == 7
         return 0
@@ -161,6 +164,16 @@ def test_a_direction_is_held_and_released(monkeypatch, toward, silenced_by, loss
         done.after()
         assert hub.done[:2] == released
     assert found == losses and 0.5 <= min(waits) and max(waits) <= 6
+
+
+def test_a_rank_is_killed_behind_a_partition(monkeypatch):
+    hub = Hub([])
+    monkeypatch.setattr(faults, "_later", lambda seconds, *call: lambda: call[0](*call[1:]))
+    monkeypatch.setattr(faults, "send", lambda *what: hub.done.append(what))
+    done = faults.partition_and_rank_kill(hub, None, random.Random(1))
+    assert hub.done == [(0, "agent", True), (9, faults.KILL)] and done.losses == (1, 1) and not done.reads
+    done.after()
+    assert hub.done[2:] == [(0, "agent", False)]
 
 
 @pytest.mark.parametrize("fault, losses", [(faults.connections_cut, (1, 1)), (faults.slow_network, (0, 0))])
