@@ -479,6 +479,25 @@ TEST_F(AgentTest, ListeningOnAllAddressesAdvertisesOneThatWorks) {
   EXPECT_EQ(1u, group.Generate(kPrompt, 1).size());
 }
 
+TEST_F(AgentTest, WhatCannotBeAdvertisedIsRefused) {
+  const std::atomic<bool> stop{true};
+  agent::AgentOptions options = OptionsFor(agents_->address(), 1);
+  const auto refused = [&](const std::string& address) {
+    options.advertise = address;
+    const absl::Status status = agent::RunAgent(options, stop);
+    return absl::IsInvalidArgument(status) ? std::string(status.message()) : status.ToString();
+  };
+  EXPECT_NE(std::string::npos, refused("10.0.0.1:80").find("--insecure"));
+  options.insecure = true;
+  EXPECT_NE(std::string::npos, refused("worker-3").find("not of the form host:port"));
+  for (const char* port : {"0", "65536", "-1", "http"}) {
+    EXPECT_NE(std::string::npos, refused(absl::StrCat("worker-3:", port)).find("needs a port")) << port;
+  }
+  EXPECT_NE(std::string::npos, refused("0.0.0.0:80").find("all addresses"));
+  EXPECT_NE(std::string::npos, refused("[::]:80").find("all addresses"));
+  EXPECT_EQ("OK", refused("worker-3.ns:80"));
+}
+
 TEST_F(AgentTest, PortInUseIsSaid) {
   const std::atomic<bool> stop{true};
   agent::AgentOptions options = OptionsFor(agents_->address(), 1);

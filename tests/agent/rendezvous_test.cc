@@ -5,7 +5,9 @@
 #include <csignal>
 #include <map>
 
+#include "absl/strings/str_cat.h"
 #include "tests/agent/fixture.h"
+#include "worker/comm/gloo_address.h"
 
 namespace shoal {
 namespace {
@@ -13,6 +15,7 @@ namespace {
 using testing::AgentThread;
 using testing::Children;
 using testing::EventLog;
+using testing::FreePort;
 using testing::OptionsFor;
 using testing::StartAgents;
 using testing::TinyGroup;
@@ -21,8 +24,9 @@ const std::vector<int32_t> kPrompt = {72, 101, 108, 108, 111, 32, 119, 111, 114,
 
 class RendezvousTest : public ::testing::Test {
  protected:
-  void StartAgent(int slots) {
-    running_.push_back(std::make_unique<AgentThread>(OptionsFor(agents_->address(), slots)));
+  void StartAgent(int slots) { StartAgent(OptionsFor(agents_->address(), slots)); }
+  void StartAgent(const agent::AgentOptions& options) {
+    running_.push_back(std::make_unique<AgentThread>(options));
     auto event = log_.Take<core::AgentRegistered>();
     ASSERT_TRUE(event.has_value());
     members_.push_back(event->info);
@@ -73,6 +77,29 @@ TEST_F(RendezvousTest, TwoAgentsOverGlooAnswerAsOneRank) {
       EXPECT_EQ(bytes > 0, transport == "gloo") << "rank " << rank << " sent " << bytes << " over " << transport;
     }
   }
+}
+
+// The coordinator takes the way that is advertised; ranks are told of addresses that are this host's own.
+TEST_F(RendezvousTest, WhatIsAdvertisedIsForTheCoordinatorOnly) {
+  agent::AgentOptions options = OptionsFor(agents_->address(), 2);
+  const int port = FreePort();
+  options.listen = absl::StrCat("0.0.0.0:", port);
+  options.advertise = absl::StrCat("127.0.0.3:", port);
+  options.insecure = true;
+  StartAgent(options);
+  EXPECT_EQ(options.advertise, members_[0].address);
+  TinyGroup group(&log_, agents_.get(), "null", "gloo");
+  group.Join(1, 2, 1, members_);
+  ASSERT_TRUE(log_.Take<core::JoinAnswered>().has_value());
+  const plan::ConnectRanks published = group.LoadUntilPublished(1, members_);
+  ASSERT_EQ(2u, published.ranks.size());
+  for (const plan::RankAddress& rank : published.ranks) {
+    const auto address = comm::DecodeAddress(rank.bytes, 2);
+    ASSERT_TRUE(address.ok()) << address.status();
+    EXPECT_EQ("127.0.0.1", address->host);
+  }
+  group.Form(2, 2, 1, members_);
+  EXPECT_EQ(3u, group.Generate(kPrompt, 3).size());
 }
 
 TEST_F(RendezvousTest, AKilledRankIsNamedFirstAndTheGroupFormsAgain) {

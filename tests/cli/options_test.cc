@@ -112,6 +112,16 @@ TEST(CommandLine, AnEmptyReportDirectoryStaysEmpty) {
   EXPECT_EQ(carried->serve.report_dir, "");
 }
 
+TEST(CommandLine, TheAgentIsReachedWhereItListensUnlessToldOtherwise) {
+  EXPECT_EQ(Parse({"worker", "--master-port", "1"})->worker.advertise_address, "");
+  const auto line = Parse({"worker", "--master-port", "1", "--advertise-address", "worker-3.ns:7001"});
+  ASSERT_TRUE(line.ok()) << line.status();
+  EXPECT_EQ(line->worker.advertise_address, "worker-3.ns:7001");
+  EXPECT_EQ(line->worker.listen, "127.0.0.1:0");
+  const Environment address("SHOAL_ADVERTISE_ADDRESS", "10.0.0.9:7002");
+  EXPECT_EQ(Parse({"worker", "--master-port", "1"})->worker.advertise_address, "10.0.0.9:7002");
+}
+
 TEST(CommandLine, ErrorsSayWhatToDo) {
   EXPECT_NE(Parse({"serve", "m", "--tensor-paralel-size", "2"}).status().message().find("--tensor-parallel-size"),
             absl::string_view::npos);

@@ -73,6 +73,11 @@ def test_port_in_use():
 def test_off_loopback_needs_insecure():
     refused("serve", harness.GGUF, "--master-addr", "0.0.0.0", words=["--insecure"])
     refused("worker", "--master-port", 1, "--listen", "0.0.0.0:0", words=["insecure"])
+    refused("worker", "--master-port", 1, "--advertise-address", "10.0.0.1:7001", words=["advertise", "insecure"])
+
+
+def test_what_an_agent_cannot_advertise():
+    refused("worker", "--master-port", 1, "--advertise-address", "127.0.0.1:0", words=["advertise", "port"])
 
 
 @pytest.mark.parametrize("args,words", [

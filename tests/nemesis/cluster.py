@@ -7,6 +7,7 @@ import signal
 import subprocess
 
 import harness
+import proxy
 
 SHAPE = ["--tensor-parallel-size", 2, "--pipeline-parallel-size", 2, "--max-num-seqs", 16]
 
@@ -92,12 +93,40 @@ class One:
                 process.kill_all()
 
 
+class Control:
+    """The way between the coordinator and one agent: a proxy for the calls of each to the other."""
+
+    def __init__(self, proxies, coordinator_port):
+        self.keeper, self.agent_port = proxy.reserve()
+        self.to_coordinator, self.to_agent = proxies.add(coordinator_port), proxies.add(self.agent_port)
+
+    def hold(self, toward, held):
+        """Calls toward "agent" or "coordinator", and answers to what that one has called."""
+        both = [self.to_agent, self.to_coordinator]
+        calls, answers = both if toward == "agent" else reversed(both)
+        calls.set("to_target", hold=held)
+        answers.set("to_client", hold=held)
+
+    def delay(self, seconds):
+        for one in (self.to_coordinator, self.to_agent):
+            for way in proxy.WAYS:
+                one.set(way, delay=seconds)
+
+    def cut(self, off):
+        """The agent can be called before it can register again."""
+        for one in (self.to_agent, self.to_coordinator):
+            one.cut(off)
+
+
 class Two(One):
-    """A coordinator, two agents of two ranks each that speak over the network, and a spare agent."""
+    """A coordinator, two agents of two ranks each that speak over the network, and a spare agent. All that agents and the
+    coordinator say to each other goes through proxies; what ranks say to each other does not."""
     agent_count = 3
+    silenced_by = ("coordinator",)  # the directions without which the coordinator hears nothing of an agent
 
     def __init__(self, model, *args):
         self.port = harness.free_port()
+        self._make_ways()
         self.workers = [self._worker(i) for i in range(self.agent_count)]
         transport = [] if "--transport" in args else ["--transport", "gloo"]
         try:
@@ -107,8 +136,23 @@ class Two(One):
             self.kill()
             raise
 
-    def _worker(self, _host):
-        return harness.Process("worker", "--master-port", self.port, "--slots", 2)
+    def _make_ways(self):
+        self.proxies = proxy.Proxies()
+        self.controls = [Control(self.proxies, self.port) for _ in range(self.agent_count)]
+
+    def _close_ways(self):
+        self.proxies.close()
+        for control in self.controls:
+            control.keeper.close()
+
+    def _worker(self, host):
+        control = self.controls[host]
+        return harness.Process("worker", "--slots", 2, "--master-port", control.to_coordinator.port, "--listen",
+                               f"127.0.0.1:{control.agent_port}", "--advertise-address", f"127.0.0.1:{control.to_agent.port}")
+
+    def hold(self, host, toward, held):
+        """A partition that lets only the other direction through."""
+        self.controls[host].hold(toward, held)
 
     def agents(self):
         return [w.pid for w in self.workers if w.running()]
@@ -132,6 +176,12 @@ class Two(One):
     def all_processes(self):
         return [*([self.server] if hasattr(self, "server") else []), *self.workers]
 
+    def kill(self):
+        try:
+            super().kill()
+        finally:
+            self._close_ways()
+
 
 class NoHosts(Exception):
     """Namespaces cannot be had here."""
@@ -139,6 +189,7 @@ class NoHosts(Exception):
 
 class Hosts:
     """Hosts as network namespaces on a bridge, so that each can be cut off. Needs root; else raises NoHosts."""
+    NOBODY = "02:00:00:00:00:01"  # a hardware address that no host has
 
     def __init__(self, count):
         self.tag = f"sh{os.getpid() % 100000}"
@@ -175,6 +226,18 @@ class Hosts:
     def link(self, host, up):
         self._ip("link", "set", self.name(host), "up" if up else "down")
 
+    def hold(self, host, toward, held):
+        """Drops without a word all that goes to this host (toward "agent"), or all that it sends (toward "coordinator")."""
+        inside = [("-n", self.name(h), "eth0", address) for h, address in enumerate(self.addresses)]
+        everybody = [*inside, (self.tag, self.bridge_address)]
+        this, others = everybody[host], [e for i, e in enumerate(everybody) if i != host]
+        for sender, receiver in [(o, this) for o in others] if toward == "agent" else [(this, o) for o in others]:
+            *where, device = sender[:-1]
+            if held:
+                self._ip(*where, "neigh", "replace", receiver[-1], "lladdr", self.NOBODY, "dev", device, "nud", "permanent")
+            else:
+                self._ip(*where, "neigh", "del", receiver[-1], "dev", device)
+
     def close(self):
         gone = [["netns", "del", self.name(host)] for host in range(len(self.addresses))] + [["link", "del", self.tag]]
         for args in gone:
@@ -183,22 +246,26 @@ class Hosts:
 
 
 class Apart(Two):
-    """The agents have addresses of their own, and can be cut off."""
+    """The agents have addresses of their own, and can be cut off, ranks and all."""
+    silenced_by = ("agent", "coordinator")  # TCP sends little that is new where nothing is acknowledged
 
     def __init__(self, model, *args):
         self.hosts = Hosts(self.agent_count)
         super().__init__(model, "--master-addr", self.hosts.bridge_address, "--insecure", *args)
 
+    def _make_ways(self):
+        """They are there: the hosts."""
+
+    def _close_ways(self):
+        self.hosts.close()
+
+    def hold(self, host, toward, held):
+        self.hosts.hold(host, toward, held)
+
     def _worker(self, host):
         return harness.Process("worker", "--master-addr", self.hosts.bridge_address, "--master-port", self.port, "--slots",
                                2, "--listen", f"{self.hosts.addresses[host]}:0", "--insecure",
                                prefix=self.hosts.inside(host))
-
-    def kill(self):
-        try:
-            super().kill()
-        finally:
-            self.hosts.close()
 
 
 def send(pid, sig):

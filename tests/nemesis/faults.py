@@ -168,13 +168,69 @@ def partition(cluster, _load, rng):
     return Done(f"host {host} is cut off for {seconds} s", (0 if seconds < 3 else 1, 2), seconds=60, after=after)
 
 
+def _one_sided(cluster, rng, toward):
+    """Where that silences the agent it is given up after three seconds: this is clearly shorter, also when TCP has to wait for
+    its turn to send again (1.4 s after the first time), or longer. Then the spare
+    takes the place, once, and who is heard again is the next spare. An agent that is heard, but gets no plans, would be
+    given up after ten seconds: never here."""
+    host, silent = cluster.host_of(rng.choice(cluster.serving())), toward in cluster.silenced_by
+    seconds = rng.choice([rng.uniform(0.5, 1.2), rng.uniform(4.5, 6)]) if silent else rng.uniform(0.5, 6)
+    lost = silent and seconds > 3
+    cluster.hold(host, toward, True)
+    after = _later(seconds, cluster.hold, host, toward, False)
+    if not lost:
+        after()  # nothing flows before
+    return Done(f"nothing gets from host {host} to others for {seconds:.1f} s" if toward == "coordinator" else
+                f"nothing gets to host {host} for {seconds:.1f} s", (1, 1) if lost else (0, 0), seconds=60, after=after)
+
+
+def partition_to_agent(cluster, _load, rng):
+    return _one_sided(cluster, rng, "agent")
+
+
+def partition_to_coordinator(cluster, _load, rng):
+    return _one_sided(cluster, rng, "coordinator")
+
+
+def partition_and_rank_kill(cluster, _load, rng):
+    """A group that has to be formed anew while one agent, which is heard, cannot be told. It is waited for (a join may take
+    much longer), and all is as it was when it has heard. Only where ranks go on to reach each other."""
+    host, seconds, pause = cluster.host_of(rng.choice(cluster.serving())), rng.uniform(1, 6), rng.uniform(0, 0.5)
+    victim = rng.choice(cluster.ranks())
+    cluster.hold(host, "agent", True)
+    time.sleep(pause)
+    send(victim, KILL)
+    return Done(f"nothing gets to host {host} for {pause + seconds:.1f} s, SIGKILL of rank process {victim} after "
+                f"{1000 * pause:.0f} ms", (1, 1), seconds=60, after=_later(seconds, cluster.hold, host, "agent", False),
+                reads=False)
+
+
+def connections_cut(cluster, _load, rng):
+    """The coordinator cannot tell it from a death of the agent, and the agent not from one of the coordinator's: the group
+    is formed with the spare, once, while the agent comes back."""
+    host, seconds = cluster.host_of(rng.choice(cluster.serving())), rng.uniform(0.1, 1)
+    cluster.controls[host].cut(True)
+    return Done(f"all connections of agent {host} are reset, and refused for {1000 * seconds:.0f} ms", (1, 1), seconds=30,
+                after=_later(seconds, cluster.controls[host].cut, False))
+
+
+def slow_network(cluster, _load, rng):
+    """Of the control plane of one agent. That is no fault: nothing may be lost."""
+    host, delay, seconds = cluster.host_of(rng.choice(cluster.serving())), rng.uniform(0.01, 0.08), rng.uniform(1, 4)
+    cluster.controls[host].delay(delay)
+    return Done(f"what agent {host} and the coordinator say takes {1000 * delay:.0f} ms longer, for {seconds:.1f} s", seconds=30,
+                after=_later(seconds, cluster.controls[host].delay, 0))
+
+
 OF_RANKS = {rank_kill: 4, rank_stop: 3, rank_stop_and_go: 3, two_ranks: 2, all_ranks: 1, disconnect: 2, slow_rank: 1}
 # Of what lives longer than ranks, in turn, so that a short campaign has all kinds: (every so many faults, these).
 OF_OTHERS = {
     "one": (6, [coordinator_kill, agent_kill, coordinator_stop, agent_stop_and_go]),
-    "two": (6, [drain, coordinator_kill, agent_kill, agent_stop_and_go, drain, agent_and_spare_kill, coordinator_stop]),
-    "apart": (2, [partition, drain, partition, coordinator_kill, partition, agent_kill, partition, agent_and_spare_kill,
-                  partition, agent_stop_and_go, partition, coordinator_stop]),
+    "two": (4, [drain, partition_to_coordinator, coordinator_kill, partition_to_agent, agent_kill, connections_cut, slow_network,
+                agent_stop_and_go, partition_and_rank_kill, drain, agent_and_spare_kill, partition_to_coordinator,
+                coordinator_stop, partition_to_agent, connections_cut]),
+    "apart": (2, [partition, drain, partition_to_agent, coordinator_kill, partition_to_coordinator, agent_kill, partition,
+                  agent_and_spare_kill, partition_to_agent, agent_stop_and_go, partition_to_coordinator, coordinator_stop]),
 }
 
 

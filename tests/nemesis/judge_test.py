@@ -102,7 +102,7 @@ def test_a_keyed_request_is_asked_until_it_is_answered_and_once_more(monkeypatch
     assert refused.error.startswith("422") and refused.ended is not None
 
 
-@pytest.mark.parametrize("mode, count, others", [("one", 36, 6), ("two", 24, 4), ("apart", 30, 15)])
+@pytest.mark.parametrize("mode, count, others", [("one", 36, 6), ("two", 24, 6), ("apart", 30, 15)])
 def test_which_faults_come(mode, count, others):
     def chosen(*without):
         return [faults.choose(i, random.Random(i), mode, without) for i in range(count)]
@@ -110,9 +110,80 @@ def test_which_faults_come(mode, count, others):
     assert len(rare) == others
     assert {faults.coordinator_kill, faults.agent_kill} <= set(rare)
     assert (faults.drain in rare) == (mode != "one") and (faults.partition in rare) == (mode == "apart")
+    one_sided = {faults.partition_to_agent, faults.partition_to_coordinator}
+    assert one_sided & set(rare) == (one_sided if mode != "one" else set())
+    assert (faults.connections_cut in rare) == (mode == "two")
     assert set(chosen()) >= {faults.rank_kill, faults.rank_stop, faults.rank_stop_and_go}
     kept = chosen("coordinator_kill", "coordinator_stop")
     assert not {faults.coordinator_kill, faults.coordinator_stop} & set(kept)
+
+
+class Hub:
+    """In place of a cluster: keeps what is done to its control plane."""
+
+    def __init__(self, silenced_by):
+        self.silenced_by, self.done, self.controls = silenced_by, [], [self]
+
+    def serving(self):
+        return [7]
+
+    def ranks(self):
+        return [9]
+
+    def host_of(self, agent):
+        assert agent == 7
+        return 0
+
+    def hold(self, *what):
+        self.done.append(what)
+
+    def cut(self, off):
+        self.done.append(off)
+
+    def delay(self, seconds):
+        self.done.append(seconds)
+
+
+@pytest.mark.parametrize("toward, silenced_by, losses", [
+    ("agent", ["coordinator"], {(0, 0)}),                # it is heard all the time
+    ("coordinator", ["coordinator"], {(0, 0), (1, 1)}),  # by how long it lasts
+    ("agent", ["agent"], {(0, 0), (1, 1)}),
+])
+def test_a_direction_is_held_and_released(monkeypatch, toward, silenced_by, losses):
+    waits = []
+    monkeypatch.setattr(faults, "_later", lambda seconds, *call: waits.append(seconds) or (lambda: call[0](*call[1:])))
+    found = set()
+    for seed in range(30):
+        hub = Hub(silenced_by)
+        done = getattr(faults, f"partition_to_{toward}")(hub, None, random.Random(seed))
+        released = [(0, toward, True), (0, toward, False)]
+        assert hub.done == (released[:1] if done.losses[0] else released)
+        if silenced_by == [toward]:
+            assert waits[-1] > 4 if done.losses == (1, 1) else waits[-1] < 2
+        found.add(done.losses)
+        done.after()
+        assert hub.done[:2] == released
+    assert found == losses and 0.5 <= min(waits) and max(waits) <= 6
+
+
+def test_a_rank_is_killed_behind_a_partition(monkeypatch):
+    hub = Hub([])
+    monkeypatch.setattr(faults, "_later", lambda seconds, *call: lambda: call[0](*call[1:]))
+    monkeypatch.setattr(faults, "send", lambda *what: hub.done.append(what))
+    done = faults.partition_and_rank_kill(hub, None, random.Random(1))
+    assert hub.done == [(0, "agent", True), (9, faults.KILL)] and done.losses == (1, 1) and not done.reads
+    done.after()
+    assert hub.done[2:] == [(0, "agent", False)]
+
+
+@pytest.mark.parametrize("fault, losses", [(faults.connections_cut, (1, 1)), (faults.slow_network, (0, 0))])
+def test_what_is_done_to_connections_is_undone(monkeypatch, fault, losses):
+    monkeypatch.setattr(faults, "_later", lambda seconds, *call: lambda: call[0](*call[1:]))
+    hub = Hub([])
+    done = fault(hub, None, random.Random(1))
+    assert done.losses == losses and len(hub.done) == 1 and hub.done[0]
+    done.after()
+    assert len(hub.done) == 2 and not hub.done[1]
 
 
 def test_the_table_has_a_row_for_each_commit_cluster_and_kind():

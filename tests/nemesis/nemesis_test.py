@@ -1,4 +1,4 @@
-"""Sixty faults, most of ranks, ten of agents and of the coordinator, drains among them, under at least 300 requests: nothing
+"""Sixty faults, most of ranks, twelve of agents, of the coordinator and of what is between them, drains among them, under at least 300 requests: nothing
 lost, nothing twice, nothing different. Times are printed; what fails is only a wrong answer, a loss of the group without a
 fault, or something left behind."""
 
@@ -23,7 +23,8 @@ def test_faults_change_no_answer(mode):
     assert len(found.rows) == FAULTS[mode] and found.requests >= REQUESTS
     assert all(row["live"] >= nemesis.LIVE and row["keyed"] >= nemesis.KEYED for row in found.rows)
     kinds = {row["kind"] for row in found.rows}
-    assert {"coordinator_kill", "agent_kill"} <= kinds and ("drain" in kinds) == (mode == "two")
+    assert {"coordinator_kill", "agent_kill"} <= kinds
+    assert ({"drain", "partition_to_agent", "partition_to_coordinator", "connections_cut"} <= kinds) == (mode == "two")
 
 
 if __name__ == "__main__":

@@ -203,6 +203,7 @@ int RunWorker(const WorkerOptions& options, const LaunchedBy& by) {
   agent::AgentOptions agent;
   agent.coordinator = absl::StrCat(options.master_addr, ":", options.master_port);
   agent.listen = options.listen;
+  agent.advertise = options.advertise_address;
   agent.insecure = options.insecure;
   agent.slots = options.slots;
   agent.threads = options.threads;

@@ -113,6 +113,9 @@ void AddWorkerFlags(CLI::App* app, WorkerOptions& o) {
   Flag(app, "--master-addr", o.master_addr, "Address of the coordinator's control endpoint");
   Flag(app, "--master-port", o.master_port, "Port of it")->check(CLI::Range(1, 65535));
   Flag(app, "--listen", o.listen, "host:port of the agent's own endpoint; port 0: a free one");
+  Flag(app, "--advertise-address", o.advertise_address,
+       "host:port where the coordinator reaches that endpoint, when it is another one (NAT, a Kubernetes service); "
+       "ranks talk to each other on the host of --listen");
   Switch(app, "--insecure", o.insecure, "Allow addresses off this host without TLS");
   Flag(app, "--slots", o.slots, "Ranks that this host runs")->check(CLI::Range(1, 1024));
   Flag(app, "--threads", o.threads, "Compute threads per rank; 0: cores / slots")->check(CLI::Range(0, 1024));

@@ -45,6 +45,7 @@ struct WorkerOptions {
   std::string master_addr = "127.0.0.1";
   int master_port = 0;  // must be given
   std::string listen = "127.0.0.1:0";
+  std::string advertise_address;  // empty: where it listens
   bool insecure = false;
   int slots = 1;
   int threads = 0;

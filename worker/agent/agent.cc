@@ -9,6 +9,7 @@
 #include <thread>
 #include <utility>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "common/base/build_id.h"
 #include "common/base/status_macros.h"
@@ -38,9 +39,25 @@ absl::Status CheckAddress(const std::string& what, const std::string& address, b
   return absl::OkStatus();
 }
 
+// The coordinator connects to it: it has to name one host and one port.
+absl::Status CheckAdvertised(const std::string& address, bool insecure) {
+  SHOAL_RETURN_IF_ERROR(CheckAddress("advertise", address, insecure));
+  int port = 0;
+  if (!absl::SimpleAtoi(address.substr(address.rfind(':') + 1), &port) || port < 1 || port > 65535) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("advertise address \"", address, "\" needs a port of 1 to 65535: the coordinator connects to it"));
+  }
+  if (IsAnyAddress(address)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("advertise address \"", address, "\" means all addresses of a host: name one that reaches it"));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CheckOptions(const AgentOptions& o) {
   SHOAL_RETURN_IF_ERROR(CheckAddress("coordinator", o.coordinator, o.insecure));
   SHOAL_RETURN_IF_ERROR(CheckAddress("listen", o.listen, o.insecure));
+  if (!o.advertise.empty()) SHOAL_RETURN_IF_ERROR(CheckAdvertised(o.advertise, o.insecure));
   if (o.slots < 1 || o.slots > 64)
     return absl::InvalidArgumentError(absl::StrCat(o.slots, " slots: 1 to 64 are possible"));
   if (o.threads < 0 || o.memory_bytes < 0 || o.orphan_timeout < 0) {
@@ -87,8 +104,8 @@ absl::Status Attend(const AgentOptions& o, Control& control, int port, const std
                     bool* registered) {
   const RealClock clock;
   CoordinatorSession session(o.coordinator, &clock);
-  SHOAL_ASSIGN_OR_RETURN(const std::string address, AdvertisedAddress(o.listen, port, o.coordinator));
-  control.SetAddress(address);
+  SHOAL_ASSIGN_OR_RETURN(const std::string own, AdvertisedAddress(o.listen, port, o.coordinator));
+  control.SetAddress(o.advertise.empty() ? own : o.advertise, plan::HostOf(own));
   const plan::AgentInfo info = control.Info();
   DurationNs interval = 0;
   SHOAL_RETURN_IF_ERROR(session.Register(info, stop, &interval));

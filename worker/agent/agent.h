@@ -15,6 +15,7 @@ namespace shoal::agent {
 struct AgentOptions {
   std::string coordinator;             // "host:port" of its control endpoint
   std::string listen = "127.0.0.1:0";  // off loopback only with `insecure`, until TLS exists
+  std::string advertise;               // "host:port" that reaches it from the coordinator; empty: where it listens
   bool insecure = false;
   int slots = 1;                             // ranks this host can run
   int threads = 0;                           // per rank; 0: cores / slots, at least 1

@@ -117,7 +117,7 @@ absl::StatusOr<plan::JoinReply> Control::DoJoin(const plan::JoinGroup& join) {
   GroupContext context = context_;
   {
     MutexLock lock(mutex_);
-    context.self.address = address_;
+    context.rank_host = rank_host_;
   }
   plan::JoinReply reply;
   SHOAL_ASSIGN_OR_RETURN(std::shared_ptr<Group> group, Group::Join(join, context, &reply));
@@ -207,9 +207,10 @@ absl::Status Control::Connect(plan::ConnectRanks connect) {
   return group->Connect(std::move(connect));
 }
 
-void Control::SetAddress(const std::string& address) {
+void Control::SetAddress(const std::string& address, const std::string& rank_host) {
   MutexLock lock(mutex_);
   address_ = address;
+  rank_host_ = rank_host;
 }
 
 plan::AgentInfo Control::Info() const {

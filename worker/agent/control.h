@@ -50,8 +50,9 @@ class Control {
   // The group that a step stream of this epoch belongs to.
   absl::StatusOr<std::shared_ptr<Group>> Open(uint64_t epoch, uint64_t coordinator) SHOAL_EXCLUDES(mutex_);
 
-  // Where the coordinator reaches this agent; ranks listen for others on the same host. Before the first Join().
-  void SetAddress(const std::string& address) SHOAL_EXCLUDES(mutex_);
+  // Where the coordinator reaches this agent, and the host that ranks listen for others on: one of this machine's own.
+  // Before the first Join().
+  void SetAddress(const std::string& address, const std::string& rank_host) SHOAL_EXCLUDES(mutex_);
   // What to tell at Register, and with each heartbeat (agent, incarnation, epoch and ranks are filled in).
   plan::AgentInfo Info() const SHOAL_EXCLUDES(mutex_);
   plan::Heartbeat Beat() const SHOAL_EXCLUDES(mutex_);
@@ -86,7 +87,7 @@ class Control {
   bool stopped_ SHOAL_GUARDED_BY(mutex_) = false;
   uint64_t highest_epoch_ SHOAL_GUARDED_BY(mutex_) = 0;
   uint64_t joined_epoch_ SHOAL_GUARDED_BY(mutex_) = 0;  // the last that a JoinGroup was accepted for
-  std::string address_ SHOAL_GUARDED_BY(mutex_);
+  std::string address_ SHOAL_GUARDED_BY(mutex_), rank_host_ SHOAL_GUARDED_BY(mutex_);
   std::shared_ptr<Group> group_ SHOAL_GUARDED_BY(mutex_);
   uint64_t preload_epoch_ SHOAL_GUARDED_BY(mutex_) = 0;  // of the preload that runs; 0: none
   std::atomic<bool> preload_cancelled_{false};

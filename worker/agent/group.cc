@@ -89,7 +89,7 @@ absl::StatusOr<std::vector<RankSpec>> Group::MakeSpecs(const plan::MirrorLimits&
                   .engine = join.engine,
                   .limits = limits,
                   .threads = local.slot.threads,
-                  .host = plan::HostOf(context_.self.address)};
+                  .host = context_.rank_host};
     spec.weights_fd = context_.shelf->Weights(joined_->weights_key, local.rank)->fd();
     spec.kv_fd = kv->memory.fd();
     caches->push_back({local.rank, kv->id});

@@ -24,6 +24,7 @@ namespace shoal::agent {
 // What a group needs to know of its agent.
 struct GroupContext {
   plan::AgentInfo self;
+  std::string rank_host;  // of this machine, where ranks listen for those of other agents
   std::string rank_binary;
   std::string log_directory;
   int cores = 1;

@@ -121,9 +121,13 @@ int64_t ResidentBytes(int32_t pid) {
   return pages * ::sysconf(_SC_PAGESIZE);
 }
 
+bool IsAnyAddress(const std::string& address) {
+  const std::string host = plan::HostOf(address);
+  return host == "0.0.0.0" || host == "::";
+}
+
 absl::StatusOr<std::string> AdvertisedAddress(const std::string& listen, int port, const std::string& coordinator) {
-  const std::string host = plan::HostOf(listen);
-  if (host != "0.0.0.0" && host != "::") return absl::StrCat(listen.substr(0, listen.rfind(':')), ":", port);
+  if (!IsAnyAddress(listen)) return absl::StrCat(listen.substr(0, listen.rfind(':')), ":", port);
   absl::StatusOr<std::string> local = LocalAddressTowards(coordinator);
   if (!local.ok()) return local.status();
   return absl::StrCat(*local, ":", port);

@@ -29,6 +29,9 @@ int64_t ResidentBytes(int32_t pid);
 // towards the coordinator where `listen` names all addresses. Resolves names, so it may take seconds.
 absl::StatusOr<std::string> AdvertisedAddress(const std::string& listen, int port, const std::string& coordinator);
 
+// Whether a "host:port" to listen on means all addresses of this host.
+bool IsAnyAddress(const std::string& address);
+
 // One line to stderr.
 void Log(const std::string& line);
 
