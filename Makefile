@@ -27,6 +27,12 @@ build: ## build build/shoal, after installing what is missing
 	@tools/dev/setup build
 	@tools/dev/build release shoal
 
+.PHONY: cuda
+cuda: ## build build/libshoal_cuda.so; needs no GPU, and fetches a toolkit (725 MB) where none is installed
+	@tools/dev/setup build cuda
+	@home="$$(tools/dev/cuda_home)"; SHOAL_CUDA_HOME="$$home" tools/dev/build release shoal shoal_cuda
+	@tools/dev/ptxas_report build
+
 .PHONY: model
 model: ## get the default model into models/
 	@tools/dev/setup build

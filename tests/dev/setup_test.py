@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """The set-up scripts, as far as they can be tried without installing anything."""
+import hashlib
 import os
 import stat
 import subprocess
@@ -31,6 +32,47 @@ class CargoPath(unittest.TestCase):
                               ("1.84.9", False), ("1.9.0", False), ("0.66.0", False)]:
             with self.subTest(version=version):
                 self.assertEqual(self.cargo(version, "1.85.0"), good)
+
+
+class CudaHome(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.home = folder.name
+
+    def toolkit(self, version, *headers):
+        """cuda_home with a toolkit of that version and those headers in CUDA_HOME."""
+        os.makedirs(os.path.join(self.home, "bin"), exist_ok=True)
+        os.makedirs(os.path.join(self.home, "include"), exist_ok=True)
+        nvcc = os.path.join(self.home, "bin", "nvcc")
+        with open(nvcc, "w", encoding="utf-8") as f:
+            f.write(f"#!/bin/sh\necho 'Cuda compilation tools, release {version}, V{version}.88'\n")
+        os.chmod(nvcc, 0o755)
+        for header in headers:
+            with open(os.path.join(self.home, "include", header), "w", encoding="utf-8"):
+                pass
+        return run(os.path.join(DEV, "cuda_home"), CUDA_HOME=self.home)
+
+    def expect_refused(self, result, reason):
+        self.assertNotEqual(result.stdout.strip(), self.home)
+        self.assertIn(f"the CUDA toolkit at {self.home} is not used: {reason}", result.stderr)
+
+    def test_an_installed_one_is_taken(self):
+        result = self.toolkit("13.10", "cuda_runtime_api.h", "cublasLt.h", "nccl.h")
+        self.assertEqual((result.returncode, result.stdout, result.stderr), (0, self.home + "\n", ""))
+
+    def test_why_one_is_not_used(self):
+        self.expect_refused(run(os.path.join(DEV, "cuda_home"), CUDA_HOME=self.home), "it has no bin/nvcc")
+        self.expect_refused(self.toolkit("9.2"), "it is CUDA 9.2, and 13.0 or later is needed")
+        self.expect_refused(self.toolkit("12.9"), "it is CUDA 12.9, and 13.0 or later is needed")
+        self.expect_refused(self.toolkit("13.0"), "it has no include/cuda_runtime_api.h")
+        self.expect_refused(self.toolkit("13.0", "cuda_runtime_api.h"), "it has no include/cublasLt.h")
+
+    def test_the_prefix_follows_the_list(self):
+        with open(os.path.join(DEV, "cuda-requirements.txt"), "rb") as f:
+            digest = hashlib.sha256(f.read()).hexdigest()[:16]
+        result = run(os.path.join(DEV, "cuda_home"), "--prefix")
+        self.assertTrue(result.stdout.strip().endswith("/.cache/cuda/" + digest), result.stdout)
 
 
 class Setup(unittest.TestCase):

@@ -143,7 +143,7 @@ def another_build(tmp_path):
     """The program with another build id in its note, as any other link of it has."""
     code, output = harness.run("version")
     assert code == 0
-    build_id = bytes.fromhex(re.search(r"\+([0-9a-f]{12})$", output.strip())[1])
+    build_id = bytes.fromhex(re.search(r"(?m)^shoal \S+\+([0-9a-f]{12})$", output)[1])
     data = pathlib.Path(harness.BINARY).read_bytes()
     note = data.index(b"GNU\0" + build_id)
     copy = tmp_path / "shoal"

@@ -49,6 +49,7 @@ class Arrows(TreeCase):
             ("worker/rank/a.cc", "worker/graph/b.h"), ("worker/agent/a.cc", "worker/rank/b.h"),
             ("common/plan/wire_plan.cc", "plan.pb.h"), ("tools/cli/a.cc", "coordinator/server/b.h"),
             ("tests/x/a.cc", "worker/agent/b.h"), ("worker/comm/nccl_group.cc", "nccl.h"),
+            ("kernels/cuda/a.cu", "cuda_runtime.h"), ("tools/cli/a.cc", "worker/device/cuda_plugin.h"),
         ]:
             with self.subTest(path=path, included=included):
                 self.expect_include(path, included, good=True)
@@ -183,6 +184,11 @@ class Targets(TreeCase):
         files = {"common/a.cc": '#include "common/a.h"\n', "common/a.h": ""}
         self.expect_problems(lambda tree: rules.targets(tree, set()), files, ("common/a.cc", 1), ("common/a.h", 1))
 
+    def test_the_plug_in_names_its_sources(self):
+        files = {"kernels/cuda/CMakeLists.txt": "set(S a.cc gemm/b.cu)  # c.cu\n", "kernels/cuda/a.cc": "",
+                 "kernels/cuda/gemm/b.cu": "", "kernels/cuda/c.cu": "", "kernels/cuda/b.cu": ""}
+        self.expect_problems(lambda tree: rules.targets(tree, set()), files, ("kernels/cuda/c.cu", 1), ("kernels/cuda/b.cu", 1))
+
     def test_rust(self):
         files = {"t/CMakeLists.txt": "add_custom_command(COMMAND cargo build)", "t/Cargo.toml": "", "t/src/lib.rs": "mod used;\n",
                  "t/src/used.rs": "", "t/src/unused.rs": "", "lost/src/lib.rs": ""}
@@ -209,8 +215,8 @@ class Tested(TreeCase):
 
     def test_mirrored_folders(self):
         files = {"kernels/cpu/x.cc": "", "kernels/ref/y.cc": "", "worker/kv/z.cc": "", "tests/kernels/x_test.cc": "",
-                 "tests/ref/y_test.cc": "", "tests/worker/kv/z_test.cc": ""}
-        self.expect_problems(rules.tested, files)
+                 "tests/ref/y_test.cc": "", "tests/worker/kv/z_test.cc": "", "kernels/cuda/x.cu": "", "kernels/cuda/w.cu": ""}
+        self.expect_problems(rules.tested, files, ("kernels/cuda/w.cu", 1))
 
     def test_what_is_no_test_of_it(self):
         files = {"worker/kv/helper.cc": "", "tests/kv/helper.cc": '#include "worker/kv/helper.h"\n',  # no test

@@ -8,6 +8,8 @@
 #include "tools/cli/inspect.h"
 #include "tools/cli/options.h"
 #include "tools/cli/serve.h"
+#include "tools/cli/version.h"
+#include "worker/device/cuda_plugin.h"
 #include "worker/rank/process.h"
 
 namespace shoal::cli {
@@ -40,7 +42,7 @@ int Run(const CommandLine& line) {
     case Verb::kDrain:
       return RunDrain(line.client);
     case Verb::kVersion:
-      std::printf("shoal %s\n", BuildId().c_str());
+      std::fputs(VersionText(BuildId(), device::CudaPluginPath()).c_str(), stdout);
       return 0;
     case Verb::kHelp:
       std::fputs(line.help.c_str(), stdout);

@@ -13,7 +13,7 @@ set(SHOAL_SANITIZER "" CACHE STRING "address | thread | empty")
 
 # -ffp-contract=off: a fused multiply-add appears only where a kernel asks for it, so that two builds of one
 # kernel round alike (the exactness contract in kernels/README.md).
-add_compile_options(-Wall -Wextra -Werror -ffp-contract=off -fno-math-errno)
+add_compile_options("$<$<COMPILE_LANGUAGE:C,CXX>:-Wall;-Wextra;-Werror;-ffp-contract=off;-fno-math-errno>")
 if(CMAKE_CXX_COMPILER_ID STREQUAL "Clang")
   add_compile_options($<$<COMPILE_LANGUAGE:CXX>:-Wthread-safety>)
 else()

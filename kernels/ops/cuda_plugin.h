@@ -1,0 +1,57 @@
+// What the CUDA backend, a library opened at run time (worker/device/cuda_plugin.h), and the program agree on. Plain C
+// layouts and no CUDA headers. A change of any layout here raises kCudaPluginAbi.
+#pragma once
+
+#include <cstdint>
+
+namespace shoal::ops {
+
+inline constexpr uint32_t kCudaPluginAbi = 1;
+inline constexpr char kCudaPluginFile[] = "libshoal_cuda.so";
+inline constexpr char kCudaPluginEntry[] = "shoal_cuda_plugin";  // the one symbol that the library shows
+
+inline constexpr int kCudaMinComputeMajor = 8;  // older devices lack bf16 and cp.async
+inline constexpr int kCudaMaxDevices = 64;
+
+// Why there is no device to use, or that there is one.
+enum class CudaState : int32_t {
+  kReady = 0,         // at least one device is usable
+  kNoDriver = 1,      // libcuda.so.1, which comes with the driver, cannot be loaded
+  kDriverTooOld = 2,  // driver_version is below driver_needed
+  kNoDevice = 3,      // there is a driver and it shows no device
+  kDeviceTooOld = 4,  // there are devices, all of a compute capability below kCudaMinComputeMajor
+  kError = 5,         // anything else; `detail` has the driver's words
+};
+
+struct CudaDevice {
+  char name[256];  // ends with a 0
+  int32_t compute_major, compute_minor;
+  uint64_t memory_bytes;
+  uint8_t uuid[16];
+  int32_t usable;  // 1, or 0: too old
+};
+
+struct CudaProbe {
+  CudaState state;
+  int32_t runtime_version;              // what the plug-in was built with, as CUDA counts: 13000 is 13.0
+  int32_t driver_version;               // the newest CUDA that the driver knows; 0: no driver
+  int32_t driver_needed;                // the oldest that will do
+  int32_t device_count;                 // entries of `devices`
+  char detail[256];                     // kError: what failed and why; else empty
+  CudaDevice devices[kCudaMaxDevices];  // as CUDA numbers them, CUDA_VISIBLE_DEVICES applied
+};
+
+struct CudaPlugin {
+  uint32_t abi;  // kCudaPluginAbi; nothing after it may be read when it differs
+  uint32_t size;
+  // BuildId() of the program it was built with; `version` of any build says which that is.
+  const char* build_id;
+  // Fills all of `out`. Starts the driver (no context), so that this process may not fork and use CUDA in the child.
+  // Any thread.
+  void (*probe)(CudaProbe* out);
+};
+
+}  // namespace shoal::ops
+
+// Static data of the library. Never null.
+extern "C" const shoal::ops::CudaPlugin* shoal_cuda_plugin();
