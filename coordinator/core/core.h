@@ -83,7 +83,7 @@ struct ClusterState {
   uint64_t answers = 0;            // of ranks to plans, accepted
   uint64_t resumed = 0;            // sequences that went on with the KV they had before their group was lost
   uint64_t recomputed_tokens = 0;  // whose KV had been there before: after preemptions and losses
-  uint64_t stale_answers = 0;      // of an epoch that is over, or sent twice: dropped
+  plan::StaleCounts stale{};       // what came to the core of an epoch that is over, or twice, and was dropped
   uint64_t poisoned = 0;           // requests that made ranks fail, and are not tried again
   uint64_t canary_passes = 0, canary_failures = 0;
   bool canary_runs = false;                  // not in `running`

@@ -98,7 +98,9 @@ void Membership::AgentLost(const plan::AgentId& id, const std::string& reason, T
 
 void Membership::Heartbeat(const plan::Heartbeat& heartbeat, TimeNs now, EffectList& fx) {
   auto it = agents_.find(heartbeat.agent);
-  if (it == agents_.end() || it->second.info.incarnation != heartbeat.incarnation) return;
+  if (it == agents_.end() || it->second.info.incarnation != heartbeat.incarnation) {
+    return Stale(plan::StalePlace::kHeartbeat);
+  }
   Agent& agent = it->second;
   agent.silence = 0;
   agent.heard = now;
@@ -177,7 +179,7 @@ TimeNs Membership::NextTimer() const {
 
 void Membership::RankExited(const core::RankExited& exited, TimeNs now, EffectList& fx) {
   const plan::RankExit& e = exited.exit;
-  if (e.epoch != epoch_ || !Owns(exited.agent, e.rank)) return;
+  if (e.epoch != epoch_ || !Owns(exited.agent, e.rank)) return Stale(plan::StalePlace::kFrame);
   const std::string text =
       absl::StrCat("rank ", e.rank, " on ", agents_.at(exited.agent).info.hostname, " (pid ", e.pid, ") ", e.cause);
   fx.Warn(text);

@@ -22,7 +22,7 @@ class Membership {
 
   explicit Membership(const CoreOptions& options);
 
-  // --- Events. What is not of this epoch, or from where it should not come, is ignored. ---
+  // --- Events. What is not of this epoch, or from where it should not come, is ignored and counted. ---
   void Registered(const plan::AgentInfo& info, TimeNs now, EffectList& fx);
   void AgentLost(const plan::AgentId& agent, const std::string& reason, TimeNs now, EffectList& fx);
   void Heartbeat(const plan::Heartbeat& heartbeat, TimeNs now, EffectList& fx);
@@ -191,9 +191,11 @@ class Membership {
   void Unfit(Agent& agent, const std::string& why, EffectList& fx);
   void SayHandover(std::string text, EffectList& fx);
   void PreloadTimer(TimeNs now, EffectList& fx);
-  bool Drains() const;                                            // an agent of the group
-  Agent* Preloading(const plan::AgentId& agent, uint64_t epoch);  // null: nothing that is waited for
+  bool Drains() const;  // an agent of the group
+  // Null: nothing that is waited for. What is of another epoch than the last one it was asked under is counted.
+  Agent* Preloading(const plan::AgentId& agent, uint64_t epoch);
   void CompareCaches();
+  void Stale(plan::StalePlace place) { ++stale_[static_cast<size_t>(place)]; }
   bool All(bool Agent::*flag) const;                          // of the group
   Agent* Member(const plan::AgentId& agent, uint64_t epoch);  // null: not of this group
   // Slots of an agent up to the last one that has a rank.
@@ -257,6 +259,7 @@ class Membership {
   TimeNs handover_at_ = 0;  // to be planned again; 0: not by time
   std::string handover_;    // what draining waits for
   TimeNs last_tick_ = 0, next_tick_ = 0;
+  plan::StaleCounts stale_{};
 };
 
 }  // namespace shoal::core

@@ -168,7 +168,10 @@ void Membership::Unfit(Agent& agent, const std::string& why, EffectList& fx) {
 
 Membership::Agent* Membership::Preloading(const plan::AgentId& id, uint64_t epoch) {
   const auto it = agents_.find(id);
-  if (it == agents_.end() || epoch != it->second.preload.epoch) return nullptr;
+  if (it == agents_.end() || epoch != it->second.preload.epoch) {
+    Stale(plan::StalePlace::kReply);
+    return nullptr;
+  }
   return it->second.preload.state == Preload::State::kRunning ? &it->second : nullptr;
 }
 
