@@ -11,6 +11,7 @@
 #include "common/base/clock.h"
 #include "common/model/model_config.h"
 #include "common/plan/control.h"
+#include "coordinator/core/canary.h"
 #include "coordinator/core/events.h"
 #include "coordinator/core/layout.h"
 
@@ -38,6 +39,7 @@ struct CoreOptions {
   // once a second.
   DurationNs adopt_timeout = 2 * kSecond;
   DurationNs canary_interval = 10 * kSecond;  // between two while idle; 0: there is no canary
+  std::vector<KnownCanary> known_canaries{};  // what former coordinators learned, see CanaryLearned
   int32_t checksum_interval = 64;             // plans from one that asks for checksums to the next; 0: none asks
   // How long a lost group waits for the ranks that were asked for before it is formed with fewer; 0: for ever.
   DurationNs replace_timeout = 0;

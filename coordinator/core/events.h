@@ -9,6 +9,7 @@
 #include "absl/status/statusor.h"
 #include "common/plan/control.h"
 #include "common/plan/step_plan.h"
+#include "coordinator/core/canary.h"
 #include "coordinator/core/request.h"
 
 namespace shoal::core {
@@ -141,7 +142,12 @@ struct Report {
   std::shared_ptr<const StallReport> what;
 };
 
+// To be kept for the coordinators after this one, away from the core's thread.
+struct CanaryLearned {
+  KnownCanary known;
+};
+
 using Effect = std::variant<SendJoin, SendLoad, SendConnect, SendPreload, SendPlan, SendAbort, EmitTokens,
-                            FinishRequest, SetTimer, LogLine, Report>;
+                            FinishRequest, SetTimer, LogLine, Report, CanaryLearned>;
 
 }  // namespace shoal::core

@@ -192,6 +192,12 @@ void Fields(Out& out, const core::Report& e) {
   out.Text("since", e.what->reason);
 }
 template <typename Out>
+void Fields(Out& out, const core::CanaryLearned& e) {
+  out.Name("canary learned");
+  out.Text("of", e.known.key);
+  for (const int32_t token : e.known.tokens) out.Number("token", token);
+}
+template <typename Out>
 void Fields(Out& out, const core::SendAbort& e) {
   out.Name("abort");
   out.Text("to", e.agent);

@@ -218,7 +218,7 @@ class Run {
         After(fault.lasts, [this] { cluster_.HoldOtherStates(-1); });
         return true;
       case FaultKind::kComputeWrongly:
-        // What the canary answers first counts as right.
+        // What the canary is answered at first counts as right.
         if (!cluster_.coordinator_up() || cluster_.state().canary_passes == 0) return false;
         cluster_.ComputeWrongly(true);
         history_.distrusts.push_back({cluster_.now(), cluster_.now() + fault.lasts});
@@ -380,7 +380,7 @@ class Run {
 
   void Crash(DurationNs down, bool knows_epochs) {
     cluster_.CrashCoordinator();
-    cluster_.ComputeWrongly(false);  // the next one takes the first canary's answer for right
+    if (!knows_epochs) cluster_.ComputeWrongly(false);  // the next one takes what it is answered twice for right
     if (keyed_ != nullptr) keyed_->Crash(LeftBy(history_.samples.size()));
     history_.false_alarm_possible = true;
     Restart(down, knows_epochs);

@@ -112,7 +112,10 @@ void VirtualCoordinator::Crash() {
 void VirtualCoordinator::Restart(bool knows_epochs) {
   options_.incarnation += 1000;
   options_.stored_epoch = knows_epochs ? highest_epoch_ : 0;
-  if (!knows_epochs) ignorant_since_ = world_->now();
+  if (!knows_epochs) {
+    ignorant_since_ = world_->now();
+    options_.known_canaries.clear();
+  }
   core_ = std::make_unique<core::Core>(options_);
 }
 

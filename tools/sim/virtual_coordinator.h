@@ -79,6 +79,8 @@ class VirtualCoordinator {
   void Carry(const core::FinishRequest&) {}
   void Carry(const core::LogLine&) {}
   void Carry(const core::Report&) {}
+  // Stored as epochs are.
+  void Carry(const core::CanaryLearned& e) { options_.known_canaries.push_back(e.known); }
 
   World* const world_;
   Network* const network_;
