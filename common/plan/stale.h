@@ -17,6 +17,7 @@ enum class StalePlace : uint8_t {
   kLoad,
   kConnect,
   kAbort,
+  kDrain,
   kOpen,
   kPlan,
   kRecord,  // at ranks: plans in the ring
@@ -26,7 +27,7 @@ enum class StalePlace : uint8_t {
   kFrame,      // on a step stream; in the core: the exit of a rank that is no more
   kAnswer,     // a step's, in the core
 };
-inline constexpr size_t kStalePlaces = 12;
+inline constexpr size_t kStalePlaces = 13;
 // "join", ...: the label of the place.
 std::string_view StalePlaceName(StalePlace place);
 

@@ -65,7 +65,7 @@ struct ClusterState {
     bool straggles = false;   // against its tensor peers
   };
   // kDraining: it shall have no ranks, and waits for another one to take them. kDrained: it has none, and gets none
-  // until it registers anew.
+  // until its process is started anew.
   enum class AgentState : uint8_t { kServing, kSpare, kSilent, kDraining, kDrained };
   struct Agent {
     plan::AgentInfo info;

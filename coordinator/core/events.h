@@ -112,6 +112,13 @@ struct SendAbort {
   std::string reason;
 };
 
+// What the agent shall say of itself from now on, also to the coordinators after this one.
+struct SendDrain {
+  plan::AgentId agent;
+  uint64_t epoch;
+  plan::DrainState state;
+};
+
 struct EmitTokens {
   RequestId id;
   std::vector<int32_t> tokens;
@@ -147,7 +154,7 @@ struct CanaryLearned {
   KnownCanary known;
 };
 
-using Effect = std::variant<SendJoin, SendLoad, SendConnect, SendPreload, SendPlan, SendAbort, EmitTokens,
+using Effect = std::variant<SendJoin, SendLoad, SendConnect, SendPreload, SendPlan, SendAbort, SendDrain, EmitTokens,
                             FinishRequest, SetTimer, LogLine, Report, CanaryLearned>;
 
 }  // namespace shoal::core

@@ -125,6 +125,9 @@ class Membership {
     bool draining = false, drained = false;
     int32_t failures = 0;  // of attempts in this outage that it is to blame for; see put_off
     Preload preload;
+    plan::DrainState drain() const {
+      return drained ? plan::DrainState::kDrained : draining ? plan::DrainState::kDraining : plan::DrainState::kNone;
+    }
     bool put_off() const { return failures >= kWornOut; }  // others go first
   };
 
@@ -185,6 +188,9 @@ class Membership {
   std::vector<plan::AgentInfo> Usable(const Layout& layout, Draining draining, bool put_off) const;
   // Who takes the ranks of draining agents, and what these must read before.
   void PlanHandover(TimeNs now, EffectList& fx);
+  // Its ranks shall go; it has none now and is drained, or has them until others take them.
+  void BeginDrain(Agent& agent, EffectList& fx);
+  void TellDrain(const Agent& agent, EffectList& fx);
   // False: agents were found unfit, others must be chosen.
   bool CheckHandover(EffectList& fx);
   void StartPreload(Agent& agent, std::vector<plan::RankAssignment> ranks, TimeNs now, EffectList& fx);

@@ -52,7 +52,12 @@ void Membership::Drain(const plan::AgentId& id, TimeNs now, EffectList& fx) {
   Agent& agent = it->second;
   if (agent.draining || agent.drained) return;
   fx.Info(absl::StrCat(Named(agent.info), " shall be drained"));
-  if (phase_ == Phase::kReady && !InGroup(id)) {
+  BeginDrain(agent, fx);
+  PlanHandover(now, fx);
+}
+
+void Membership::BeginDrain(Agent& agent, EffectList& fx) {
+  if (phase_ == Phase::kReady && !InGroup(agent.info.id)) {
     agent.drained = true;
     agent.preload = {};
     fx.Info(absl::StrCat(Named(agent.info), " is drained: it had no ranks"));
@@ -60,7 +65,12 @@ void Membership::Drain(const plan::AgentId& id, TimeNs now, EffectList& fx) {
     agent.draining = true;
     if (phase_ != Phase::kReady) handover_ = "there is no group at present";
   }
-  PlanHandover(now, fx);
+  TellDrain(agent, fx);
+}
+
+void Membership::TellDrain(const Agent& agent, EffectList& fx) {
+  // As a preload, it may come to one that has seen higher epochs than ours.
+  fx.control.push_back(SendDrain{agent.info.id, std::max(epoch_, agent.info.highest_epoch), agent.drain()});
 }
 
 bool Membership::Drains() const {

@@ -218,6 +218,7 @@ void Membership::Ready(TimeNs now, EffectList& fx) {
     if (!agent.draining || InGroup(id)) continue;
     agent.draining = false;
     agent.drained = true;
+    TellDrain(agent, fx);
     fx.Info(absl::StrCat("agent ", id, " on ", agent.info.hostname, " is drained: it may be stopped"));
   }
 }

@@ -62,6 +62,7 @@ plan::AgentInfo VirtualAgent::Info() const {
   info.highest_epoch = highest_epoch_;
   info.held_ranks.assign(weights_.begin(), weights_.end());
   if (!weights_.empty()) info.held_model = weights_key_;
+  info.drain = drain_;
   return info;
 }
 
@@ -118,6 +119,7 @@ void VirtualAgent::Beat(const LinkPtr& link) {
     beat.agent = spec_.id;
     beat.incarnation = incarnation_;
     beat.epoch = highest_epoch_;
+    beat.drain = drain_;
     if (group_ != nullptr && group_->loaded) {
       for (const int32_t rank : group_->ranks) beat.ranks.push_back(group_->all->Status(rank));
     }
@@ -383,6 +385,12 @@ void VirtualAgent::Answer(const GroupPtr& group, const plan::StepResult& result)
 
 void VirtualAgent::Abort(uint64_t epoch) {
   Do([self = shared_from_this(), epoch] { self->Enter(epoch, false).IgnoreError(); });
+}
+
+void VirtualAgent::Drain(uint64_t epoch, plan::DrainState state) {
+  Do([self = shared_from_this(), epoch, state] {
+    if (epoch >= self->highest_epoch_) self->drain_ = std::max(self->drain_, state);
+  });
 }
 
 std::vector<int32_t> VirtualAgent::Ranks() const { return group_ == nullptr ? std::vector<int32_t>{} : group_->ranks; }

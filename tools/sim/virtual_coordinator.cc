@@ -186,4 +186,10 @@ void VirtualCoordinator::Carry(const core::SendAbort& e) {
   Send(link, Network::NewStream(), [link, epoch = e.epoch] { link->peer->Abort(epoch); });
 }
 
+void VirtualCoordinator::Carry(const core::SendDrain& e) {
+  const LinkPtr link = Find(e.agent);
+  if (link == nullptr) return;
+  Send(link, Network::NewStream(), [link, e] { link->peer->Drain(e.epoch, e.state); });
+}
+
 }  // namespace shoal::sim

@@ -74,6 +74,7 @@ class VirtualCoordinator {
   void Carry(const core::SendPreload& e);
   void Carry(const core::SendPlan& e);
   void Carry(const core::SendAbort& e);
+  void Carry(const core::SendDrain& e);
   void Carry(const core::SetTimer& e);
   void Carry(const core::EmitTokens&) {}
   void Carry(const core::FinishRequest&) {}

@@ -184,6 +184,16 @@ void Control::Abort(uint64_t epoch, const std::string& reason, OnDone done) {
   if (!queued) done(Stopping());
 }
 
+absl::Status Control::Drain(uint64_t epoch, plan::DrainState state) {
+  MutexLock lock(mutex_);
+  if (epoch < highest_epoch_) {
+    return Refuse(plan::StalePlace::kDrain,
+                  absl::StrCat("epoch ", epoch, " is over: epoch ", highest_epoch_, " has begun"));
+  }
+  drain_ = std::max(drain_, state);
+  return absl::OkStatus();
+}
+
 void Control::Drop(const std::string& reason) {
   if (const std::shared_ptr<Group> group = Current()) group->Cancel();
   preload_cancelled_.store(true);
@@ -220,6 +230,7 @@ plan::AgentInfo Control::Info() const {
   MutexLock lock(mutex_);
   info.address = address_;
   info.highest_epoch = highest_epoch_;
+  info.drain = drain_;
   return info;
 }
 
@@ -236,6 +247,7 @@ plan::Heartbeat Control::Beat() const {
   }
   MutexLock lock(mutex_);
   beat.epoch = highest_epoch_;
+  beat.drain = drain_;
   return beat;
 }
 
