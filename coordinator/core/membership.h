@@ -125,6 +125,7 @@ class Membership {
     bool draining = false, drained = false;
     int32_t failures = 0;  // of attempts in this outage that it is to blame for; see put_off
     Preload preload;
+    bool preloaded = false;  // it was told to read for a handover, and has been in no group since
     plan::DrainState drain() const {
       return drained ? plan::DrainState::kDrained : draining ? plan::DrainState::kDraining : plan::DrainState::kNone;
     }
@@ -186,8 +187,11 @@ class Membership {
   ClusterState::AgentState StateOf(const plan::AgentId& agent) const;
   // By registration; what they hold of another layout is not mentioned. `put_off`: those too.
   std::vector<plan::AgentInfo> Usable(const Layout& layout, Draining draining, bool put_off) const;
-  // Who takes the ranks of draining agents, and what these must read before.
+  // Who takes the ranks of draining agents, and what these must read before; who has read in vain.
   void PlanHandover(TimeNs now, EffectList& fx);
+  void PrepareHandover(TimeNs now, EffectList& fx);
+  // Weights that were read for a handover that does not come, or not to who read them, go: a spare has its memory back.
+  void ReleasePreloads(EffectList& fx);
   // Its ranks shall go; it has none now and is drained, or has them until others take them.
   void BeginDrain(Agent& agent, EffectList& fx);
   void TellDrain(const Agent& agent, EffectList& fx);

@@ -93,6 +93,11 @@ size_t Membership::SlotsUsed(const plan::AgentId& id, const std::vector<plan::Ra
 }
 
 void Membership::PlanHandover(TimeNs now, EffectList& fx) {
+  PrepareHandover(now, fx);
+  ReleasePreloads(fx);
+}
+
+void Membership::PrepareHandover(TimeNs now, EffectList& fx) {
   handover_ready_ = false;
   handover_at_ = 0;
   next_.clear();
@@ -125,6 +130,7 @@ void Membership::PlanHandover(TimeNs now, EffectList& fx) {
 
 void Membership::StartPreload(Agent& agent, std::vector<plan::RankAssignment> ranks, TimeNs now, EffectList& fx) {
   agent.preload = {};
+  agent.preloaded = true;
   agent.preload.state = Preload::State::kRunning;
   agent.preload.ranks = std::move(ranks);
   agent.told.clear();
@@ -136,6 +142,26 @@ void Membership::StartPreload(Agent& agent, std::vector<plan::RankAssignment> ra
   // It may come from a group of a higher epoch than ours; the next one here will be above all.
   join.epoch = agent.preload.epoch = std::max(epoch_, agent.info.highest_epoch);
   fx.control.push_back(SendPreload{agent.info.id, std::move(join)});
+}
+
+void Membership::ReleasePreloads(EffectList& fx) {
+  if (phase_ != Phase::kReady) return;
+  for (auto& [id, agent] : agents_) {
+    if (!agent.preloaded || agent.silent) continue;
+    const bool unfit = agent.preload.state == Preload::State::kUnfit;
+    const bool chosen = next_.empty() || !Of(id, next_).empty();  // or nobody is: it may be, later
+    if (Drains() && !agent.drained && !unfit && chosen) continue;
+    agent.preloaded = false;
+    if (!unfit) agent.preload = {};
+    agent.told = RanksOf(id);
+    agent.told_layout = layout_;
+    agent.info.held_ranks.clear();
+    fx.Info(absl::StrCat(Named(agent.info), " lets go of the weights that it has read for others"));
+    // A preload of what it has already, or nothing: the rest goes. Nobody waits for the answer.
+    plan::JoinGroup join = MakeJoin(group_);
+    join.epoch = agent.preload.epoch = std::max(epoch_, agent.info.highest_epoch);
+    fx.control.push_back(SendPreload{id, std::move(join)});
+  }
 }
 
 bool Membership::CheckHandover(EffectList& fx) {

@@ -215,6 +215,7 @@ void Membership::Ready(TimeNs now, EffectList& fx) {
                    kv_kept_ ? ", with the KV cache as it was" : ""));
   for (auto& [id, agent] : agents_) {
     agent.failures = 0;
+    if (InGroup(id)) agent.preloaded = false;
     if (!agent.draining || InGroup(id)) continue;
     agent.draining = false;
     agent.drained = true;

@@ -134,6 +134,27 @@ TEST_F(AgentTest, WeightsThatWereReadBeforeAreNotReadAgain) {
   EXPECT_EQ(before, group.Generate(kPrompt, 8));
 }
 
+// Read for a group that did not come: the memory is back.
+TEST_F(AgentTest, APreloadOfNothingLetsGoOfWeights) {
+  const auto one = StartAgent(1);
+  const plan::AgentInfo a = Registered();
+  const auto two = StartAgent(1);
+  const plan::AgentInfo b = Registered();
+  TinyGroup group(&log_, agents_.get(), "ref");
+  const auto preload = [&](const std::string& to, const std::vector<plan::AgentInfo>& agents) {
+    agents_->Carry(core::SendPreload{to, group.MakeJoin(1, 1, 1, agents)});
+    const auto done = log_.Take<core::PreloadAdvanced>([](const auto& e) { return e.progress.done; });
+    EXPECT_TRUE(done.has_value());
+    return done.value_or(core::PreloadAdvanced{});
+  };
+  EXPECT_GT(preload(b.id, {b}).progress.bytes_read, 0);
+  EXPECT_TRUE(preload(b.id, {b}).progress.reused);
+  const core::PreloadAdvanced nothing = preload(b.id, {a});
+  EXPECT_EQ(b.id, nothing.progress.agent);
+  EXPECT_TRUE(nothing.reply.ranks.empty());
+  EXPECT_GT(preload(b.id, {b}).progress.bytes_read, 0) << "it had kept them";
+}
+
 // It says so to whichever coordinator it registers with.
 TEST_F(AgentTest, RemembersThatItShallBeDrained) {
   const int port = FreePort();

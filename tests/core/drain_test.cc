@@ -165,6 +165,8 @@ TEST(Drain, AnAgentThatStaysAndCannotTakeMoreIsAskedOnce) {
   run.Drain("b");
   run.RunFor(5 * kSecond);
   EXPECT_EQ(run.cluster.preloads("a"), 1);
+  EXPECT_TRUE(run.cluster.Logged("lets go of the weights that it has read for others"));
+  EXPECT_TRUE(run.cluster.agents().at("a")->Holds(0)) << "that it has a rank for";
   EXPECT_NE(run.DetailOf("b").find("no replacement yet"), std::string::npos) << run.DetailOf("b");
   run.cluster.AddAgent({.id = "spare", .slots = 1});
   ASSERT_TRUE(run.RunUntilDrained("b"));
@@ -488,6 +490,38 @@ TEST(Drain, AnAgentThatHasNotHeardOfItIsToldAgain) {
   EXPECT_EQ(told, 2);
   EXPECT_EQ(run.cluster.agents().at("other")->drain(), plan::DrainState::kDrained);
   EXPECT_EQ(run.cluster.agents().at("b")->drain(), plan::DrainState::kDraining);
+}
+
+// --- Weights that were read for a handover that did not come ---
+
+TEST(Drain, WhoReadInVainLetsGoOfIt) {
+  Running run;
+  run.cluster.AddAgent({.id = "spare", .slots = 2, .join_error = absl::NotFoundError("no device")});
+  run.Drain("b");
+  ASSERT_TRUE(run.cluster.RunUntil([&] { return run.cluster.agents().at("spare")->Holds(3); }));
+  EXPECT_EQ(run.cluster.bytes_read("spare"), 2000);
+  // Who was to be drained comes back as a new process, and has its ranks again: called off.
+  run.cluster.KillAgent("b");
+  run.cluster.AddAgent({.id = "b", .slots = 2, .highest_epoch = run.cluster.state().epoch});
+  ASSERT_TRUE(run.cluster.RunUntilReady());
+  EXPECT_TRUE(run.HasRanks("b"));
+  run.RunFor(50 * kMillisecond);
+  EXPECT_FALSE(run.cluster.agents().at("spare")->Holds(2) || run.cluster.agents().at("spare")->Holds(3));
+  run.Finish();
+}
+
+TEST(Drain, WhoIsUnfitLetsGoOfWhatItHasRead) {
+  Running run;
+  run.cluster.AddAgent({.id = "spare", .slots = 2, .numerics_id = "other numerics"});
+  run.Drain("b");
+  run.RunFor(100 * kMillisecond);
+  EXPECT_TRUE(run.cluster.Logged("spare on host-boot cannot be the replacement"));
+  EXPECT_EQ(run.cluster.bytes_read("spare"), 2000);
+  EXPECT_FALSE(run.cluster.agents().at("spare")->Holds(2));
+  EXPECT_EQ(run.cluster.preloads("spare"), 1) << "nor is it asked again";
+  EXPECT_EQ(run.cluster.state().groups_formed, 1u);
+  EXPECT_EQ(run.cluster.state().stale[static_cast<size_t>(plan::StalePlace::kReply)], 0u);
+  run.Finish();
 }
 
 // Drains among kills, freezes and comebacks at random: every answer as alone, once.

@@ -337,11 +337,13 @@ void VirtualAgent::RanksStarted(const GroupPtr& group) {
 // Reads for a group to come, beside whatever runs here; an epoch that comes meanwhile ends it.
 void VirtualAgent::Preload(const LinkPtr& link, const plan::JoinGroup& join) {
   Do([self = shared_from_this(), link, join] {
-    ++self->preloads_;
+    const bool reads = RanksIn(join, self->id()) != self->Ranks();  // else it keeps what it needs, and the rest goes
+    self->preloads_ += reads ? 1 : 0;
     const auto stream = Network::NewStream();
     absl::Status why = self->spec_.preload_error;
     why.Update(self->Enter(join.epoch, false));
     if (!why.ok()) return self->Tell(link, stream, core::PreloadFailed{self->id(), join.epoch, why});
+    if (!reads) return self->Preloaded(link, stream, join);
     const plan::LoadProgress begun{self->id(), 500, 1000, false, false, 500, {}, {}};
     self->Tell(link, stream, core::PreloadAdvanced{join.epoch, begun, {}});
     self->around_.world->After(self->spec_.preload_takes, [self, link, stream, join] {

@@ -19,6 +19,13 @@ GroupContext Complete(GroupContext context, Shelf* shelf, plan::StaleCounters* s
 
 absl::StatusOr<Control::Preloaded> ReadWeights(const plan::JoinGroup& join, const GroupContext& context,
                                                const std::atomic<bool>& cancelled, const Control::OnProgress& report) {
+  if (std::none_of(join.ranks.begin(), join.ranks.end(), [&](const auto& a) { return a.agent == context.self.id; })) {
+    context.shelf->KeepOnly("", {});
+    Control::Preloaded nothing;
+    nothing.progress.agent = context.self.id;
+    nothing.progress.done = true;
+    return nothing;
+  }
   SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<Joined> joined, ResolveJoin(join, context.self));
   Control::Preloaded result;
   result.reply = ReplyTo(*joined, *context.shelf);

@@ -35,7 +35,7 @@ class Control {
   // Hands the group that is being loaded the addresses of all its ranks; at once, beside the load. Any thread.
   absl::Status Connect(plan::ConnectRanks connect) SHOAL_EXCLUDES(mutex_);
   // Reads weights for a group to come: those of the ranks that `join` gives to this agent, on which a group that runs
-  // here must keep its own. `done` gets the last state, and what a join would
+  // here must keep its own. All others go; where none are given, all. `done` gets the last state, and what a join would
   // be answered with.
   struct Preloaded {
     plan::LoadProgress progress;
