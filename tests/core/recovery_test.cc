@@ -574,38 +574,6 @@ TEST(Recovery, AnswersOfAnEpochThatIsOverAreIgnored) {
   run.Finish();
 }
 
-// Of an epoch that is over, of agents that nobody knows, of what nobody waits for: none of it counts, all is counted.
-TEST(Recovery, WhateverIsStaleIsCountedByItsPlace) {
-  Running run;
-  run.cluster.KillRank(0, "killed by signal 9");
-  ASSERT_TRUE(run.cluster.RunUntil([&] { return run.cluster.state().groups_formed == 2; }));
-  const ClusterState before = run.cluster.state();
-  const plan::AgentId agent = before.ranks[0].agent;
-  const auto counts = [&](plan::StalePlace place, const Event& event) {
-    const uint64_t counted = run.cluster.state().stale[static_cast<size_t>(place)];
-    run.cluster.Post(event);
-    EXPECT_EQ(run.cluster.state().stale[static_cast<size_t>(place)], counted + 1);
-  };
-  plan::LoadProgress progress;
-  progress.agent = agent;
-  for (const uint64_t epoch : {before.epoch, before.epoch - 1}) {
-    counts(plan::StalePlace::kReply, JoinAnswered{agent, epoch, absl::NotFoundError("late")});
-    counts(plan::StalePlace::kReply, LoadAdvanced{epoch, progress});
-    counts(plan::StalePlace::kReply, LoadFailed{agent, epoch, absl::NotFoundError("late")});
-    counts(plan::StalePlace::kReply, PreloadAdvanced{epoch, progress, {}});
-    counts(plan::StalePlace::kReply, PreloadFailed{agent, epoch, absl::NotFoundError("late")});
-  }
-  counts(plan::StalePlace::kFrame, RankExited{agent, {0, 4711, before.epoch - 1, "killed by signal 9"}});
-  plan::Heartbeat beat;
-  beat.agent = "nobody";
-  counts(plan::StalePlace::kHeartbeat, HeartbeatReceived{beat});
-  beat.agent = agent;
-  beat.incarnation = 4711;  // of another process
-  counts(plan::StalePlace::kHeartbeat, HeartbeatReceived{beat});
-  run.Finish();
-  EXPECT_EQ(run.cluster.state().groups_formed, 2u);
-}
-
 // It comes while the next group has the same step under way: taken for that step's, it would break the group.
 TEST(Recovery, AnAnswerOfTheEpochBeforeIsNotOneOfTheNext) {
   Running run;
