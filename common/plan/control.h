@@ -24,6 +24,9 @@ struct DeviceSlot {
   int64_t memory_bytes = 0;  // that weights and KV may take, its share of the host
 };
 
+// Whether an agent's ranks shall go to others, or have gone. Never goes back while its process lives.
+enum class DrainState : uint8_t { kNone, kDraining, kDrained };
+
 struct AgentInfo {
   AgentId id;
   uint64_t incarnation = 0;  // of the agent process
@@ -33,9 +36,10 @@ struct AgentInfo {
   std::string build_id;  // must equal the coordinator's
   int32_t pid = 0;
   std::vector<DeviceSlot> slots;
-  uint64_t highest_epoch = 0;       // it ever saw
-  std::vector<int32_t> held_ranks;  // weights it still owns, of `held_model`
-  std::string held_model;           // revision + layout key
+  uint64_t highest_epoch = 0;            // it ever saw
+  std::vector<int32_t> held_ranks;       // weights it still owns, of `held_model`
+  std::string held_model;                // revision + layout key
+  DrainState drain = DrainState::kNone;  // as a coordinator told it
 };
 
 // kConnecting: has published its address, where its transport needs one, and connects as soon as it has those of
@@ -65,6 +69,7 @@ struct Heartbeat {
   uint64_t epoch = 0;
   std::vector<RankStatus> ranks;
   StaleCounts stale{};  // since the agent started; what was refused there and by its ranks
+  DrainState drain = DrainState::kNone;
 };
 
 // Runtime choices that ranks must share. Part of the numerics id.

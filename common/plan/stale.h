@@ -17,16 +17,17 @@ enum class StalePlace : uint8_t {
   kLoad,
   kConnect,
   kAbort,
+  kDrain,
   kOpen,
   kPlan,
   kRecord,  // at ranks: plans in the ring
   // At the coordinator.
   kHeartbeat,  // of an agent, or a life of it, that is not registered
-  kReply,      // to a command
-  kFrame,      // on a step stream
+  kReply,      // to a command; on its way to the core or in it
+  kFrame,      // on a step stream; in the core: the exit of a rank that is no more
   kAnswer,     // a step's, in the core
 };
-inline constexpr size_t kStalePlaces = 12;
+inline constexpr size_t kStalePlaces = 13;
 // "join", ...: the label of the place.
 std::string_view StalePlaceName(StalePlace place);
 

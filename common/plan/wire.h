@@ -55,5 +55,6 @@ void ToProto(const ConnectRanks& in, proto::ConnectRanksRequest* out);
 absl::StatusOr<ConnectRanks> FromProto(const proto::ConnectRanksRequest& in);
 void ToProto(const RankExit& in, proto::RankExit* out);
 absl::StatusOr<RankExit> FromProto(const proto::RankExit& in);
+absl::StatusOr<DrainState> ToDrainState(int32_t state);
 
 }  // namespace shoal::plan

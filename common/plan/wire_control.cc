@@ -80,6 +80,11 @@ void PutAddress(const RankAddress& in, proto::RankAddress* out) {
 
 }  // namespace
 
+absl::StatusOr<DrainState> ToDrainState(int32_t state) {
+  if (state >= 0 && state <= static_cast<int32_t>(DrainState::kDrained)) return static_cast<DrainState>(state);
+  return absl::InvalidArgumentError(absl::StrCat("drain state ", state));
+}
+
 void ToProto(const MirrorLimits& in, proto::MirrorLimits* out) {
   out->set_blocks(in.blocks);
   out->set_block_size(in.block_size);
@@ -130,6 +135,7 @@ void ToProto(const AgentInfo& in, proto::AgentInfo* out) {
   out->set_highest_epoch(in.highest_epoch);
   out->mutable_held_ranks()->Add(in.held_ranks.begin(), in.held_ranks.end());
   out->set_held_model(in.held_model);
+  out->set_drain(static_cast<int32_t>(in.drain));
 }
 
 absl::StatusOr<AgentInfo> FromProto(const proto::AgentInfo& in) {
@@ -153,6 +159,7 @@ absl::StatusOr<AgentInfo> FromProto(const proto::AgentInfo& in) {
   out.highest_epoch = in.highest_epoch();
   out.held_ranks.assign(in.held_ranks().begin(), in.held_ranks().end());
   out.held_model = in.held_model();
+  SHOAL_ASSIGN_OR_RETURN(out.drain, ToDrainState(in.drain()));
   return out;
 }
 
@@ -168,6 +175,7 @@ void ToProto(const Heartbeat& in, proto::Heartbeat* out) {
     stale->set_place(static_cast<int>(place));
     stale->set_count(std::min(in.stale[place], kMaxStale));
   }
+  out->set_drain(static_cast<int32_t>(in.drain));
 }
 
 absl::StatusOr<Heartbeat> FromProto(const proto::Heartbeat& in) {
@@ -185,6 +193,7 @@ absl::StatusOr<Heartbeat> FromProto(const proto::Heartbeat& in) {
     }
     out.stale[s.place()] = s.count();
   }
+  SHOAL_ASSIGN_OR_RETURN(out.drain, ToDrainState(in.drain()));
   return out;
 }
 

@@ -1,6 +1,7 @@
 #include "coordinator/core/canary.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -10,10 +11,18 @@ namespace {
 
 constexpr int32_t kPromptTokens = 8;
 
-// Layouts that one coordinator sees. Agents name them: more are not remembered.
-constexpr size_t kMaxKnown = 64;
-
 }  // namespace
+
+CanaryWatch::CanaryWatch(DurationNs interval, const std::vector<KnownCanary>& known) : interval_(interval) {
+  for (const KnownCanary& k : known) {
+    if (known_.size() < kMaxKnownCanaries) known_.emplace(k.key, k.tokens);
+  }
+}
+
+std::string CanaryWatch::Key(const std::string& numerics_id, const std::string& revision,
+                             const std::vector<int32_t>& prompt) {
+  return absl::StrCat(numerics_id, " of ", revision, " asked ", absl::StrJoin(prompt, ","), " for ", kTokens);
+}
 
 std::vector<int32_t> CanaryWatch::Prompt(const plan::MirrorLimits& limits) {
   const int64_t room = std::min<int64_t>(limits.max_model_len, int64_t{limits.blocks} * limits.block_size) - kTokens;
@@ -35,33 +44,50 @@ void CanaryWatch::Busy(TimeNs now) {
   if (!distrusted_) next_ = now + interval_;
 }
 
-std::string CanaryWatch::Judge(const std::string& numerics_id, const CanaryAnswer& answer) {
-  const auto known = known_.find(numerics_id);
+std::string CanaryWatch::Judge(const std::string& key, const CanaryAnswer& answer, TimeNs now) {
+  next_ = now + interval_;
+  const auto known = known_.find(key);
+  const bool again = known == known_.end() && once_.has_value() && once_->key == key;
   std::string wrong;
   if (!answer.finite) {
     wrong = "the canary's output is not a number";
   } else if (known != known_.end() && known->second != answer.tokens) {
     wrong = absl::StrCat("the canary was answered with tokens ", absl::StrJoin(answer.tokens, " "), " instead of ",
                          absl::StrJoin(known->second, " "));
+  } else if (again && once_->tokens != answer.tokens) {
+    wrong = absl::StrCat("the canary was answered with tokens ", absl::StrJoin(answer.tokens, " "), " after ",
+                         absl::StrJoin(once_->tokens, " "));
   }
-  if (wrong.empty()) {
-    if (known == known_.end() && known_.size() < kMaxKnown) known_.emplace(numerics_id, answer.tokens);
-    ++passes_;
-    passed_ = true;
-    distrusted_ = false;
-    failures_in_row_ = 0;
-    gives_up_ = false;
+  if (!wrong.empty()) {
+    wrong += ": a rank computes wrongly";
+    Failed(wrong);
     return wrong;
   }
-  wrong += ": a rank computes wrongly";
-  Failed(wrong);
+  if (known == known_.end() && !again) {
+    once_ = {key, answer.tokens};
+    next_ = now;
+    return wrong;
+  }
+  if (again) Learn(*std::exchange(once_, std::nullopt));
+  ++passes_;
+  passed_ = true;
+  distrusted_ = false;
+  failures_in_row_ = 0;
+  gives_up_ = false;
   return wrong;
+}
+
+void CanaryWatch::Learn(KnownCanary known) {
+  if (known_.size() >= kMaxKnownCanaries || known.key.size() > kMaxCanaryKeyBytes) return;
+  known_.emplace(known.key, known.tokens);
+  learned_ = std::move(known);
 }
 
 void CanaryWatch::Failed(const std::string& why) {
   ++failures_;
   ++failures_in_row_;
   distrusted_ = true;
+  once_.reset();
   last_failure_ = why;
   gives_up_ = gives_up_ || failures_in_row_ >= kMaxCanaryFailures;
 }
@@ -69,6 +95,7 @@ void CanaryWatch::Failed(const std::string& why) {
 void CanaryWatch::Distrust(const std::string& why) {
   distrusted_ = interval_ > 0;
   ++mismatches_in_row_;
+  once_.reset();
   last_failure_ = why;
   gives_up_ = gives_up_ || mismatches_in_row_ >= kMaxCanaryFailures;
 }

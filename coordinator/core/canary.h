@@ -1,12 +1,14 @@
 // The canary: a tiny fixed prompt that runs through all ranks before a group counts as ready, and while it is idle.
-// What it answered first under a numerics id is what it has to answer ever after. This decides when it runs and judges
-// the answers; serving runs it. Not thread-safe.
+// What it answered first, and twice in a row, is what it has to answer ever after, also under later coordinators. This
+// decides when it runs and judges the answers; serving runs it. Not thread-safe.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "common/base/clock.h"
@@ -19,6 +21,15 @@ struct CanaryAnswer {
   bool finite = true;  // false: a row of logits was not
 };
 
+// What it has to answer. `key`: all that this depends on, see CanaryWatch::Key.
+struct KnownCanary {
+  std::string key;
+  std::vector<int32_t> tokens;
+  bool operator==(const KnownCanary&) const = default;
+};
+// Layouts and numerics that one cluster sees. Agents name them: more are not remembered, nor longer ones.
+inline constexpr size_t kMaxKnownCanaries = 64, kMaxCanaryKeyBytes = 1024;
+
 // So many failures in a row, of canaries or of plans of clients, and nobody is served before it has passed.
 inline constexpr int32_t kMaxCanaryFailures = 3;
 // So many, and the agent of the rank that is wrong goes behind others: while there is an attempt left to be made with
@@ -27,21 +38,26 @@ inline constexpr int32_t kCanaryFailuresElsewhere = kMaxCanaryFailures - 1;
 
 class CanaryWatch {
  public:
-  // `interval` between two while idle; 0: there is none.
-  explicit CanaryWatch(DurationNs interval) : interval_(interval) {}
+  // `interval` between two while idle; 0: there is none. `known`: what former coordinators learned.
+  explicit CanaryWatch(DurationNs interval, const std::vector<KnownCanary>& known = {});
 
   static constexpr int32_t kTokens = 4;  // that it generates
   // Its prompt; empty when there is no room for one.
   static std::vector<int32_t> Prompt(const plan::MirrorLimits& limits);
+  // Of what the answer depends on: the numbers, the model's revision, what is asked.
+  static std::string Key(const std::string& numerics_id, const std::string& revision,
+                         const std::vector<int32_t>& prompt);
 
-  void GroupReady(TimeNs now);  // a new group has to prove itself
-  void Busy(TimeNs now);        // clients' requests run: the next one an interval later
-  void Ended(TimeNs now) { next_ = now + interval_; }
+  void GroupReady(TimeNs now);       // a new group has to prove itself
+  void Busy(TimeNs now);             // clients' requests run: the next one an interval later
   void NoRoom() { passed_ = true; }  // the group cannot hold it
   bool Due(TimeNs now) const { return interval_ > 0 && now >= next_; }
 
-  // Empty: it passed. Else what is wrong, worded for the log.
-  std::string Judge(const std::string& numerics_id, const CanaryAnswer& answer);
+  // Empty: it passed, or it is the first answer for this key: then it is due again at once, to answer the same. Else
+  // what is wrong, worded for the log.
+  std::string Judge(const std::string& key, const CanaryAnswer& answer, TimeNs now);
+  // What has become known, once: to be kept for later coordinators.
+  std::optional<KnownCanary> TakeLearned() { return std::exchange(learned_, std::nullopt); }
   // It did not come to an answer: `why` showed before.
   void Failed(const std::string& why);
   // A plan of clients showed that ranks compute wrongly: `why`. It has to pass before anything else runs. That it
@@ -65,6 +81,8 @@ class CanaryWatch {
   uint64_t failures() const { return failures_; }
 
  private:
+  void Learn(KnownCanary known);
+
   const DurationNs interval_;
   TimeNs next_ = 0;
   bool passed_ = false, distrusted_ = false;
@@ -73,7 +91,9 @@ class CanaryWatch {
   int32_t failures_in_row_ = 0, mismatches_in_row_ = 0;
   std::string last_failure_;
   uint64_t passes_ = 0, failures_ = 0;
-  std::map<std::string, std::vector<int32_t>> known_;  // by numerics id
+  std::map<std::string, std::vector<int32_t>> known_;  // by key
+  std::optional<KnownCanary> once_;                    // answered once, and not known yet
+  std::optional<KnownCanary> learned_;
 };
 
 }  // namespace shoal::core

@@ -39,7 +39,7 @@ class Core::Impl {
         serving_(options_.max_queued_requests),
         stall_watch_(options_.plan_deadline),
         stragglers_(options_.tp, options_.pp),
-        canary_(options_.canary_interval) {}
+        canary_(options_.canary_interval, options_.known_canaries) {}
 
   std::vector<Effect> OnEvent(const Event& event, TimeNs now) {
     SHOAL_CHECK(now >= now_);
@@ -197,8 +197,10 @@ class Core::Impl {
   }
 
   void Judge(const CanaryAnswer& answer) {
-    canary_.Ended(now_);
-    const std::string wrong = canary_.Judge(membership_.numerics_id(), answer);
+    const std::string key =
+        CanaryWatch::Key(membership_.numerics_id(), options_.revision, CanaryWatch::Prompt(membership_.limits()));
+    const std::string wrong = canary_.Judge(key, answer, now_);
+    if (auto learned = canary_.TakeLearned(); learned.has_value()) fx_.control.push_back(CanaryLearned{*learned});
     if (!wrong.empty()) Distrust(-1, wrong);
   }
 

@@ -11,6 +11,7 @@
 #include "common/base/clock.h"
 #include "common/model/model_config.h"
 #include "common/plan/control.h"
+#include "coordinator/core/canary.h"
 #include "coordinator/core/events.h"
 #include "coordinator/core/layout.h"
 
@@ -38,6 +39,7 @@ struct CoreOptions {
   // once a second.
   DurationNs adopt_timeout = 2 * kSecond;
   DurationNs canary_interval = 10 * kSecond;  // between two while idle; 0: there is no canary
+  std::vector<KnownCanary> known_canaries{};  // what former coordinators learned, see CanaryLearned
   int32_t checksum_interval = 64;             // plans from one that asks for checksums to the next; 0: none asks
   // How long a lost group waits for the ranks that were asked for before it is formed with fewer; 0: for ever.
   DurationNs replace_timeout = 0;
@@ -63,7 +65,7 @@ struct ClusterState {
     bool straggles = false;   // against its tensor peers
   };
   // kDraining: it shall have no ranks, and waits for another one to take them. kDrained: it has none, and gets none
-  // until it registers anew.
+  // until its process is started anew.
   enum class AgentState : uint8_t { kServing, kSpare, kSilent, kDraining, kDrained };
   struct Agent {
     plan::AgentInfo info;
@@ -83,7 +85,7 @@ struct ClusterState {
   uint64_t answers = 0;            // of ranks to plans, accepted
   uint64_t resumed = 0;            // sequences that went on with the KV they had before their group was lost
   uint64_t recomputed_tokens = 0;  // whose KV had been there before: after preemptions and losses
-  uint64_t stale_answers = 0;      // of an epoch that is over, or sent twice: dropped
+  plan::StaleCounts stale{};       // what came to the core of an epoch that is over, or twice, and was dropped
   uint64_t poisoned = 0;           // requests that made ranks fail, and are not tried again
   uint64_t canary_passes = 0, canary_failures = 0;
   bool canary_runs = false;                  // not in `running`

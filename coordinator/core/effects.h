@@ -11,7 +11,8 @@
 namespace shoal::core {
 
 struct EffectList {
-  // SendJoin, SendLoad, SendConnect, SendPreload, SendPlan, SendAbort, SetTimer, LogLine, Report
+  // SendJoin, SendLoad, SendConnect, SendPreload, SendPlan, SendAbort, SendDrain, SetTimer, LogLine,
+  // Report, CanaryLearned
   std::vector<Effect> control;
   std::vector<Effect> client;  // EmitTokens, FinishRequest
 

@@ -9,6 +9,7 @@
 #include "absl/status/statusor.h"
 #include "common/plan/control.h"
 #include "common/plan/step_plan.h"
+#include "coordinator/core/canary.h"
 #include "coordinator/core/request.h"
 
 namespace shoal::core {
@@ -111,6 +112,13 @@ struct SendAbort {
   std::string reason;
 };
 
+// What the agent shall say of itself from now on, also to the coordinators after this one.
+struct SendDrain {
+  plan::AgentId agent;
+  uint64_t epoch;
+  plan::DrainState state;
+};
+
 struct EmitTokens {
   RequestId id;
   std::vector<int32_t> tokens;
@@ -141,7 +149,12 @@ struct Report {
   std::shared_ptr<const StallReport> what;
 };
 
-using Effect = std::variant<SendJoin, SendLoad, SendConnect, SendPreload, SendPlan, SendAbort, EmitTokens,
-                            FinishRequest, SetTimer, LogLine, Report>;
+// To be kept for the coordinators after this one, away from the core's thread.
+struct CanaryLearned {
+  KnownCanary known;
+};
+
+using Effect = std::variant<SendJoin, SendLoad, SendConnect, SendPreload, SendPlan, SendAbort, SendDrain, EmitTokens,
+                            FinishRequest, SetTimer, LogLine, Report, CanaryLearned>;
 
 }  // namespace shoal::core

@@ -71,6 +71,12 @@ void Membership::Registered(const plan::AgentInfo& info, TimeNs now, EffectList&
     next_tick_ = now + TickInterval();
   }
   if (learns) followed_ = last_tick_ - now;
+  if (info.drain == plan::DrainState::kDrained && !InGroup(info.id)) {
+    agent.drained = true;
+  } else if (info.drain != plan::DrainState::kNone) {
+    fx.Info(absl::StrCat(Called(info), " says that it shall be drained"));
+    BeginDrain(agent, fx);
+  }
   if (phase_ == Phase::kFailed && !impossible_) {
     phase_ = Phase::kWaitingForAgents;
     attempts_ = 0;
@@ -98,11 +104,14 @@ void Membership::AgentLost(const plan::AgentId& id, const std::string& reason, T
 
 void Membership::Heartbeat(const plan::Heartbeat& heartbeat, TimeNs now, EffectList& fx) {
   auto it = agents_.find(heartbeat.agent);
-  if (it == agents_.end() || it->second.info.incarnation != heartbeat.incarnation) return;
+  if (it == agents_.end() || it->second.info.incarnation != heartbeat.incarnation) {
+    return Stale(plan::StalePlace::kHeartbeat);
+  }
   Agent& agent = it->second;
   agent.silence = 0;
   agent.heard = now;
   if (heartbeat.epoch == epoch_) agent.ranks = heartbeat.ranks;
+  if (heartbeat.drain < agent.drain()) TellDrain(agent, fx);  // it has not heard of it
   if (!agent.silent) return;
   agent.silent = false;
   fx.Info(absl::StrCat(Called(agent.info), " is heard again"));
@@ -177,7 +186,7 @@ TimeNs Membership::NextTimer() const {
 
 void Membership::RankExited(const core::RankExited& exited, TimeNs now, EffectList& fx) {
   const plan::RankExit& e = exited.exit;
-  if (e.epoch != epoch_ || !Owns(exited.agent, e.rank)) return;
+  if (e.epoch != epoch_ || !Owns(exited.agent, e.rank)) return Stale(plan::StalePlace::kFrame);
   const std::string text =
       absl::StrCat("rank ", e.rank, " on ", agents_.at(exited.agent).info.hostname, " (pid ", e.pid, ") ", e.cause);
   fx.Warn(text);

@@ -22,7 +22,7 @@ class Membership {
 
   explicit Membership(const CoreOptions& options);
 
-  // --- Events. What is not of this epoch, or from where it should not come, is ignored. ---
+  // --- Events. What is not of this epoch, or from where it should not come, is ignored and counted. ---
   void Registered(const plan::AgentInfo& info, TimeNs now, EffectList& fx);
   void AgentLost(const plan::AgentId& agent, const std::string& reason, TimeNs now, EffectList& fx);
   void Heartbeat(const plan::Heartbeat& heartbeat, TimeNs now, EffectList& fx);
@@ -125,6 +125,10 @@ class Membership {
     bool draining = false, drained = false;
     int32_t failures = 0;  // of attempts in this outage that it is to blame for; see put_off
     Preload preload;
+    bool preloaded = false;  // it was told to read for a handover, and has been in no group since
+    plan::DrainState drain() const {
+      return drained ? plan::DrainState::kDrained : draining ? plan::DrainState::kDraining : plan::DrainState::kNone;
+    }
     bool put_off() const { return failures >= kWornOut; }  // others go first
   };
 
@@ -183,17 +187,25 @@ class Membership {
   ClusterState::AgentState StateOf(const plan::AgentId& agent) const;
   // By registration; what they hold of another layout is not mentioned. `put_off`: those too.
   std::vector<plan::AgentInfo> Usable(const Layout& layout, Draining draining, bool put_off) const;
-  // Who takes the ranks of draining agents, and what these must read before.
+  // Who takes the ranks of draining agents, and what these must read before; who has read in vain.
   void PlanHandover(TimeNs now, EffectList& fx);
+  void PrepareHandover(TimeNs now, EffectList& fx);
+  // Weights that were read for a handover that does not come, or not to who read them, go: a spare has its memory back.
+  void ReleasePreloads(EffectList& fx);
+  // Its ranks shall go; it has none now and is drained, or has them until others take them.
+  void BeginDrain(Agent& agent, EffectList& fx);
+  void TellDrain(const Agent& agent, EffectList& fx);
   // False: agents were found unfit, others must be chosen.
   bool CheckHandover(EffectList& fx);
   void StartPreload(Agent& agent, std::vector<plan::RankAssignment> ranks, TimeNs now, EffectList& fx);
   void Unfit(Agent& agent, const std::string& why, EffectList& fx);
   void SayHandover(std::string text, EffectList& fx);
   void PreloadTimer(TimeNs now, EffectList& fx);
-  bool Drains() const;                                            // an agent of the group
-  Agent* Preloading(const plan::AgentId& agent, uint64_t epoch);  // null: nothing that is waited for
+  bool Drains() const;  // an agent of the group
+  // Null: nothing that is waited for. What is of another epoch than the last one it was asked under is counted.
+  Agent* Preloading(const plan::AgentId& agent, uint64_t epoch);
   void CompareCaches();
+  void Stale(plan::StalePlace place) { ++stale_[static_cast<size_t>(place)]; }
   bool All(bool Agent::*flag) const;                          // of the group
   Agent* Member(const plan::AgentId& agent, uint64_t epoch);  // null: not of this group
   // Slots of an agent up to the last one that has a rank.
@@ -257,6 +269,7 @@ class Membership {
   TimeNs handover_at_ = 0;  // to be planned again; 0: not by time
   std::string handover_;    // what draining waits for
   TimeNs last_tick_ = 0, next_tick_ = 0;
+  plan::StaleCounts stale_{};
 };
 
 }  // namespace shoal::core

@@ -52,7 +52,12 @@ void Membership::Drain(const plan::AgentId& id, TimeNs now, EffectList& fx) {
   Agent& agent = it->second;
   if (agent.draining || agent.drained) return;
   fx.Info(absl::StrCat(Named(agent.info), " shall be drained"));
-  if (phase_ == Phase::kReady && !InGroup(id)) {
+  BeginDrain(agent, fx);
+  PlanHandover(now, fx);
+}
+
+void Membership::BeginDrain(Agent& agent, EffectList& fx) {
+  if (phase_ == Phase::kReady && !InGroup(agent.info.id)) {
     agent.drained = true;
     agent.preload = {};
     fx.Info(absl::StrCat(Named(agent.info), " is drained: it had no ranks"));
@@ -60,7 +65,12 @@ void Membership::Drain(const plan::AgentId& id, TimeNs now, EffectList& fx) {
     agent.draining = true;
     if (phase_ != Phase::kReady) handover_ = "there is no group at present";
   }
-  PlanHandover(now, fx);
+  TellDrain(agent, fx);
+}
+
+void Membership::TellDrain(const Agent& agent, EffectList& fx) {
+  // As a preload, it may come to one that has seen higher epochs than ours.
+  fx.control.push_back(SendDrain{agent.info.id, std::max(epoch_, agent.info.highest_epoch), agent.drain()});
 }
 
 bool Membership::Drains() const {
@@ -83,6 +93,11 @@ size_t Membership::SlotsUsed(const plan::AgentId& id, const std::vector<plan::Ra
 }
 
 void Membership::PlanHandover(TimeNs now, EffectList& fx) {
+  PrepareHandover(now, fx);
+  ReleasePreloads(fx);
+}
+
+void Membership::PrepareHandover(TimeNs now, EffectList& fx) {
   handover_ready_ = false;
   handover_at_ = 0;
   next_.clear();
@@ -115,6 +130,7 @@ void Membership::PlanHandover(TimeNs now, EffectList& fx) {
 
 void Membership::StartPreload(Agent& agent, std::vector<plan::RankAssignment> ranks, TimeNs now, EffectList& fx) {
   agent.preload = {};
+  agent.preloaded = true;
   agent.preload.state = Preload::State::kRunning;
   agent.preload.ranks = std::move(ranks);
   agent.told.clear();
@@ -126,6 +142,26 @@ void Membership::StartPreload(Agent& agent, std::vector<plan::RankAssignment> ra
   // It may come from a group of a higher epoch than ours; the next one here will be above all.
   join.epoch = agent.preload.epoch = std::max(epoch_, agent.info.highest_epoch);
   fx.control.push_back(SendPreload{agent.info.id, std::move(join)});
+}
+
+void Membership::ReleasePreloads(EffectList& fx) {
+  if (phase_ != Phase::kReady) return;
+  for (auto& [id, agent] : agents_) {
+    if (!agent.preloaded || agent.silent) continue;
+    const bool unfit = agent.preload.state == Preload::State::kUnfit;
+    const bool chosen = next_.empty() || !Of(id, next_).empty();  // or nobody is: it may be, later
+    if (Drains() && !agent.drained && !unfit && chosen) continue;
+    agent.preloaded = false;
+    if (!unfit) agent.preload = {};
+    agent.told = RanksOf(id);
+    agent.told_layout = layout_;
+    agent.info.held_ranks.clear();
+    fx.Info(absl::StrCat(Named(agent.info), " lets go of the weights that it has read for others"));
+    // A preload of what it has already, or nothing: the rest goes. Nobody waits for the answer.
+    plan::JoinGroup join = MakeJoin(group_);
+    join.epoch = agent.preload.epoch = std::max(epoch_, agent.info.highest_epoch);
+    fx.control.push_back(SendPreload{id, std::move(join)});
+  }
 }
 
 bool Membership::CheckHandover(EffectList& fx) {
@@ -168,7 +204,10 @@ void Membership::Unfit(Agent& agent, const std::string& why, EffectList& fx) {
 
 Membership::Agent* Membership::Preloading(const plan::AgentId& id, uint64_t epoch) {
   const auto it = agents_.find(id);
-  if (it == agents_.end() || epoch != it->second.preload.epoch) return nullptr;
+  if (it == agents_.end() || epoch != it->second.preload.epoch) {
+    Stale(plan::StalePlace::kReply);
+    return nullptr;
+  }
   return it->second.preload.state == Preload::State::kRunning ? &it->second : nullptr;
 }
 

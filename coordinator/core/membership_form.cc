@@ -106,7 +106,7 @@ void Membership::Form(PlacedLayout place, TimeNs now, EffectList& fx) {
 
 void Membership::JoinAnswered(const core::JoinAnswered& answer, TimeNs now, EffectList& fx) {
   Agent* agent = Member(answer.agent, answer.epoch);
-  if (agent == nullptr || phase_ != Phase::kJoining || agent->joined) return;
+  if (agent == nullptr || phase_ != Phase::kJoining || agent->joined) return Stale(plan::StalePlace::kReply);
   const std::string who = absl::StrCat("agent ", answer.agent, " on ", agent->info.hostname);
   if (!answer.reply.ok()) {
     const std::string text = absl::StrCat(who, " could not join: ", answer.reply.status().message());
@@ -173,7 +173,7 @@ void Membership::AllJoined(TimeNs now, EffectList& fx) {
 
 void Membership::LoadAdvanced(const core::LoadAdvanced& advance, TimeNs now, EffectList& fx) {
   Agent* agent = Member(advance.progress.agent, advance.epoch);
-  if (agent == nullptr || phase_ != Phase::kLoading || agent->loaded) return;
+  if (agent == nullptr || phase_ != Phase::kLoading || agent->loaded) return Stale(plan::StalePlace::kReply);
   if (const std::string wrong = Misaddressed(*agent, advance.progress); !wrong.empty()) {
     return Refused(agent, absl::StrCat("agent ", advance.progress.agent, " on ", agent->info.hostname, " ", wrong), now,
                    fx);
@@ -215,9 +215,11 @@ void Membership::Ready(TimeNs now, EffectList& fx) {
                    kv_kept_ ? ", with the KV cache as it was" : ""));
   for (auto& [id, agent] : agents_) {
     agent.failures = 0;
+    if (InGroup(id)) agent.preloaded = false;
     if (!agent.draining || InGroup(id)) continue;
     agent.draining = false;
     agent.drained = true;
+    TellDrain(agent, fx);
     fx.Info(absl::StrCat("agent ", id, " on ", agent.info.hostname, " is drained: it may be stopped"));
   }
 }
@@ -260,7 +262,7 @@ void Membership::ConnectRanks(TimeNs now, EffectList& fx) {
 
 void Membership::LoadFailed(const core::LoadFailed& failure, TimeNs now, EffectList& fx) {
   Agent* agent = Member(failure.agent, failure.epoch);
-  if (agent == nullptr || phase_ != Phase::kLoading) return;
+  if (agent == nullptr || phase_ != Phase::kLoading) return Stale(plan::StalePlace::kReply);
   const std::string text = absl::StrCat("agent ", failure.agent, " on ", agent->info.hostname,
                                         " could not load its weights: ", failure.status.message());
   if (!MayPass(failure.status)) return Refused(agent, text, now, fx);
@@ -309,6 +311,7 @@ void Membership::Fill(ClusterState* state, TimeNs now) const {
   state->transport = transport_;
   state->groups_formed = groups_formed_;
   state->reforms = reforms_;
+  state->stale = stale_;
   state->layout = layout_;
   state->asked = asked_;
   for (const auto& [id, agent] : agents_) {

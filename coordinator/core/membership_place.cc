@@ -148,7 +148,10 @@ std::vector<Layout> Membership::HeldLayouts() const {
 std::vector<plan::RankAssignment> Membership::WhereHeld(const Layout& layout) const {
   std::vector<plan::RankAssignment> ranks;
   std::map<plan::AgentId, int32_t> used;
-  const std::vector<plan::AgentInfo> usable = Usable(layout, Draining::kAll, /*put_off=*/false);
+  std::vector<plan::AgentInfo> usable = Usable(layout, Draining::kAll, /*put_off=*/false);
+  // Where a handover was about to come, two have them.
+  std::stable_partition(usable.begin(), usable.end(),
+                        [this](const plan::AgentInfo& info) { return !agents_.at(info.id).draining; });
   for (int32_t rank = 0; rank < layout.ranks(); ++rank) {
     const auto holder = std::find_if(usable.begin(), usable.end(), [&](const plan::AgentInfo& info) {
       const auto& held = info.held_ranks;

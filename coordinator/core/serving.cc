@@ -282,7 +282,7 @@ void Serving::Fill(ClusterState* state) const {
   state->prompt_tokens = prompt_tokens_;
   state->output_tokens = output_tokens_;
   state->answers = answers_;
-  state->stale_answers = stale_answers_;
+  state->stale[static_cast<size_t>(plan::StalePlace::kAnswer)] = stale_answers_;
   state->resumed = resumed_;
   state->recomputed_tokens = recomputed_tokens_;
   state->poisoned = poisoned_;

@@ -193,7 +193,7 @@ void Api::OneModel(Request request, std::shared_ptr<Responder> responder) {
 
 plan::StaleCounts Api::Stale(const core::ClusterState& state) const {
   plan::StaleCounts counts = options_.stale != nullptr ? options_.stale() : plan::StaleCounts{};
-  counts[static_cast<size_t>(plan::StalePlace::kAnswer)] += state.stale_answers;
+  for (size_t place = 0; place < plan::kStalePlaces; ++place) counts[place] += state.stale[place];
   return counts;
 }
 

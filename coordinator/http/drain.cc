@@ -45,7 +45,7 @@ std::vector<const Agent*> Find(const core::ClusterState& state, const std::strin
 std::string DetailOf(const Agent& agent, const core::ClusterState& state) {
   switch (agent.state) {
     case AgentState::kDrained:
-      return "it has been drained before: it may be stopped, and gets no ranks until it registers anew";
+      return "it has been drained before: it may be stopped, and gets no ranks until its process is started anew";
     case AgentState::kDraining:
       return absl::StrCat("it is being drained already: ", agent.detail);
     default:

@@ -135,6 +135,8 @@ void AgentLink::Abort(const core::SendAbort& effect) {
   StartAbort(shared_from_this(), effect.epoch, effect.reason);
 }
 
+void AgentLink::Drain(const core::SendDrain& effect) { StartDrain(shared_from_this(), effect.epoch, effect.state); }
+
 void AgentLink::OpenExecute(uint64_t epoch) {
   std::shared_ptr<ExecuteCall> call;
   {

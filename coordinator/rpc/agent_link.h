@@ -77,6 +77,7 @@ class AgentLink : public std::enable_shared_from_this<AgentLink> {
   void Preload(const core::SendPreload& effect);
   void SendPlan(const core::SendPlan& effect);
   void Abort(const core::SendAbort& effect);
+  void Drain(const core::SendDrain& effect);
 
   // The step stream of an epoch; opened when its load is done, so that rank exits arrive before the first plan.
   void OpenExecute(uint64_t epoch);

@@ -68,6 +68,9 @@ class AgentsImpl final : public Agents {
   void Carry(const core::SendAbort& effect) override {
     if (const auto link = service_.Find(effect.agent)) link->Abort(effect);
   }
+  void Carry(const core::SendDrain& effect) override {
+    if (const auto link = service_.Find(effect.agent)) link->Drain(effect);
+  }
 
  private:
   ClusterService service_;

@@ -40,6 +40,7 @@ class Agents {
   // Plans to one agent leave in the order of these calls, over one stream per epoch.
   virtual void Carry(const core::SendPlan& effect) = 0;
   virtual void Carry(const core::SendAbort& effect) = 0;
+  virtual void Carry(const core::SendDrain& effect) = 0;
 };
 
 }  // namespace shoal::rpc

@@ -18,7 +18,8 @@ namespace {
 
 // Joining ends the ranks of the former group and reads the model's headers, maybe from a cold network disk.
 constexpr auto kJoinDeadline = std::chrono::seconds(120);
-constexpr auto kAbortDeadline = std::chrono::seconds(30), kConnectDeadline = std::chrono::seconds(30);
+constexpr auto kAbortDeadline = std::chrono::seconds(30), kConnectDeadline = std::chrono::seconds(30),
+               kDrainDeadline = std::chrono::seconds(30);
 
 // The connection or the deadline failed. An agent never answers with these two codes: what went wrong on its side and
 // may go well the next time (a rank that ended while it started, an epoch that is over) is ABORTED, and is an answer.
@@ -105,6 +106,28 @@ class AbortCall final : public UnaryCall<proto::AbortReply> {
   }
 
   proto::AbortRequest request_;
+};
+
+class DrainCall final : public UnaryCall<proto::DrainReply> {
+ public:
+  DrainCall(std::shared_ptr<AgentLink> link, uint64_t epoch, plan::DrainState state)
+      : UnaryCall(std::move(link), kDrainDeadline) {
+    request_.set_epoch(epoch);
+    request_.set_state(static_cast<int32_t>(state));
+  }
+
+  void Start(std::shared_ptr<DrainCall> self) {
+    stub_->async()->Drain(&context_, &request_, &reply_,
+                          [self = std::move(self)](const grpc::Status& status) { self->Done(status); });
+  }
+
+ private:
+  void Done(const grpc::Status& status) {
+    link_->Leave(this);
+    if (Unreached(status)) LoseFor("Drain", status);
+  }
+
+  proto::DrainRequest request_;
 };
 
 class ConnectCall final : public UnaryCall<proto::ConnectRanksReply> {
@@ -266,6 +289,10 @@ void StartPreload(const std::shared_ptr<AgentLink>& link, const plan::JoinGroup&
 
 void StartAbort(const std::shared_ptr<AgentLink>& link, uint64_t epoch, const std::string& reason) {
   StartIfEntered(link, std::make_shared<AbortCall>(link, epoch, reason));
+}
+
+void StartDrain(const std::shared_ptr<AgentLink>& link, uint64_t epoch, plan::DrainState state) {
+  StartIfEntered(link, std::make_shared<DrainCall>(link, epoch, state));
 }
 
 }  // namespace shoal::rpc

@@ -19,5 +19,8 @@ void StartConnect(const std::shared_ptr<AgentLink>& link, const plan::ConnectRan
 void StartPreload(const std::shared_ptr<AgentLink>& link, const plan::JoinGroup& join);
 // Says nothing, unless the agent could not be asked.
 void StartAbort(const std::shared_ptr<AgentLink>& link, uint64_t epoch, const std::string& reason);
+// Likewise. One that refuses, since it has seen a later epoch, is told again: its heartbeats show that it has not
+// heard.
+void StartDrain(const std::shared_ptr<AgentLink>& link, uint64_t epoch, plan::DrainState state);
 
 }  // namespace shoal::rpc

@@ -20,6 +20,7 @@
 #include "coordinator/http/http_server.h"
 #include "coordinator/journal/journal.h"
 #include "coordinator/rpc/agents.h"
+#include "coordinator/server/canary_file.h"
 #include "coordinator/server/core_thread.h"
 #include "coordinator/server/report_writer.h"
 
@@ -108,6 +109,7 @@ class Coordinator {
   const std::shared_ptr<rpc::StaleTally> stale_ = std::make_shared<rpc::StaleTally>();
   std::unique_ptr<metrics::Metrics> metrics_;
   std::unique_ptr<ReportWriter> reports_;
+  std::unique_ptr<CanaryFile> canaries_;
   std::unique_ptr<CoreThread> core_;
   std::unique_ptr<http::Api> api_;
   std::unique_ptr<http::HttpServer> http_;
@@ -128,6 +130,8 @@ absl::Status Coordinator::Start() {
   core.incarnation = RandomWord();
   core.adopts = options_.adopts;
   if (core.build_id.empty()) core.build_id = BuildId();
+  canaries_ = std::make_unique<CanaryFile>(options_.state_dir);
+  core.known_canaries = canaries_->Known();
 
   metrics_ = std::make_unique<metrics::Metrics>(served.names.front());
   reports_ = std::make_unique<ReportWriter>(options_.report_dir);
@@ -152,6 +156,7 @@ absl::Status Coordinator::Start() {
         [this](const auto& e) {
           if constexpr (requires { agents_->Carry(e); }) agents_->Carry(e);
           if constexpr (std::is_same_v<decltype(e), const core::Report&>) reports_->Post(e.what);
+          if constexpr (std::is_same_v<decltype(e), const core::CanaryLearned&>) canaries_->Learn(e.known);
         },
         effect);
   });
@@ -204,6 +209,7 @@ absl::Status Coordinator::Serve(const std::atomic<bool>& stop) {
       if (progress_.on_ready != nullptr) progress_.on_ready(Url());
     }
     if (!announced && clock.Now() > patience_ends) api_->TurnAwayWaiting();
+    canaries_->Flush();
     std::this_thread::sleep_for(kTick);
   }
   return absl::OkStatus();
@@ -235,6 +241,7 @@ int Coordinator::TearDown(const absl::Status& reason) {
   api_.reset();
   agents_.reset();
   core_.reset();
+  if (canaries_ != nullptr) canaries_->Flush();
   return cut;
 }
 

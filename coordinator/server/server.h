@@ -23,8 +23,8 @@ struct CoordinatorOptions {
   int http_threads = 1;
   core::CoreOptions core;  // model, revision, incarnation are filled in here
   DurationNs shutdown_timeout = 30 * kSecond;
-  // Where the journal of requests with an Idempotency-Key is, and how long it keeps answers; empty: such requests are
-  // refused.
+  // Where the journal of requests with an Idempotency-Key is, and how long it keeps answers, and what canaries have to
+  // answer; empty: such requests are refused, and canaries are learned anew.
   std::string state_dir;
   DurationNs idempotency_ttl = 24 * 3600 * kSecond;
   bool adopts = false;       // there was a coordinator before this one, and its agents may be alive

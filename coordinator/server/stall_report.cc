@@ -52,7 +52,7 @@ json::object Counters(const core::ClusterState& s) {
           {"kv_blocks_free", s.kv_blocks_free},
           {"steps", s.steps},
           {"answers", s.answers},
-          {"stale_answers", s.stale_answers},
+          {"stale_answers", s.stale[static_cast<size_t>(plan::StalePlace::kAnswer)]},
           {"preemptions", s.preemptions},
           {"prompt_tokens", s.prompt_tokens},
           {"output_tokens", s.output_tokens},

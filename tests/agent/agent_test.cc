@@ -134,6 +134,58 @@ TEST_F(AgentTest, WeightsThatWereReadBeforeAreNotReadAgain) {
   EXPECT_EQ(before, group.Generate(kPrompt, 8));
 }
 
+// Read for a group that did not come: the memory is back.
+TEST_F(AgentTest, APreloadOfNothingLetsGoOfWeights) {
+  const auto one = StartAgent(1);
+  const plan::AgentInfo a = Registered();
+  const auto two = StartAgent(1);
+  const plan::AgentInfo b = Registered();
+  TinyGroup group(&log_, agents_.get(), "ref");
+  const auto preload = [&](const std::string& to, const std::vector<plan::AgentInfo>& agents) {
+    agents_->Carry(core::SendPreload{to, group.MakeJoin(1, 1, 1, agents)});
+    const auto done = log_.Take<core::PreloadAdvanced>([](const auto& e) { return e.progress.done; });
+    EXPECT_TRUE(done.has_value());
+    return done.value_or(core::PreloadAdvanced{});
+  };
+  EXPECT_GT(preload(b.id, {b}).progress.bytes_read, 0);
+  EXPECT_TRUE(preload(b.id, {b}).progress.reused);
+  const core::PreloadAdvanced nothing = preload(b.id, {a});
+  EXPECT_EQ(b.id, nothing.progress.agent);
+  EXPECT_TRUE(nothing.reply.ranks.empty());
+  EXPECT_GT(preload(b.id, {b}).progress.bytes_read, 0) << "it had kept them";
+}
+
+// It says so to whichever coordinator it registers with.
+TEST_F(AgentTest, RemembersThatItShallBeDrained) {
+  const int port = FreePort();
+  agents_.reset();
+  agents_ = StartAgents(&log_, absl::StrCat("127.0.0.1:", port));
+  const auto agent = StartAgent(1);
+  const plan::AgentInfo info = Registered();
+  EXPECT_EQ(plan::DrainState::kNone, info.drain);
+  const auto heard = [&](plan::DrainState state) {
+    return log_.Take<core::HeartbeatReceived>([&](const auto& e) { return e.heartbeat.drain == state; }).has_value();
+  };
+  agents_->Carry(core::SendDrain{info.id, 5, plan::DrainState::kDraining});
+  EXPECT_TRUE(heard(plan::DrainState::kDraining));
+  agents_->Carry(core::SendAbort{info.id, 6, "a later epoch"});
+  ASSERT_TRUE(log_.Take<core::HeartbeatReceived>([](const auto& e) { return e.heartbeat.epoch == 6; }).has_value());
+  agents_->Carry(core::SendDrain{info.id, 5, plan::DrainState::kDrained});
+  ASSERT_TRUE(log_.Take<core::HeartbeatReceived>([](const auto& e) {
+                    return e.heartbeat.stale[static_cast<size_t>(plan::StalePlace::kDrain)] == 1;
+                  })
+                  .has_value());
+  agents_.reset();
+  agents_ = StartAgents(&log_, absl::StrCat("127.0.0.1:", port), 8);
+  EXPECT_EQ(plan::DrainState::kDraining, Registered().drain) << "what came late said nothing";
+  agents_->Carry(core::SendDrain{info.id, 6, plan::DrainState::kDrained});
+  EXPECT_TRUE(heard(plan::DrainState::kDrained));
+  agents_->Carry(core::SendDrain{info.id, 6, plan::DrainState::kDraining});
+  agents_.reset();
+  agents_ = StartAgents(&log_, absl::StrCat("127.0.0.1:", port), 9);
+  EXPECT_EQ(plan::DrainState::kDrained, Registered().drain) << "it does not go back";
+}
+
 TEST_F(AgentTest, APreloadThatCannotBeSaysWhy) {
   const auto agent = StartAgent(1);
   const plan::AgentInfo a = Registered();

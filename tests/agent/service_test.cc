@@ -33,6 +33,11 @@ TEST(Endpoint, AnAgentThatIsStartingAnswersAborted) {
   }
   {
     grpc::ClientContext context;
+    proto::DrainReply reply;
+    EXPECT_EQ(grpc::StatusCode::ABORTED, stub->Drain(&context, {}, &reply).error_code());
+  }
+  {
+    grpc::ClientContext context;
     proto::LoadModelProgress progress;
     const auto stream = stub->LoadModel(&context, {});
     EXPECT_FALSE(stream->Read(&progress));

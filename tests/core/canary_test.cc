@@ -32,33 +32,66 @@ void ExpectAsAlone(const VirtualCluster& cluster, const GenerateRequest& r) {
   EXPECT_EQ(a.tokens, LoneRun(r, &reason)) << a.finish.error;
 }
 
-TEST(CanaryWatch, TheFirstAnswerUnderANumericsIdIsTheKnownOne) {
+TEST(CanaryWatch, WhatItAnsweredFirstAndTwiceIsKnown) {
   CanaryWatch watch(kSecond);
   watch.GroupReady(0);
-  EXPECT_FALSE(watch.passed());
-  EXPECT_EQ(watch.Judge("a", {{1, 2, 3, 4}}), "");
+  EXPECT_EQ(watch.Judge("a", {{1, 2, 3, 4}}, 5), "");
+  EXPECT_FALSE(watch.passed() || watch.TakeLearned().has_value());
+  EXPECT_TRUE(watch.Due(5)) << "again at once";
+  EXPECT_EQ(watch.Judge("a", {{1, 2, 3, 4}}, 6), "");
   EXPECT_TRUE(watch.passed());
-  EXPECT_EQ(watch.Judge("b", {{1, 2, 3, 5}}), "");
-  EXPECT_EQ(watch.Judge("a", {{1, 2, 3, 4}}), "");
+  EXPECT_FALSE(watch.Due(6));
+  EXPECT_EQ(watch.TakeLearned(), (KnownCanary{"a", {1, 2, 3, 4}}));
+  EXPECT_FALSE(watch.TakeLearned().has_value()) << "once";
+  EXPECT_EQ(watch.Judge("b", {{1, 2, 3, 5}}, 7), "");
+  EXPECT_EQ(watch.Judge("b", {{1, 2, 3, 5}}, 7), "");
+  EXPECT_EQ(watch.Judge("a", {{1, 2, 3, 4}}, 7), "");
   EXPECT_FALSE(watch.first());
-  EXPECT_EQ(watch.Judge("a", {{1, 2, 3, 5}}),
+  EXPECT_EQ(watch.Judge("a", {{1, 2, 3, 5}}, 8),
             "the canary was answered with tokens 1 2 3 5 instead of 1 2 3 4: a rank computes wrongly");
   EXPECT_TRUE(watch.first());
-  EXPECT_NE(watch.Judge("c", {{1}, false}), "") << "what is not a number is never right";
+  EXPECT_NE(watch.Judge("c", {{1}, false}, 8), "") << "what is not a number is never right";
   EXPECT_FALSE(watch.gives_up());
-  EXPECT_NE(watch.Judge("a", {{}}), "");
+  EXPECT_NE(watch.Judge("a", {{}}, 8), "");
   EXPECT_TRUE(watch.gives_up());
-  EXPECT_EQ(watch.Judge("a", {{1, 2, 3, 4}}), "");
+  EXPECT_EQ(watch.Judge("a", {{1, 2, 3, 4}}, 9), "");
   EXPECT_FALSE(watch.gives_up() || watch.first());
   EXPECT_EQ(watch.passes(), 4u);
   EXPECT_EQ(watch.failures(), 3u);
+}
+
+TEST(CanaryWatch, TwoFirstAnswersThatDifferAreAFailureAndNeitherIsKnown) {
+  CanaryWatch watch(kSecond);
+  watch.GroupReady(0);
+  EXPECT_EQ(watch.Judge("a", {{1, 2}}, 1), "");
+  EXPECT_EQ(watch.Judge("a", {{1, 3}}, 2),
+            "the canary was answered with tokens 1 3 after 1 2: a rank computes wrongly");
+  EXPECT_TRUE(watch.first());
+  EXPECT_EQ(watch.Judge("a", {{1, 4}}, 3), "");
+  EXPECT_TRUE(watch.first()) << "one answer says nothing yet";
+  watch.Failed("ranks differ");
+  EXPECT_EQ(watch.Judge("a", {{1, 2}}, 4), "") << "what came before a failure is no answer";
+  EXPECT_EQ(watch.Judge("a", {{1, 2}}, 5), "");
+  EXPECT_TRUE(watch.passed());
+  EXPECT_EQ(watch.TakeLearned(), (KnownCanary{"a", {1, 2}}));
+}
+
+TEST(CanaryWatch, ComparesWithWhatFormerCoordinatorsLearned) {
+  CanaryWatch watch(kSecond, {{"a", {1, 2}}});
+  watch.GroupReady(0);
+  EXPECT_NE(watch.Judge("a", {{1, 3}}, 1), "");
+  EXPECT_EQ(watch.Judge("a", {{1, 2}}, 2), "");
+  EXPECT_TRUE(watch.passed());
+  EXPECT_FALSE(watch.TakeLearned().has_value()) << "nothing new";
+  EXPECT_EQ(CanaryWatch::Key("numerics", "r1", {5, 7}), "numerics of r1 asked 5,7 for 4");
 }
 
 TEST(CanaryWatch, IsDueAtOnceThenAfterAnInterval) {
   CanaryWatch watch(10);
   watch.GroupReady(100);
   EXPECT_TRUE(watch.Due(100));
-  watch.Ended(103);
+  EXPECT_EQ(watch.Judge("a", {{1}}, 102), "");
+  EXPECT_EQ(watch.Judge("a", {{1}}, 103), "");
   EXPECT_FALSE(watch.Due(112));
   EXPECT_TRUE(watch.Due(113));
   watch.Busy(120);
@@ -76,11 +109,11 @@ TEST(CanaryWatch, IsDueAtOnceThenAfterAnInterval) {
 
 TEST(CanaryWatch, PlansOfClientsThatDifferCountUntilOneAgrees) {
   for (const DurationNs interval : {0 * kSecond, kSecond}) {
-    CanaryWatch watch(interval);
+    CanaryWatch watch(interval, {{"a", {1}}});
     watch.GroupReady(0);
     watch.Distrust("x");
     watch.Distrust("x");
-    EXPECT_EQ(watch.Judge("a", {{1}}), "");
+    EXPECT_EQ(watch.Judge("a", {{1}}, 0), "");
     EXPECT_EQ(watch.failures_in_row(), 2) << "that a canary passes puts nothing right";
     watch.Agreed();
     EXPECT_EQ(watch.failures_in_row(), 0);
@@ -90,7 +123,7 @@ TEST(CanaryWatch, PlansOfClientsThatDifferCountUntilOneAgrees) {
     }
     EXPECT_TRUE(watch.gives_up());
     EXPECT_EQ(watch.Summary(), "3 times in a row ranks disagreed about plans of clients: y");
-    interval == 0 ? watch.GroupReady(1) : void(watch.Judge("a", {{1}}));
+    interval == 0 ? watch.GroupReady(1) : void(watch.Judge("a", {{1}}, 1));
     EXPECT_FALSE(watch.gives_up());
     watch.Distrust("z");
     EXPECT_TRUE(watch.gives_up());
@@ -98,14 +131,12 @@ TEST(CanaryWatch, PlansOfClientsThatDifferCountUntilOneAgrees) {
 }
 
 TEST(CanaryWatch, WhatIsNoNumberBringsItOnceInAnInterval) {
-  CanaryWatch watch(10);
+  CanaryWatch watch(10, {{"a", {1}}});
   watch.GroupReady(0);
-  EXPECT_EQ(watch.Judge("a", {{1}}), "");
-  watch.Ended(1);
+  EXPECT_EQ(watch.Judge("a", {{1}}, 1), "");
   watch.Suspect(3);
   EXPECT_TRUE(watch.first() && watch.Due(3));
-  EXPECT_EQ(watch.Judge("a", {{1}}), "");
-  watch.Ended(4);
+  EXPECT_EQ(watch.Judge("a", {{1}}, 4), "");
   watch.Suspect(12);
   EXPECT_FALSE(watch.first());
   watch.Suspect(13);
@@ -219,6 +250,37 @@ TEST(Canary, ARankLostUnderItIsNobodysFault) {
   }
   ASSERT_TRUE(run.RunUntilProven());
   EXPECT_EQ(run.cluster.state().canary_failures + run.cluster.state().poisoned, 0u);
+}
+
+// Wrong from the start is wrong, where a coordinator before this one has seen what is right.
+TEST(Canary, ARestartedCoordinatorComparesWithTheFormerOne) {
+  for (const bool knows : {true, false}) {
+    Watched run;
+    ASSERT_TRUE(run.RunUntilProven());
+    run.cluster.CrashCoordinator();
+    run.cluster.ComputeWrongly(true);
+    run.cluster.RestartCoordinator(knows);
+    ASSERT_TRUE(run.cluster.RunUntil([&] {
+      const ClusterState state = run.cluster.state();
+      return state.canary_failures + state.canary_passes > 0;
+    }));
+    EXPECT_EQ(run.cluster.state().canary_failures, knows ? 1u : 0u);
+    EXPECT_EQ(run.cluster.state().proven, !knows);
+    run.cluster.ComputeWrongly(false);
+    EXPECT_TRUE(run.RunUntilProven());
+  }
+}
+
+// Before anything is known, ranks that change their mind are not served by.
+TEST(Canary, RanksThatAnswerItDifferentlyAtFirstAreNotReady) {
+  Watched run;
+  ASSERT_TRUE(run.cluster.RunUntil([&] { return run.cluster.plans().size() > CanaryWatch::kTokens; }));
+  EXPECT_FALSE(run.cluster.state().proven);
+  run.cluster.ComputeWrongly(true);
+  ASSERT_TRUE(run.cluster.RunUntil([&] { return run.cluster.state().canary_failures == 1; }));
+  run.cluster.ComputeWrongly(false);
+  EXPECT_FALSE(run.cluster.state().proven);
+  ASSERT_TRUE(run.RunUntilProven());
 }
 
 TEST(Canary, AnotherAnswerLosesTheGroupAndItsKv) {
@@ -404,14 +466,14 @@ TEST(Checksums, ComparedInEveryStageOfSomePlans) {
   Watched run(3);
   ASSERT_TRUE(run.RunUntilProven());
   run.cluster.RunUntil(run.cluster.now() + 10 * kMillisecond);  // the last answers of those that do not sample
-  EXPECT_EQ(run.cluster.state().checksums_agreed, 2u * 4) << "each plan of the canary";
+  EXPECT_EQ(run.cluster.state().checksums_agreed, 2u * 8) << "each plan of the canary, which is asked twice";
   run.cluster.Submit(MakeRequest(1, 200));
   ASSERT_TRUE(run.cluster.RunUntilAnswered());
   run.cluster.RunUntil(run.cluster.now() + 10 * kMillisecond);
   int asked = 0;
   for (const auto& plan : run.cluster.plans()) asked += plan.checksum;
-  EXPECT_GE(asked, 4 + 200 / 8);
-  EXPECT_LE(asked, 4 + 210 / 8);
+  EXPECT_GE(asked, 8 + 200 / 8);
+  EXPECT_LE(asked, 8 + 210 / 8);
   EXPECT_EQ(run.cluster.state().checksums_agreed, 2u * asked);
   EXPECT_TRUE(run.cluster.state().mismatches.empty());
 }

@@ -165,6 +165,8 @@ TEST(Drain, AnAgentThatStaysAndCannotTakeMoreIsAskedOnce) {
   run.Drain("b");
   run.RunFor(5 * kSecond);
   EXPECT_EQ(run.cluster.preloads("a"), 1);
+  EXPECT_TRUE(run.cluster.Logged("lets go of the weights that it has read for others"));
+  EXPECT_TRUE(run.cluster.agents().at("a")->Holds(0)) << "that it has a rank for";
   EXPECT_NE(run.DetailOf("b").find("no replacement yet"), std::string::npos) << run.DetailOf("b");
   run.cluster.AddAgent({.id = "spare", .slots = 1});
   ASSERT_TRUE(run.RunUntilDrained("b"));
@@ -406,6 +408,120 @@ TEST(Drain, BeforeThereIsAGroup) {
   ASSERT_TRUE(cluster.RunUntilReady());
   EXPECT_EQ(cluster.state().ranks[0].agent, "b");
   EXPECT_EQ(cluster.state().agents[0].state, AgentState::kDrained);
+}
+
+// --- A coordinator that comes after another one goes on with its drains ---
+
+// The next coordinator, with the agents of the one before.
+void RestartCoordinator(VirtualCluster& cluster) {
+  cluster.CrashCoordinator();
+  cluster.RunUntil(cluster.now() + 20 * kMillisecond);
+  cluster.RestartCoordinator(/*knows_epochs=*/true);
+}
+
+TEST(Drain, IsGoneOnWithByTheNextCoordinator) {
+  Running run;
+  run.Drain("b");
+  run.RunFor(10 * kMillisecond);
+  RestartCoordinator(run.cluster);
+  ASSERT_TRUE(run.cluster.RunUntilReady());
+  EXPECT_TRUE(run.HasRanks("b")) << "there is nobody else";
+  EXPECT_EQ(run.StateOf("b"), AgentState::kDraining);
+  EXPECT_NE(run.DetailOf("b").find("no replacement yet"), std::string::npos) << run.DetailOf("b");
+  EXPECT_EQ(run.cluster.bytes_read("b"), 2000) << "its weights were adopted";
+  run.cluster.AddAgent({.id = "spare", .slots = 2});
+  ASSERT_TRUE(run.RunUntilDrained("b"));
+  EXPECT_TRUE(run.HasRanks("spare"));
+}
+
+TEST(Drain, WhoWasDrainedStaysSoUnderTheNextCoordinator) {
+  Running run;
+  run.cluster.AddAgent({.id = "spare", .slots = 2});
+  run.Drain("b");
+  ASSERT_TRUE(run.RunUntilDrained("b"));
+  run.Finish();
+  RestartCoordinator(run.cluster);
+  ASSERT_TRUE(run.cluster.RunUntilReady());
+  // It holds the same weights as the one that took its ranks.
+  EXPECT_TRUE(run.HasRanks("spare"));
+  EXPECT_FALSE(run.HasRanks("b"));
+  run.RunFor(5 * kSecond);
+  EXPECT_EQ(run.StateOf("b"), AgentState::kDrained);
+  EXPECT_EQ(run.cluster.bytes_read("spare"), 2000);
+  EXPECT_EQ(run.cluster.state().groups_formed, 1u);
+}
+
+// Both have the weights when the coordinator ends: the group is formed where it was going.
+TEST(Drain, WhoeverReadForTheHandoverIsAdoptedInstead) {
+  Running run;
+  run.cluster.AddAgent({.id = "spare", .slots = 2, .preload_takes = 20 * kMillisecond});
+  run.Drain("b");
+  ASSERT_TRUE(run.cluster.RunUntil([&] { return run.cluster.agents().at("spare")->bytes_read() == 2000; }));
+  run.cluster.CrashCoordinator();
+  run.RunFor(20 * kMillisecond);
+  ASSERT_EQ(run.cluster.agents().at("b")->drain(), plan::DrainState::kDraining);
+  run.cluster.Cut("a", true, true);  // all others have registered when it can
+  run.cluster.RestartCoordinator(/*knows_epochs=*/true);
+  run.RunFor(1200 * kMillisecond);
+  run.cluster.Heal("a");
+  ASSERT_TRUE(run.cluster.RunUntilReady());
+  EXPECT_TRUE(run.HasRanks("spare"));
+  EXPECT_EQ(run.StateOf("b"), AgentState::kDrained);
+  EXPECT_EQ(run.cluster.bytes_read("spare"), 2000);
+}
+
+// Heartbeats say that it has not.
+TEST(Drain, AnAgentThatHasNotHeardOfItIsToldAgain) {
+  Running run;
+  run.cluster.AddAgent({.id = "spare", .slots = 2, .preload_takes = 100 * kSecond});
+  run.Drain("b");
+  int told = 0;
+  sim::Tamper tamper;
+  tamper.copies = [&told](const Effect& effect) {
+    if (!std::holds_alternative<SendDrain>(effect)) return 1;
+    return ++told == 1 ? 0 : 1;  // lost on its way
+  };
+  run.cluster.Set(tamper);
+  run.cluster.AddAgent({.id = "other", .slots = 1});
+  run.Drain("other");
+  ASSERT_EQ(told, 1);
+  EXPECT_EQ(run.cluster.agents().at("other")->drain(), plan::DrainState::kNone);
+  run.RunFor(kSecond);
+  EXPECT_EQ(told, 2);
+  EXPECT_EQ(run.cluster.agents().at("other")->drain(), plan::DrainState::kDrained);
+  EXPECT_EQ(run.cluster.agents().at("b")->drain(), plan::DrainState::kDraining);
+}
+
+// --- Weights that were read for a handover that did not come ---
+
+TEST(Drain, WhoReadInVainLetsGoOfIt) {
+  Running run;
+  run.cluster.AddAgent({.id = "spare", .slots = 2, .join_error = absl::NotFoundError("no device")});
+  run.Drain("b");
+  ASSERT_TRUE(run.cluster.RunUntil([&] { return run.cluster.agents().at("spare")->Holds(3); }));
+  EXPECT_EQ(run.cluster.bytes_read("spare"), 2000);
+  // Who was to be drained comes back as a new process, and has its ranks again: called off.
+  run.cluster.KillAgent("b");
+  run.cluster.AddAgent({.id = "b", .slots = 2, .highest_epoch = run.cluster.state().epoch});
+  ASSERT_TRUE(run.cluster.RunUntilReady());
+  EXPECT_TRUE(run.HasRanks("b"));
+  run.RunFor(50 * kMillisecond);
+  EXPECT_FALSE(run.cluster.agents().at("spare")->Holds(2) || run.cluster.agents().at("spare")->Holds(3));
+  run.Finish();
+}
+
+TEST(Drain, WhoIsUnfitLetsGoOfWhatItHasRead) {
+  Running run;
+  run.cluster.AddAgent({.id = "spare", .slots = 2, .numerics_id = "other numerics"});
+  run.Drain("b");
+  run.RunFor(100 * kMillisecond);
+  EXPECT_TRUE(run.cluster.Logged("spare on host-boot cannot be the replacement"));
+  EXPECT_EQ(run.cluster.bytes_read("spare"), 2000);
+  EXPECT_FALSE(run.cluster.agents().at("spare")->Holds(2));
+  EXPECT_EQ(run.cluster.preloads("spare"), 1) << "nor is it asked again";
+  EXPECT_EQ(run.cluster.state().groups_formed, 1u);
+  EXPECT_EQ(run.cluster.state().stale[static_cast<size_t>(plan::StalePlace::kReply)], 0u);
+  run.Finish();
 }
 
 // Drains among kills, freezes and comebacks at random: every answer as alone, once.

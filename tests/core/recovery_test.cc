@@ -567,10 +567,10 @@ TEST(Recovery, AnswersOfAnEpochThatIsOverAreIgnored) {
   Running run;
   run.cluster.FreezeAgent("b");
   ASSERT_TRUE(run.cluster.RunUntil([&] { return run.cluster.state().phase != Phase::kReady; }));
-  const uint64_t before = run.cluster.state().stale_answers;
+  const uint64_t before = run.cluster.state().stale[static_cast<size_t>(plan::StalePlace::kAnswer)];
   run.cluster.ThawAgent("b");  // says all it had to say
   run.cluster.RunUntil(run.cluster.now() + kMillisecond);
-  EXPECT_GT(run.cluster.state().stale_answers, before);
+  EXPECT_GT(run.cluster.state().stale[static_cast<size_t>(plan::StalePlace::kAnswer)], before);
   run.Finish();
 }
 
@@ -587,7 +587,8 @@ TEST(Recovery, AnAnswerOfTheEpochBeforeIsNotOneOfTheNext) {
   late.stamp = {1, TestOptions().incarnation, 1};
   late.rank = 2;  // samples
   run.cluster.Post(StepAnswered{state.ranks[late.rank].agent, late});
-  EXPECT_EQ(run.cluster.state().stale_answers, state.stale_answers + 1);
+  EXPECT_EQ(run.cluster.state().stale[static_cast<size_t>(plan::StalePlace::kAnswer)],
+            state.stale[static_cast<size_t>(plan::StalePlace::kAnswer)] + 1);
   run.Finish();
   EXPECT_EQ(run.cluster.state().groups_formed, 2u);
 }

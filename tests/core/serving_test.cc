@@ -348,7 +348,7 @@ TEST(Serving, RepeatedAnswersAreIgnoredAndCounted) {
   cluster->Submit(r);
   ASSERT_TRUE(cluster->RunUntilAnswered());
   ExpectAsAlone(*cluster, {r});
-  EXPECT_GE(cluster->state().stale_answers, 19u);
+  EXPECT_GE(cluster->state().stale[static_cast<size_t>(plan::StalePlace::kAnswer)], 19u);
   EXPECT_EQ(cluster->state().groups_formed, 1u);
 }
 

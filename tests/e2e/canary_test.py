@@ -45,5 +45,25 @@ def test_clients_are_answered_alike_with_canaries_and_checksums_in_every_step_an
     assert texts[0] == texts[1]
 
 
+def test_what_was_learned_is_compared_with_after_a_restart(tmp_path):
+    args = [harness.GGUF, "--state-dir", tmp_path, "--canary-interval", 0.1]
+    known = tmp_path / "canaries"
+    with harness.serve(*args) as server:
+        harness.until(known.exists, 30, "what it learned is kept")
+        assert server.cluster()["canary_failures"] == 0
+    kept = known.read_text()
+    assert kept.startswith("shoal canaries 1\n") and len(kept.splitlines()) == 2, kept
+    with harness.serve(*args) as server:
+        harness.until(lambda: server.cluster()["canary_passes"] >= 3, 30, "it passes")
+        assert server.cluster()["canary_failures"] == 0
+        assert "canaries are compared with 1 known answers" in server.output, server.output
+    assert known.read_text() == kept, "it learned nothing new"
+    known.write_text(kept.replace(",", ";", 1))
+    with harness.serve(*args) as server:
+        assert "canaries is ignored, canaries are learned anew" in server.output, server.output
+        harness.until(lambda: known.read_text() == kept, 30, "it is whole again")
+        assert server.cluster()["canary_failures"] == 0
+
+
 if __name__ == "__main__":
     raise SystemExit(pytest.main([__file__, "-q", "-x", "-p", "no:cacheprovider"]))

@@ -269,6 +269,40 @@ def test_external_agents_are_adopted():
                 process.kill_all()
 
 
+def state_of(server, agent):
+    return next((a["state"] for a in cluster(server)["agents"] if a["id"] == agent), None)
+
+
+def test_a_drain_is_gone_on_with_by_the_next_coordinator():
+    port = harness.free_port()
+    workers = [harness.Process("worker", "--master-port", port, "--slots", 1) for _ in range(2)]
+    server = harness.Server(harness.GGUF, "--tensor-parallel-size", 2, "--workers", "external", "--master-port", port)
+    try:
+        ready(server)
+        going = cluster(server)["ranks"][1]["agent"]
+        code, output = harness.run("drain", going, "--no-wait", "--url", server.url)
+        assert code == 0, output
+        harness.until(lambda: state_of(server, going) == "draining", 30, "it is being drained")
+        kill(server, "coordinator")
+        back(server, "coordinator")
+        assert state_of(server, going) == "draining"
+        assert cluster(server)["load_bytes_read"] == 0, "there is nobody else: its weights were adopted"
+        workers.append(harness.Process("worker", "--master-port", port, "--slots", 1))
+        harness.until(lambda: state_of(server, going) == "drained", 60, "its ranks have moved")
+        # Both have the weights, but one of them is not to be used.
+        kill(server, "coordinator")
+        back(server, "coordinator", 2)
+        assert state_of(server, going) == "drained"
+        assert going not in [r["agent"] for r in cluster(server)["ranks"]]
+        assert cluster(server)["load_bytes_read"] == 0
+        assert server.stop() == 0, server.output
+        assert [w.stop() for w in workers] == [0, 0, 0]
+    finally:
+        for process in [server, *workers]:
+            if process.running():
+                process.kill_all()
+
+
 def test_ports_that_were_chosen_stay():
     server = harness.Process("serve", harness.GGUF, *NULL, "--port", 0)
     try:

@@ -137,6 +137,7 @@ TEST_F(RoutesTest, WhatWasRefusedIsShownByPlace) {
   const auto cluster = Json(Get("/v1/cluster").body);
   EXPECT_EQ(At(cluster, "stale.plan"), "4");
   EXPECT_EQ(At(cluster, "stale.answer"), "7") << "with those of the core";
+  EXPECT_EQ(At(cluster, "stale.reply"), "3") << "those that the core dropped";
   EXPECT_EQ(At(cluster, "stale.join"), "0");
   const std::string metrics = Get("/metrics").body;
   EXPECT_NE(metrics.find("shoal:stale_total{where=\"plan\"} 4\n"), std::string::npos) << metrics;

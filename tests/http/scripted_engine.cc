@@ -120,7 +120,8 @@ core::ClusterState ScriptedEngine::Cluster() const {
   state.running = 2;
   state.preemptions = 7;
   state.resumed = 3;
-  state.stale_answers = 6;
+  state.stale[static_cast<size_t>(plan::StalePlace::kAnswer)] = 6;
+  state.stale[static_cast<size_t>(plan::StalePlace::kReply)] = 3;
   state.recomputed_tokens = 41;
   state.poisoned = 1;
   state.canary_failures = 5;

@@ -111,13 +111,19 @@ TEST(WireResult, TimesOutOfRangeAreRefused) {
 }
 
 TEST(WireControl, RoundTrips) {
-  AgentInfo agent{"a1", 5, "127.0.0.1:1", "host", "boot", "build", 42, {{"cpu", 2, 1 << 20}}, 9, {0, 1}, "m"};
+  AgentInfo agent{"a1",   5,   "127.0.0.1:1",        "host", "boot", "build", 42, {{"cpu", 2, 1 << 20}}, 9,
+                  {0, 1}, "m", DrainState::kDraining};
   proto::AgentInfo agent_proto;
   ToProto(agent, &agent_proto);
   const AgentInfo agent_back = FromProto(agent_proto).value();
   EXPECT_EQ(agent_back.slots[0].memory_bytes, 1 << 20);
   EXPECT_EQ(agent_back.held_ranks, agent.held_ranks);
   EXPECT_EQ(agent_back.highest_epoch, 9u);
+  EXPECT_EQ(agent_back.drain, DrainState::kDraining);
+  for (const int32_t state : {-1, 3}) {
+    agent_proto.set_drain(state);
+    EXPECT_EQ(FromProto(agent_proto).status().code(), absl::StatusCode::kInvalidArgument);
+  }
 
   JoinGroup join;
   join.epoch = 4, join.model = "/m.gguf", join.tp = 2, join.shard_hash = 77, join.comm_token = "t";
@@ -135,10 +141,12 @@ TEST(WireControl, RoundTrips) {
   Heartbeat beat{"a1", 5, 6, 7, {{}}};
   beat.ranks[0].state = RankState::kReady;
   beat.ranks[0].comm_bytes = {{"shm", 123}};
+  beat.drain = DrainState::kDrained;
   proto::Heartbeat beat_proto;
   ToProto(beat, &beat_proto);
   const Heartbeat beat_back = FromProto(beat_proto).value();
   EXPECT_EQ(beat_back.ranks[0].state, RankState::kReady);
+  EXPECT_EQ(beat_back.drain, DrainState::kDrained);
   EXPECT_EQ(beat_back.ranks[0].comm_bytes[0].second, 123);
   EXPECT_EQ(beat_back.ranks[0].waiting_for, std::nullopt);
   for (const int32_t peer : {RankStatus::kAgent, 0, 3}) {

@@ -144,7 +144,7 @@ TEST_F(CoreThreadTest, AGroupMakesTheModelOnceAndReady) {
 TEST_F(CoreThreadTest, ReadyOnlyOnceTheCanaryWasAnswered) {
   Start(60 * kSecond, 10 * kSecond);
   FormGroup();
-  for (int step = 1; step <= core::CanaryWatch::kTokens; ++step) {
+  for (int step = 1; step <= 2 * core::CanaryWatch::kTokens; ++step) {  // until its answer is known
     const auto sent = Await<core::SendPlan>();
     Until([&] { return thread_->Cluster().canary_runs && thread_->Model() != nullptr; });
     EXPECT_FALSE(thread_->Ready()) << "step " << step;

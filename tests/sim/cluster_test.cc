@@ -165,7 +165,7 @@ TEST(Cluster, GhostsAreNoNews) {
   }
   c.ExpectAsAlone();
   EXPECT_EQ(c.cluster.state().groups_formed, 2u);
-  EXPECT_GT(c.cluster.state().stale_answers, 50u);
+  EXPECT_GT(c.cluster.state().stale[static_cast<size_t>(plan::StalePlace::kAnswer)], 50u);
 }
 
 TEST(Cluster, AFrozenHostHoldsItsStageInTheMiddleOfAStep) {

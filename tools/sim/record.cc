@@ -70,6 +70,7 @@ void Fields(Out& out, const core::AgentRegistered& e) {
   out.Number("incarnation", static_cast<int64_t>(e.info.incarnation));
   out.Number("highest", static_cast<int64_t>(e.info.highest_epoch));
   for (const int32_t rank : e.info.held_ranks) out.Number("holds", rank);
+  if (e.info.drain != plan::DrainState::kNone) out.Number("drain", static_cast<int64_t>(e.info.drain));
 }
 template <typename Out>
 void Fields(Out& out, const core::AgentLost& e) {
@@ -190,6 +191,18 @@ void Fields(Out& out, const core::Report& e) {
   out.Text("of", core::DetectionName(e.what->culprit.what));
   out.Number("rank", e.what->culprit.rank);
   out.Text("since", e.what->reason);
+}
+template <typename Out>
+void Fields(Out& out, const core::CanaryLearned& e) {
+  out.Name("canary learned");
+  out.Text("of", e.known.key);
+  for (const int32_t token : e.known.tokens) out.Number("token", token);
+}
+template <typename Out>
+void Fields(Out& out, const core::SendDrain& e) {
+  out.Name("drain");
+  out.Text("of", e.agent);
+  out.Number("state", static_cast<int64_t>(e.state));
 }
 template <typename Out>
 void Fields(Out& out, const core::SendAbort& e) {

@@ -218,7 +218,7 @@ class Run {
         After(fault.lasts, [this] { cluster_.HoldOtherStates(-1); });
         return true;
       case FaultKind::kComputeWrongly:
-        // What the canary answers first counts as right.
+        // What the canary is answered at first counts as right.
         if (!cluster_.coordinator_up() || cluster_.state().canary_passes == 0) return false;
         cluster_.ComputeWrongly(true);
         history_.distrusts.push_back({cluster_.now(), cluster_.now() + fault.lasts});
@@ -287,21 +287,25 @@ class Run {
     return true;
   }
 
-  // Whoever had it drained goes on: a drained agent is stopped, which costs nothing, and comes back as a new process;
-  // one that is still needed is made to register anew.
+  // Whoever had it drained goes on: the agent is stopped and comes back as a new process. That costs nothing where it
+  // was drained; one that was still needed is a loss.
   void EndDrain(const std::shared_ptr<VirtualAgent>& agent) {
     const auto it = cluster_.agents().find(agent->id());
-    if (!agent->alive() || it->second != agent || !cluster_.coordinator_up()) return;
-    for (const core::ClusterState::Agent& a : cluster_.state().agents) {
-      if (a.info.id != agent->id()) continue;
-      if (a.state == core::ClusterState::AgentState::kDrained) {
-        cluster_.CrashAgent(agent->id(), /*silent=*/false);
-        cluster_.StartAgent(agent->spec());
-      } else if (a.state == core::ClusterState::AgentState::kDraining) {
-        history_.false_alarm_possible = true;
-        cluster_.ResetConnection(agent->id());
+    if (!agent->alive() || it->second != agent) return;
+    plan::DrainState state = agent->drain();
+    if (cluster_.coordinator_up()) {
+      for (const core::ClusterState::Agent& a : cluster_.state().agents) {
+        if (a.info.id != agent->id()) continue;
+        if (a.state == core::ClusterState::AgentState::kDrained) state = plan::DrainState::kDrained;
+        if (a.state == core::ClusterState::AgentState::kDraining) state = plan::DrainState::kDraining;
       }
     }
+    if (state == plan::DrainState::kNone) return;
+    if (state == plan::DrainState::kDraining) history_.false_alarm_possible = true;
+    AgentSpec spec = agent->spec();
+    spec.join_error = spec.load_error = spec.preload_error = absl::OkStatus();
+    cluster_.CrashAgent(agent->id(), /*silent=*/false);
+    cluster_.StartAgent(spec);
   }
 
   void Replace(const std::string& id, const Fault& fault) {
@@ -380,7 +384,7 @@ class Run {
 
   void Crash(DurationNs down, bool knows_epochs) {
     cluster_.CrashCoordinator();
-    cluster_.ComputeWrongly(false);  // the next one takes the first canary's answer for right
+    if (!knows_epochs) cluster_.ComputeWrongly(false);  // the next one takes what it is answered twice for right
     if (keyed_ != nullptr) keyed_->Crash(LeftBy(history_.samples.size()));
     history_.false_alarm_possible = true;
     Restart(down, knows_epochs);

@@ -62,6 +62,7 @@ plan::AgentInfo VirtualAgent::Info() const {
   info.highest_epoch = highest_epoch_;
   info.held_ranks.assign(weights_.begin(), weights_.end());
   if (!weights_.empty()) info.held_model = weights_key_;
+  info.drain = drain_;
   return info;
 }
 
@@ -118,6 +119,7 @@ void VirtualAgent::Beat(const LinkPtr& link) {
     beat.agent = spec_.id;
     beat.incarnation = incarnation_;
     beat.epoch = highest_epoch_;
+    beat.drain = drain_;
     if (group_ != nullptr && group_->loaded) {
       for (const int32_t rank : group_->ranks) beat.ranks.push_back(group_->all->Status(rank));
     }
@@ -335,11 +337,13 @@ void VirtualAgent::RanksStarted(const GroupPtr& group) {
 // Reads for a group to come, beside whatever runs here; an epoch that comes meanwhile ends it.
 void VirtualAgent::Preload(const LinkPtr& link, const plan::JoinGroup& join) {
   Do([self = shared_from_this(), link, join] {
-    ++self->preloads_;
+    const bool reads = RanksIn(join, self->id()) != self->Ranks();  // else it keeps what it needs, and the rest goes
+    self->preloads_ += reads ? 1 : 0;
     const auto stream = Network::NewStream();
     absl::Status why = self->spec_.preload_error;
     why.Update(self->Enter(join.epoch, false));
     if (!why.ok()) return self->Tell(link, stream, core::PreloadFailed{self->id(), join.epoch, why});
+    if (!reads) return self->Preloaded(link, stream, join);
     const plan::LoadProgress begun{self->id(), 500, 1000, false, false, 500, {}, {}};
     self->Tell(link, stream, core::PreloadAdvanced{join.epoch, begun, {}});
     self->around_.world->After(self->spec_.preload_takes, [self, link, stream, join] {
@@ -383,6 +387,12 @@ void VirtualAgent::Answer(const GroupPtr& group, const plan::StepResult& result)
 
 void VirtualAgent::Abort(uint64_t epoch) {
   Do([self = shared_from_this(), epoch] { self->Enter(epoch, false).IgnoreError(); });
+}
+
+void VirtualAgent::Drain(uint64_t epoch, plan::DrainState state) {
+  Do([self = shared_from_this(), epoch, state] {
+    if (epoch >= self->highest_epoch_) self->drain_ = std::max(self->drain_, state);
+  });
 }
 
 std::vector<int32_t> VirtualAgent::Ranks() const { return group_ == nullptr ? std::vector<int32_t>{} : group_->ranks; }

@@ -65,6 +65,7 @@ class VirtualAgent : public std::enable_shared_from_this<VirtualAgent> {
   void Preload(const LinkPtr& link, const plan::JoinGroup& join);
   void Plan(const std::shared_ptr<const plan::StepPlan>& plan);
   void Abort(uint64_t epoch);
+  void Drain(uint64_t epoch, plan::DrainState state);
   void SessionEnded(const LinkPtr& link, const std::string& reason);
 
   // --- Faults ---
@@ -85,6 +86,7 @@ class VirtualAgent : public std::enable_shared_from_this<VirtualAgent> {
   bool frozen() const { return frozen_; }
   const LinkPtr& session() const { return session_; }
   uint64_t epoch() const { return highest_epoch_; }
+  plan::DrainState drain() const { return drain_; }  // as it says itself
   bool Holds(int32_t rank) const { return weights_.contains(rank); }
   const std::string& weights_key() const { return weights_key_; }  // of what, and how it was cut
   int preloads() const { return preloads_; }                       // that it was asked for
@@ -144,6 +146,7 @@ class VirtualAgent : public std::enable_shared_from_this<VirtualAgent> {
   uint64_t attempt_ = 0;
   DurationNs retry_;
   uint64_t highest_epoch_, joined_epoch_ = 0;
+  plan::DrainState drain_ = plan::DrainState::kNone;
   std::string weights_key_;
   std::set<int32_t> weights_;
   int64_t bytes_read_ = 0;

@@ -112,7 +112,10 @@ void VirtualCoordinator::Crash() {
 void VirtualCoordinator::Restart(bool knows_epochs) {
   options_.incarnation += 1000;
   options_.stored_epoch = knows_epochs ? highest_epoch_ : 0;
-  if (!knows_epochs) ignorant_since_ = world_->now();
+  if (!knows_epochs) {
+    ignorant_since_ = world_->now();
+    options_.known_canaries.clear();
+  }
   core_ = std::make_unique<core::Core>(options_);
 }
 
@@ -181,6 +184,12 @@ void VirtualCoordinator::Carry(const core::SendAbort& e) {
   if (link == nullptr) return;
   highest_epoch_ = std::max(highest_epoch_, e.epoch);
   Send(link, Network::NewStream(), [link, epoch = e.epoch] { link->peer->Abort(epoch); });
+}
+
+void VirtualCoordinator::Carry(const core::SendDrain& e) {
+  const LinkPtr link = Find(e.agent);
+  if (link == nullptr) return;
+  Send(link, Network::NewStream(), [link, e] { link->peer->Drain(e.epoch, e.state); });
 }
 
 }  // namespace shoal::sim

@@ -74,11 +74,14 @@ class VirtualCoordinator {
   void Carry(const core::SendPreload& e);
   void Carry(const core::SendPlan& e);
   void Carry(const core::SendAbort& e);
+  void Carry(const core::SendDrain& e);
   void Carry(const core::SetTimer& e);
   void Carry(const core::EmitTokens&) {}
   void Carry(const core::FinishRequest&) {}
   void Carry(const core::LogLine&) {}
   void Carry(const core::Report&) {}
+  // Stored as epochs are.
+  void Carry(const core::CanaryLearned& e) { options_.known_canaries.push_back(e.known); }
 
   World* const world_;
   Network* const network_;

@@ -19,6 +19,13 @@ GroupContext Complete(GroupContext context, Shelf* shelf, plan::StaleCounters* s
 
 absl::StatusOr<Control::Preloaded> ReadWeights(const plan::JoinGroup& join, const GroupContext& context,
                                                const std::atomic<bool>& cancelled, const Control::OnProgress& report) {
+  if (std::none_of(join.ranks.begin(), join.ranks.end(), [&](const auto& a) { return a.agent == context.self.id; })) {
+    context.shelf->KeepOnly("", {});
+    Control::Preloaded nothing;
+    nothing.progress.agent = context.self.id;
+    nothing.progress.done = true;
+    return nothing;
+  }
   SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<Joined> joined, ResolveJoin(join, context.self));
   Control::Preloaded result;
   result.reply = ReplyTo(*joined, *context.shelf);
@@ -184,6 +191,16 @@ void Control::Abort(uint64_t epoch, const std::string& reason, OnDone done) {
   if (!queued) done(Stopping());
 }
 
+absl::Status Control::Drain(uint64_t epoch, plan::DrainState state) {
+  MutexLock lock(mutex_);
+  if (epoch < highest_epoch_) {
+    return Refuse(plan::StalePlace::kDrain,
+                  absl::StrCat("epoch ", epoch, " is over: epoch ", highest_epoch_, " has begun"));
+  }
+  drain_ = std::max(drain_, state);
+  return absl::OkStatus();
+}
+
 void Control::Drop(const std::string& reason) {
   if (const std::shared_ptr<Group> group = Current()) group->Cancel();
   preload_cancelled_.store(true);
@@ -221,6 +238,7 @@ plan::AgentInfo Control::Info() const {
   MutexLock lock(mutex_);
   info.address = address_;
   info.highest_epoch = highest_epoch_;
+  info.drain = drain_;
   return info;
 }
 
@@ -237,6 +255,7 @@ plan::Heartbeat Control::Beat() const {
   }
   MutexLock lock(mutex_);
   beat.epoch = highest_epoch_;
+  beat.drain = drain_;
   return beat;
 }
 

@@ -35,7 +35,8 @@ class Control {
   // Hands the group that is being loaded the addresses of all its ranks; at once, beside the load. Any thread.
   absl::Status Connect(plan::ConnectRanks connect) SHOAL_EXCLUDES(mutex_);
   // Reads weights for a group to come: those of the ranks that `join` gives to this agent, on which a group that runs
-  // here must keep its own. `done` gets the last state, and what a join would be answered with.
+  // here must keep its own. All others go; where none are given, all. `done` gets the last state, and what a join would
+  // be answered with.
   struct Preloaded {
     plan::LoadProgress progress;
     plan::JoinReply reply;
@@ -44,6 +45,8 @@ class Control {
   void Preload(plan::JoinGroup join, OnProgress report, OnPreloaded done) SHOAL_EXCLUDES(mutex_);
   // Ends groups of epochs below `epoch`; `done` once none of their processes is left.
   void Abort(uint64_t epoch, const std::string& reason, OnDone done) SHOAL_EXCLUDES(mutex_);
+  // What to say of itself from now on, while this process lives; less than was said before changes nothing.
+  absl::Status Drain(uint64_t epoch, plan::DrainState state) SHOAL_EXCLUDES(mutex_);
   // Ends the group, whatever its epoch; the epoch stays.
   void Drop(const std::string& reason) SHOAL_EXCLUDES(mutex_);
 
@@ -87,6 +90,7 @@ class Control {
   bool stopped_ SHOAL_GUARDED_BY(mutex_) = false;
   uint64_t highest_epoch_ SHOAL_GUARDED_BY(mutex_) = 0;
   uint64_t joined_epoch_ SHOAL_GUARDED_BY(mutex_) = 0;  // the last that a JoinGroup was accepted for
+  plan::DrainState drain_ SHOAL_GUARDED_BY(mutex_) = plan::DrainState::kNone;
   std::string address_ SHOAL_GUARDED_BY(mutex_), rank_host_ SHOAL_GUARDED_BY(mutex_);
   std::shared_ptr<Group> group_ SHOAL_GUARDED_BY(mutex_);
   uint64_t preload_epoch_ SHOAL_GUARDED_BY(mutex_) = 0;  // of the preload that runs; 0: none

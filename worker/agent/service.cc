@@ -231,6 +231,15 @@ class Service final : public proto::Worker::CallbackService {
     return reactor;
   }
 
+  grpc::ServerUnaryReactor* Drain(grpc::CallbackServerContext* context, const proto::DrainRequest* request,
+                                  proto::DrainReply*) override {
+    grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+    absl::StatusOr<plan::DrainState> state = plan::ToDrainState(request->state());
+    if (state.ok() && control_ == nullptr) state = NotYet();
+    reactor->Finish(ToAnswer(state.ok() ? control_.load()->Drain(request->epoch(), *state) : state.status()));
+    return reactor;
+  }
+
  private:
   static absl::Status NotYet() { return absl::AbortedError("the agent is starting"); }
 
