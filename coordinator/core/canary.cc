@@ -15,7 +15,7 @@ constexpr int32_t kPromptTokens = 8;
 
 CanaryWatch::CanaryWatch(DurationNs interval, const std::vector<KnownCanary>& known) : interval_(interval) {
   for (const KnownCanary& k : known) {
-    if (known_.size() < kMaxKnownCanaries) known_.emplace(k.key, k.tokens);
+    if (known_.size() < kMaxKnownCanaries && known_.emplace(k.key, k.tokens).second) inherited_.insert(k.key);
   }
 }
 
@@ -53,7 +53,8 @@ std::string CanaryWatch::Judge(const std::string& key, const CanaryAnswer& answe
     wrong = "the canary's output is not a number";
   } else if (known != known_.end() && known->second != answer.tokens) {
     wrong = absl::StrCat("the canary was answered with tokens ", absl::StrJoin(answer.tokens, " "), " instead of ",
-                         absl::StrJoin(known->second, " "));
+                         absl::StrJoin(known->second, " "),
+                         inherited_.contains(key) ? ", which a coordinator before this one learned" : "");
   } else if (again && once_->tokens != answer.tokens) {
     wrong = absl::StrCat("the canary was answered with tokens ", absl::StrJoin(answer.tokens, " "), " after ",
                          absl::StrJoin(once_->tokens, " "));

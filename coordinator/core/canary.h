@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -92,6 +93,7 @@ class CanaryWatch {
   std::string last_failure_;
   uint64_t passes_ = 0, failures_ = 0;
   std::map<std::string, std::vector<int32_t>> known_;  // by key
+  std::set<std::string> inherited_;                    // of them, what was given at the start
   std::optional<KnownCanary> once_;                    // answered once, and not known yet
   std::optional<KnownCanary> learned_;
 };

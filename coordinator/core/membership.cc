@@ -71,12 +71,7 @@ void Membership::Registered(const plan::AgentInfo& info, TimeNs now, EffectList&
     next_tick_ = now + TickInterval();
   }
   if (learns) followed_ = last_tick_ - now;
-  if (info.drain == plan::DrainState::kDrained && !InGroup(info.id)) {
-    agent.drained = true;
-  } else if (info.drain != plan::DrainState::kNone) {
-    fx.Info(absl::StrCat(Called(info), " says that it shall be drained"));
-    BeginDrain(agent, fx);
-  }
+  if (info.drain != plan::DrainState::kNone) TakeDrain(agent, info.drain, fx);
   if (phase_ == Phase::kFailed && !impossible_) {
     phase_ = Phase::kWaitingForAgents;
     attempts_ = 0;
@@ -112,6 +107,11 @@ void Membership::Heartbeat(const plan::Heartbeat& heartbeat, TimeNs now, EffectL
   agent.heard = now;
   if (heartbeat.epoch == epoch_) agent.ranks = heartbeat.ranks;
   if (heartbeat.drain < agent.drain()) TellDrain(agent, fx);  // it has not heard of it
+  // It was told under a registration that is over, while it registered again.
+  if (heartbeat.drain != plan::DrainState::kNone && agent.drain() == plan::DrainState::kNone) {
+    TakeDrain(agent, heartbeat.drain, fx);
+    PlanHandover(now, fx);
+  }
   if (!agent.silent) return;
   agent.silent = false;
   fx.Info(absl::StrCat(Called(agent.info), " is heard again"));

@@ -123,6 +123,7 @@ class Membership {
     std::vector<int32_t> told;
     Layout told_layout;
     bool draining = false, drained = false;
+    bool served = false;   // had ranks when a group was ready last
     int32_t failures = 0;  // of attempts in this outage that it is to blame for; see put_off
     Preload preload;
     bool preloaded = false;  // it was told to read for a handover, and has been in no group since
@@ -194,6 +195,8 @@ class Membership {
   void ReleasePreloads(EffectList& fx);
   // Its ranks shall go; it has none now and is drained, or has them until others take them.
   void BeginDrain(Agent& agent, EffectList& fx);
+  // What the agent itself remembers of it.
+  void TakeDrain(Agent& agent, plan::DrainState state, EffectList& fx);
   void TellDrain(const Agent& agent, EffectList& fx);
   // False: agents were found unfit, others must be chosen.
   bool CheckHandover(EffectList& fx);

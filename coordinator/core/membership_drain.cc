@@ -68,6 +68,20 @@ void Membership::BeginDrain(Agent& agent, EffectList& fx) {
   TellDrain(agent, fx);
 }
 
+void Membership::TakeDrain(Agent& agent, plan::DrainState state, EffectList& fx) {
+  if (state == plan::DrainState::kDrained && !InGroup(agent.info.id)) {
+    agent.drained = true;
+    return;
+  }
+  fx.Info(absl::StrCat(Named(agent.info), " says that it shall be drained"));
+  // A group that had to do without it may need it to be whole again.
+  if (phase_ == Phase::kReady && !InGroup(agent.info.id) && layout_ != asked_) {
+    agent.draining = true;
+  } else {
+    BeginDrain(agent, fx);
+  }
+}
+
 void Membership::TellDrain(const Agent& agent, EffectList& fx) {
   // As a preload, it may come to one that has seen higher epochs than ours.
   fx.control.push_back(SendDrain{agent.info.id, std::max(epoch_, agent.info.highest_epoch), agent.drain()});

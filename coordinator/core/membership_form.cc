@@ -216,7 +216,10 @@ void Membership::Ready(TimeNs now, EffectList& fx) {
   for (auto& [id, agent] : agents_) {
     agent.failures = 0;
     if (InGroup(id)) agent.preloaded = false;
+    const bool served = std::exchange(agent.served, InGroup(id));
     if (!agent.draining || InGroup(id)) continue;
+    // The group is smaller for want of it, and needs it to be whole again.
+    if (layout_ != asked_ && !(served && layout_ == previous_layout_)) continue;
     agent.draining = false;
     agent.drained = true;
     TellDrain(agent, fx);

@@ -79,7 +79,10 @@ TEST(CanaryWatch, TwoFirstAnswersThatDifferAreAFailureAndNeitherIsKnown) {
 TEST(CanaryWatch, ComparesWithWhatFormerCoordinatorsLearned) {
   CanaryWatch watch(kSecond, {{"a", {1, 2}}});
   watch.GroupReady(0);
-  EXPECT_NE(watch.Judge("a", {{1, 3}}, 1), "");
+  EXPECT_EQ(
+      watch.Judge("a", {{1, 3}}, 1),
+      "the canary was answered with tokens 1 3 instead of 1 2, which a coordinator before this one learned: a rank "
+      "computes wrongly");
   EXPECT_EQ(watch.Judge("a", {{1, 2}}, 2), "");
   EXPECT_TRUE(watch.passed());
   EXPECT_FALSE(watch.TakeLearned().has_value()) << "nothing new";

@@ -347,6 +347,27 @@ TEST(Drain, AGroupThatHadShrunkMovesAsItIs) {
   run.Finish();
 }
 
+// Missed while nobody could take its ranks: the group goes on with fewer, and is not to be without it for good.
+TEST(Drain, WhomASmallerGroupMissesIsNotDrained) {
+  for (const bool frozen : {false, true}) {
+    CoreOptions o = Options(2, 2, 2);
+    o.replace_timeout = 2 * kSecond;
+    Running run(o);
+    run.Drain("b");
+    run.RunFor(10 * kMillisecond);
+    frozen ? run.cluster.FreezeAgent("b", /*ranks_too=*/true) : run.cluster.Cut("b", true, true);
+    ASSERT_TRUE(run.cluster.RunUntil([&] { return run.cluster.state().layout == (Layout{1, 2}); }, 60 * kSecond));
+    ASSERT_TRUE(run.cluster.RunUntilReady());
+    frozen ? run.cluster.ThawAgent("b") : run.cluster.Heal("b");
+    run.RunFor(5 * kSecond);
+    EXPECT_EQ(run.StateOf("b"), AgentState::kDraining) << frozen;
+    run.cluster.KillAgent("a");
+    ASSERT_TRUE(run.cluster.RunUntilReady());
+    EXPECT_TRUE(run.HasRanks("b"));
+    run.Finish();
+  }
+}
+
 TEST(Drain, WithoutAReplacementALossBringsTheGroupBackWhereItWas) {
   Running run;
   run.Drain("b");
@@ -490,6 +511,19 @@ TEST(Drain, AnAgentThatHasNotHeardOfItIsToldAgain) {
   EXPECT_EQ(told, 2);
   EXPECT_EQ(run.cluster.agents().at("other")->drain(), plan::DrainState::kDrained);
   EXPECT_EQ(run.cluster.agents().at("b")->drain(), plan::DrainState::kDraining);
+}
+
+// It was told under a registration that is over.
+TEST(Drain, AnAgentThatKnowsMoreIsBelieved) {
+  Running run;
+  run.cluster.agents().at("b")->Drain(run.cluster.state().epoch, plan::DrainState::kDraining);
+  ASSERT_EQ(run.StateOf("b"), AgentState::kServing);
+  run.RunFor(kSecond);
+  EXPECT_EQ(run.StateOf("b"), AgentState::kDraining);
+  run.cluster.AddAgent({.id = "spare", .slots = 2});
+  ASSERT_TRUE(run.RunUntilDrained("b"));
+  EXPECT_TRUE(run.HasRanks("spare"));
+  run.Finish();
 }
 
 // --- Weights that were read for a handover that did not come ---

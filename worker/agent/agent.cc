@@ -58,6 +58,10 @@ absl::Status CheckOptions(const AgentOptions& o) {
   SHOAL_RETURN_IF_ERROR(CheckAddress("coordinator", o.coordinator, o.insecure));
   SHOAL_RETURN_IF_ERROR(CheckAddress("listen", o.listen, o.insecure));
   if (!o.advertise.empty()) SHOAL_RETURN_IF_ERROR(CheckAdvertised(o.advertise, o.insecure));
+  if (!o.advertise.empty() && plan::IsLoopback(o.listen) && !plan::IsLoopback(o.advertise)) {
+    Log(absl::StrCat("ranks listen on the host of --listen, ", o.listen,
+                     ": those of other hosts will not reach them there"));
+  }
   if (o.slots < 1 || o.slots > 64)
     return absl::InvalidArgumentError(absl::StrCat(o.slots, " slots: 1 to 64 are possible"));
   if (o.threads < 0 || o.memory_bytes < 0 || o.orphan_timeout < 0) {
