@@ -45,8 +45,9 @@ __device__ void CommitCopies();
 template <int kPending>
 __device__ void WaitCopies();
 
-// Two values rounded to bf16, the first in the low half.
+// Two values rounded to bf16, to f16, the first in the low half.
 __device__ uint32_t PackBf16(float low, float high);
+__device__ uint32_t PackF16(float low, float high);
 
 }  // namespace shoal::cuda
 

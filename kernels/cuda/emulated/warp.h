@@ -82,5 +82,6 @@ void WaitCopies() {
 }
 
 inline uint32_t PackBf16(float low, float high) { return uint32_t{F32ToBF16(low)} | uint32_t{F32ToBF16(high)} << 16; }
+inline uint32_t PackF16(float low, float high) { return uint32_t{F32ToF16(low)} | uint32_t{F32ToF16(high)} << 16; }
 
 }  // namespace shoal::cuda
