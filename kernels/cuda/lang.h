@@ -19,6 +19,7 @@
 #include "kernels/cuda/launch.h"
 #define SHOAL_HD __host__ __device__
 #define SHOAL_UNROLL _Pragma("unroll")
+#define SHOAL_KEEP_LOOP _Pragma("unroll 1")
 
 namespace shoal::cuda {
 
