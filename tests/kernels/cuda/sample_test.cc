@@ -126,6 +126,9 @@ TEST(CudaSample, FollowsTheDefinition) {
   EXPECT_EQ(pick({.min_p = 0.3f}, 0.99f), 0) << "drops p < 0.15";
   EXPECT_EQ(pick({.min_p = 2}, 0.99f), 2) << "at least one";
   EXPECT_EQ(pick({.top_k = 3, .top_p = 0.8f}, 0.99f), 0) << "top_p of the renormalised 4/7, 2/7, 1/7";
+  const SampleRow half = {.temperature = 1, .top_p = 0.5f, .uniform = 0.99f};
+  EXPECT_EQ(One({3, 3, 3, 3}, half), 1) << "two reach a half";
+  EXPECT_EQ(One({3, 3, 3, 3}, {.temperature = 1, .uniform = 0.25f}), 1) << "the first does not exceed a quarter";
 }
 
 std::vector<SampleRow> ManyParams(uint32_t rows) {

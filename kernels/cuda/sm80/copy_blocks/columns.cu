@@ -1,7 +1,7 @@
 // Tested by: tests/kernels/cuda/copy_blocks_test.cc
 // A thread has the same 16 bytes of every block of one buffer and walks over the pairs: what a pair reads of an earlier
 // one, the same thread wrote, so the order holds without any wait between threads. Moves 2 * block_bytes per buffer and
-// pair. Pairs that do not touch each other go four at a time, with their loads in flight together.
+// pair. Four pairs go at a time, with their loads in flight together, unless one of them continues another.
 #include "kernels/cuda/copy_blocks.h"
 
 namespace shoal::cuda {
@@ -10,13 +10,11 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kTogether = 4;
 
-// That none of the four reads what another of them writes, and no two write the same. Then they go in any order.
+// That none of them reads what an earlier one writes: then all may be read before the first is written.
 __device__ bool Apart(const ops::BlockPair (&p)[kTogether]) {
   bool apart = true;
-  SHOAL_UNROLL for (int i = 0; i < kTogether; ++i) {
-    SHOAL_UNROLL for (int j = 0; j < kTogether; ++j) {
-      if (i != j) apart = apart && p[i].dst != p[j].src && p[i].dst != p[j].dst;
-    }
+  SHOAL_UNROLL for (int j = 1; j < kTogether; ++j) {
+    SHOAL_UNROLL for (int i = 0; i < j; ++i) apart = apart && p[i].dst != p[j].src;
   }
   return apart;
 }

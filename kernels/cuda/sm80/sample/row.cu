@@ -156,7 +156,6 @@ __device__ void SumBins(SampleShared& s, Before& before) {
 // One pass. Returns the weight of all tokens of at least weight `least`, to all threads. Counts only when asked to.
 __device__ uint64_t FillBins(SampleShared& s, const Row& row, const Cut& cut, bool counts, uint64_t least,
                              Before& before) {
-  __syncthreads();  // of_warp and the bins are no longer in use
   for (int b = Thread(); b < kBins; b += Threads()) {
     before.count[b] = 0;
     SHOAL_UNROLL for (int l = 0; l < kLimbs; ++l) s.limbs[l][b] = 0;
@@ -181,7 +180,6 @@ __device__ uint64_t FillBins(SampleShared& s, const Row& row, const Cut& cut, bo
 
 // s.bin := the bin of the place.
 __device__ int FindBin(SampleShared& s, const Before& before, const Place& place) {
-  __syncthreads();
   for (int b = Thread(); b < kBins; b += Threads()) {
     const uint64_t begin = place.by_count ? before.count[b] : before.weight[b];
     const uint64_t end = place.by_count ? before.count[b + 1] : before.weight[b + 1];
@@ -279,7 +277,7 @@ __device__ bool Limits(const SampleShared& s, int limit, const ops::SampleRow& p
   const double sum = static_cast<double>(kept);
   if (limit == kTopK) {
     *place = {true, static_cast<uint64_t>(p.top_k) - 1};
-    // What lies in the last bin has no weight, and need not be cut off.
+    // What lies in the last bin has no weight and need not be cut off, and its members are many.
     return p.top_k > 0 && p.top_k < vocab && static_cast<uint32_t>(p.top_k) <= s.by_gap.count[kBins - 1];
   }
   if (limit == kTopP) {
