@@ -1,0 +1,87 @@
+// warp.h on the host.
+#pragma once
+
+#include <cstring>
+
+namespace shoal::cuda {
+namespace emulated {
+
+inline constexpr uint32_t kAllLanes = 0xffffffffu;
+
+template <typename T>
+const T& At(const WarpSlots& slots, int lane) {
+  return *reinterpret_cast<const T*>(slots.of[lane]);
+}
+template <typename T>
+T& At(WarpSlots& slots, int lane) {
+  return *reinterpret_cast<T*>(slots.of[lane]);
+}
+
+template <typename T>
+T ShuffleFrom(const char* what, T x, int from) {
+  struct In {
+    T x;
+    int from;
+  };
+  const In in = {x, from & 31};
+  T out;
+  Collective(kAllLanes, what, &in, sizeof(in), &out, sizeof(out), [](uint32_t, const WarpSlots& i, WarpSlots& o) {
+    for (int lane = 0; lane < 32; ++lane) At<T>(o, lane) = At<In>(i, At<In>(i, lane).from).x;
+  });
+  return out;
+}
+
+struct MmaIn {
+  uint32_t a[4], b[2];
+  float d[4];
+};
+void MmaOfWarp(uint32_t mask, const WarpSlots& in, WarpSlots& out);
+void LoadMatricesOfWarp(uint32_t mask, const WarpSlots& in, WarpSlots& out);
+void LoadMatricesTransposedOfWarp(uint32_t mask, const WarpSlots& in, WarpSlots& out);
+
+}  // namespace emulated
+
+inline float ShuffleXor(float x, int mask) { return emulated::ShuffleFrom("shuffle", x, emulated::here.lane() ^ mask); }
+inline int ShuffleXor(int x, int mask) { return emulated::ShuffleFrom("shuffle", x, emulated::here.lane() ^ mask); }
+inline float Shuffle(float x, int lane) { return emulated::ShuffleFrom("shuffle", x, lane); }
+inline int Shuffle(int x, int lane) { return emulated::ShuffleFrom("shuffle", x, lane); }
+inline uint32_t Ballot(bool vote) {
+  uint32_t in = vote ? 1 : 0, out = 0;
+  emulated::Collective(emulated::kAllLanes, "ballot", &in, sizeof(in), &out, sizeof(out),
+                       [](uint32_t, const emulated::WarpSlots& i, emulated::WarpSlots& o) {
+                         uint32_t votes = 0;
+                         for (int lane = 0; lane < 32; ++lane) votes |= emulated::At<uint32_t>(i, lane) << lane;
+                         for (int lane = 0; lane < 32; ++lane) emulated::At<uint32_t>(o, lane) = votes;
+                       });
+  return out;
+}
+inline void SyncWarp() { Ballot(true); }
+
+inline void Mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  emulated::MmaIn in;
+  std::memcpy(in.a, a, sizeof(a));
+  std::memcpy(in.b, b, sizeof(b));
+  std::memcpy(in.d, d, sizeof(d));
+  emulated::Collective(emulated::kAllLanes, "mma", &in, sizeof(in), d, sizeof(d), emulated::MmaOfWarp);
+}
+inline void LoadMatrices(uint32_t (&r)[4], const void* row) {
+  emulated::Collective(emulated::kAllLanes, "ldmatrix", &row, sizeof(row), r, sizeof(r), emulated::LoadMatricesOfWarp);
+}
+inline void LoadMatricesTransposed(uint32_t (&r)[4], const void* row) {
+  emulated::Collective(emulated::kAllLanes, "ldmatrix.trans", &row, sizeof(row), r, sizeof(r),
+                       emulated::LoadMatricesTransposedOfWarp);
+}
+
+inline void CopyAsync16(void* shared, const void* global, bool valid) {
+  emulated::BeginCopy(shared, global, 16, valid ? 16 : 0);
+}
+inline void CommitCopies() { emulated::CommitCopies(); }
+template <int kPending>
+void WaitCopies() {
+  emulated::WaitCopies(kPending);
+}
+
+inline uint32_t PackBf16(float low, float high) { return uint32_t{F32ToBF16(low)} | uint32_t{F32ToBF16(high)} << 16; }
+inline uint32_t PackF16(float low, float high) { return uint32_t{F32ToF16(low)} | uint32_t{F32ToF16(high)} << 16; }
+
+}  // namespace shoal::cuda
