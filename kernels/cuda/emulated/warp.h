@@ -38,6 +38,7 @@ struct MmaIn {
 void MmaOfWarp(uint32_t mask, const WarpSlots& in, WarpSlots& out);
 void LoadMatricesOfWarp(uint32_t mask, const WarpSlots& in, WarpSlots& out);
 void LoadMatricesTransposedOfWarp(uint32_t mask, const WarpSlots& in, WarpSlots& out);
+void TransposeOfWarp(uint32_t mask, const WarpSlots& in, WarpSlots& out);
 
 }  // namespace emulated
 
@@ -70,6 +71,18 @@ inline void LoadMatrices(uint32_t (&r)[4], const void* row) {
 inline void LoadMatricesTransposed(uint32_t (&r)[4], const void* row) {
   emulated::Collective(emulated::kAllLanes, "ldmatrix.trans", &row, sizeof(row), r, sizeof(r),
                        emulated::LoadMatricesTransposedOfWarp);
+}
+
+inline uint32_t Transpose(uint32_t pair) {
+  uint32_t out;
+  emulated::Collective(emulated::kAllLanes, "movmatrix", &pair, sizeof(pair), &out, sizeof(out),
+                       emulated::TransposeOfWarp);
+  return out;
+}
+
+inline float Exp2(float x) {
+  const float power = std::exp2(x);
+  return power < 0x1p-126f ? 0.0f : power;
 }
 
 inline void CopyAsync16(void* shared, const void* global, bool valid) {
