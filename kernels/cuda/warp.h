@@ -52,6 +52,10 @@ __device__ uint32_t Transpose(uint32_t pair);
 // 2^x to about 2 units in the last place; what is below 2^-126 is 0.
 __device__ float Exp2(float x);
 
+// x, of which the compiler then knows nothing: what is computed from it is computed where it is written, not kept in
+// registers around a loop.
+__device__ int Opaque(int x);
+
 // Two values rounded to bf16, the first in the low half.
 __device__ uint32_t PackBf16(float low, float high);
 

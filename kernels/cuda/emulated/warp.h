@@ -94,6 +94,8 @@ void WaitCopies() {
   emulated::WaitCopies(kPending);
 }
 
+inline int Opaque(int x) { return x; }
+
 inline uint32_t PackBf16(float low, float high) { return uint32_t{F32ToBF16(low)} | uint32_t{F32ToBF16(high)} << 16; }
 
 }  // namespace shoal::cuda

@@ -204,7 +204,10 @@ TEST(CudaAttentionTile, FragmentsOfATileAreEveryElementOnce) {
   for (int t = 0; t < kAttentionTile / 16; ++t) {
     for (int s = 0; s < 8; ++s) {
       for (int lane = 0; lane < 32; ++lane) {
-        const int key = KeyFragmentOffset<128>(lane, t, s), value = ValueFragmentOffset<128>(lane, t, s);
+        const int key = LaterFragment<128>(KeyFragmentOffset<128>(lane), t, s);
+        const int value = LaterFragment<128>(ValueFragmentOffset<128>(lane), t, s);
+        EXPECT_EQ(key, ChunkOffset<128>(16 * t + lane % 16, 2 * s + lane / 16));
+        EXPECT_EQ(value, ChunkOffset<128>(16 * t + lane % 8 + lane / 16 * 8, 2 * s + lane / 8 % 2));
         for (int i = 0; i < 8; ++i) ++seen[static_cast<size_t>(key + i)], seen[static_cast<size_t>(value + i)] += 2;
       }
     }

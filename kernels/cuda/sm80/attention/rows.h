@@ -113,12 +113,12 @@ struct AttentionRows {
   __device__ __forceinline__ void Add(const bf16* v, const uint32_t (&weights)[kKeySteps][kColumns][2]) {
     constexpr uint32_t kOnes = 0x3f803f80u;  // two bf16
     const uint32_t ones[4] = {kOnes, kOnes, kOnes, kOnes};
-    const int lane = static_cast<int>(threadIdx.x) % 32;
+    const int first = Opaque(ValueFragmentOffset<kDim>(static_cast<int>(threadIdx.x) % 32));
     SHOAL_UNROLL for (int t = 0; t < kKeySteps; ++t) {
       SHOAL_UNROLL for (int c = 0; c < kColumns; ++c) Mma(sum[c], ones, weights[t][c]);
       SHOAL_UNROLL for (int s = 0; s < kSteps; ++s) {
         uint32_t a[4];
-        LoadMatricesTransposed(a, v + ValueFragmentOffset<kDim>(lane, t, s));
+        LoadMatricesTransposed(a, v + LaterFragment<kDim>(first, t, s));
         SHOAL_UNROLL for (int c = 0; c < kColumns; ++c) Mma(products[s][c], a, weights[t][c]);
       }
     }
@@ -126,11 +126,11 @@ struct AttentionRows {
 
  private:
   __device__ __forceinline__ void Score(const bf16* k, float (&scores)[kKeySteps][kColumns][4]) const {
-    const int lane = static_cast<int>(threadIdx.x) % 32;
+    const int first = Opaque(KeyFragmentOffset<kDim>(static_cast<int>(threadIdx.x) % 32));
     SHOAL_UNROLL for (int s = 0; s < kSteps; ++s) {
       SHOAL_UNROLL for (int t = 0; t < kKeySteps; ++t) {
         uint32_t a[4];
-        LoadMatrices(a, k + KeyFragmentOffset<kDim>(lane, t, s));
+        LoadMatrices(a, k + LaterFragment<kDim>(first, t, s));
         SHOAL_UNROLL for (int c = 0; c < kColumns; ++c) Mma(scores[t][c], a, q[s][c]);
       }
     }

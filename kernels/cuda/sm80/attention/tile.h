@@ -18,22 +18,26 @@ template <int kDim>
 SHOAL_HD constexpr int ChunkOffset(int key, int chunk) {
   return key * kDim + 8 * (chunk ^ (key & 7));
 }
-// From the offset of (key, chunk) to that of (key + keys, chunk), where key and keys have no bit in common, and to that
-// of (key, chunk + 2 pairs), where chunk and 2 pairs have none: cheap for what is known when compiled.
+// From the offset of (key, chunk) to that of (key + keys, chunk), where key and keys have no bit in common: cheap for
+// keys that are known when compiled.
 template <int kDim>
 SHOAL_HD constexpr int LaterKey(int offset, int keys) {
   return keys * kDim + (offset ^ 8 * (keys & 7));
 }
-SHOAL_HD constexpr int LaterChunks(int offset, int pairs) { return offset ^ 16 * pairs; }
-// What lane `lane` gives ldmatrix for keys [16 t, 16 t + 16) x dims [16 s, 16 s + 16): as a K fragment, whose rows are
-// keys, and transposed as a V fragment, whose rows are dims.
+// What lane `lane` gives ldmatrix for keys [0, 16) x dims [0, 16): as a K fragment, whose rows are keys, and transposed
+// as a V fragment, whose rows are dims.
 template <int kDim>
-SHOAL_HD constexpr int KeyFragmentOffset(int lane, int t, int s) {
-  return LaterChunks(ChunkOffset<kDim>(lane % 16, lane / 16), s) + 16 * t * kDim;
+SHOAL_HD constexpr int KeyFragmentOffset(int lane) {
+  return ChunkOffset<kDim>(lane % 16, lane / 16);
 }
 template <int kDim>
-SHOAL_HD constexpr int ValueFragmentOffset(int lane, int t, int s) {
-  return LaterChunks(ChunkOffset<kDim>(lane % 8 + lane / 16 * 8, lane / 8 % 2), s) + 16 * t * kDim;
+SHOAL_HD constexpr int ValueFragmentOffset(int lane) {
+  return ChunkOffset<kDim>(lane % 8 + lane / 16 * 8, lane / 8 % 2);
+}
+// From there to keys [16 t, 16 t + 16) x dims [16 s, 16 s + 16).
+template <int kDim>
+SHOAL_HD constexpr int LaterFragment(int first, int t, int s) {
+  return (first ^ 16 * s) + 16 * t * kDim;
 }
 
 // The first element of a cached head row.
