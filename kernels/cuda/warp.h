@@ -45,6 +45,17 @@ __device__ void CommitCopies();
 template <int kPending>
 __device__ void WaitCopies();
 
+// The transpose of an 8x8 matrix of 16-bit elements, of which a lane holds row lane / 4, columns 2 (lane % 4) and one
+// more.
+__device__ uint32_t Transpose(uint32_t pair);
+
+// 2^x to about 2 units in the last place; what is below 2^-126 is 0.
+__device__ float Exp2(float x);
+
+// x, of which the compiler then knows nothing: what is computed from it is computed where it is written, not kept in
+// registers around a loop.
+__device__ int Opaque(int x);
+
 // Two values rounded to bf16, to f16, the first in the low half.
 __device__ uint32_t PackBf16(float low, float high);
 __device__ uint32_t PackF16(float low, float high);

@@ -34,6 +34,18 @@ __device__ inline void LoadMatricesTransposed(uint32_t (&r)[4], const void* row)
                : "memory");
 }
 
+__device__ inline uint32_t Transpose(uint32_t pair) {
+  uint32_t transposed;
+  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(transposed) : "r"(pair));
+  return transposed;
+}
+
+__device__ inline float Exp2(float x) {
+  float power;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x));
+  return power;
+}
+
 __device__ inline void CopyAsync16(void* shared, const void* global, bool valid) {
   const int bytes = valid ? 16 : 0;
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(SharedAddress(shared)), "l"(global), "r"(bytes)
@@ -43,6 +55,11 @@ __device__ inline void CommitCopies() { asm volatile("cp.async.commit_group;" ::
 template <int kPending>
 __device__ inline void WaitCopies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+}
+
+__device__ inline int Opaque(int x) {
+  asm volatile("" : "+r"(x));
+  return x;
 }
 
 __device__ inline uint32_t PackBf16(float low, float high) {

@@ -53,4 +53,15 @@ void MmaOfWarp(uint32_t, const WarpSlots& in, WarpSlots& out) {
 void LoadMatricesOfWarp(uint32_t, const WarpSlots& in, WarpSlots& out) { LoadOfWarp(in, out, false); }
 void LoadMatricesTransposedOfWarp(uint32_t, const WarpSlots& in, WarpSlots& out) { LoadOfWarp(in, out, true); }
 
+void TransposeOfWarp(uint32_t, const WarpSlots& in, WarpSlots& out) {
+  for (int lane = 0; lane < 32; ++lane) {
+    uint32_t pair = 0;
+    for (int i = 0; i < 2; ++i) {
+      const int row = lane / 4, column = 2 * (lane % 4) + i;  // of the result
+      pair |= (At<uint32_t>(in, 4 * column + row / 2) >> (16 * (row % 2)) & 0xffff) << (16 * i);
+    }
+    At<uint32_t>(out, lane) = pair;
+  }
+}
+
 }  // namespace shoal::cuda::emulated

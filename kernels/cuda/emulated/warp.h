@@ -38,6 +38,7 @@ struct MmaIn {
 void MmaOfWarp(uint32_t mask, const WarpSlots& in, WarpSlots& out);
 void LoadMatricesOfWarp(uint32_t mask, const WarpSlots& in, WarpSlots& out);
 void LoadMatricesTransposedOfWarp(uint32_t mask, const WarpSlots& in, WarpSlots& out);
+void TransposeOfWarp(uint32_t mask, const WarpSlots& in, WarpSlots& out);
 
 }  // namespace emulated
 
@@ -72,6 +73,18 @@ inline void LoadMatricesTransposed(uint32_t (&r)[4], const void* row) {
                        emulated::LoadMatricesTransposedOfWarp);
 }
 
+inline uint32_t Transpose(uint32_t pair) {
+  uint32_t out;
+  emulated::Collective(emulated::kAllLanes, "movmatrix", &pair, sizeof(pair), &out, sizeof(out),
+                       emulated::TransposeOfWarp);
+  return out;
+}
+
+inline float Exp2(float x) {
+  const float power = std::exp2(x);
+  return power < 0x1p-126f ? 0.0f : power;
+}
+
 inline void CopyAsync16(void* shared, const void* global, bool valid) {
   emulated::BeginCopy(shared, global, 16, valid ? 16 : 0);
 }
@@ -80,6 +93,8 @@ template <int kPending>
 void WaitCopies() {
   emulated::WaitCopies(kPending);
 }
+
+inline int Opaque(int x) { return x; }
 
 inline uint32_t PackBf16(float low, float high) { return uint32_t{F32ToBF16(low)} | uint32_t{F32ToBF16(high)} << 16; }
 inline uint32_t PackF16(float low, float high) { return uint32_t{F32ToF16(low)} | uint32_t{F32ToF16(high)} << 16; }

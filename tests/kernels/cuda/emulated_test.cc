@@ -127,6 +127,18 @@ TEST(Emulated, MmaOfLoadedMatricesIsTheProduct) {
   }
 }
 
+void TransposeOne(const uint32_t* in, uint32_t* out) { out[threadIdx.x] = Transpose(in[threadIdx.x]); }
+
+TEST(Emulated, ATransposedMatrixHasRowsForColumns) {
+  uint16_t in[8][8], out[8][8];
+  for (int i = 0; i < 64; ++i) in[i / 8][i % 8] = static_cast<uint16_t>(1000 + i);
+  uint32_t pairs[32], transposed[32];
+  std::memcpy(pairs, in, sizeof(in));
+  ASSERT_TRUE(Launch(nullptr, "transpose", {dim3{1}, dim3{32}, 0}, TransposeOne, pairs, transposed).ok());
+  std::memcpy(out, transposed, sizeof(out));
+  for (int i = 0; i < 64; ++i) EXPECT_EQ(out[i % 8][i / 8], in[i / 8][i % 8]);
+}
+
 struct Sixteen {
   alignas(16) int of[64];
 };
