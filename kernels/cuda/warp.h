@@ -59,6 +59,15 @@ __device__ int Opaque(int x);
 // Two values rounded to bf16, to f16, the first in the low half.
 __device__ uint32_t PackBf16(float low, float high);
 __device__ uint32_t PackF16(float low, float high);
+// a * b + c of two pairs of bf16, each rounded once.
+__device__ uint32_t FmaBf16(uint32_t a, uint32_t b, uint32_t c);
+// A pair of f16, the low half first.
+__device__ float2 UnpackF16(uint32_t pair);
+
+// Aligned loads of global memory that this kernel nowhere writes and this multiprocessor will not read again.
+__device__ uint4 LoadOnce(const uint4* at);
+__device__ uint2 LoadOnce(const uint2* at);
+__device__ uint32_t LoadOnce(const uint32_t* at);
 
 }  // namespace shoal::cuda
 

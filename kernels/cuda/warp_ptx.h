@@ -73,4 +73,34 @@ __device__ inline uint32_t PackF16(float low, float high) {
   return packed;
 }
 
+__device__ inline uint32_t FmaBf16(uint32_t a, uint32_t b, uint32_t c) {
+  uint32_t d;
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+  return d;
+}
+__device__ inline float2 UnpackF16(uint32_t pair) {
+  float2 f;
+  asm("{.reg .f16 l, h; mov.b32 {l, h}, %2; cvt.f32.f16 %0, l; cvt.f32.f16 %1, h;}" : "=f"(f.x), "=f"(f.y) : "r"(pair));
+  return f;
+}
+
+// Volatile: a load stays before the products that hide its latency.
+__device__ inline uint4 LoadOnce(const uint4* at) {
+  uint4 v;
+  asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0,%1,%2,%3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "l"(at));
+  return v;
+}
+__device__ inline uint2 LoadOnce(const uint2* at) {
+  uint2 v;
+  asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v2.u32 {%0,%1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(at));
+  return v;
+}
+__device__ inline uint32_t LoadOnce(const uint32_t* at) {
+  uint32_t v;
+  asm volatile("ld.global.nc.L1::no_allocate.L2::128B.u32 %0, [%1];" : "=r"(v) : "l"(at));
+  return v;
+}
+
 }  // namespace shoal::cuda

@@ -89,6 +89,13 @@ inline float __fadd_rn(float a, float b) { return a + b; }
 inline float __fdividef(float a, float b) { return a / b; }
 inline float __expf(float x) { return std::exp(x); }
 inline float exp2f(float x) { return std::exp2(x); }
+// Byte i of the result is byte (selector >> 4 i) & 7 of low (0 to 3) and high (4 to 7).
+inline unsigned __byte_perm(unsigned low, unsigned high, unsigned selector) {
+  const uint64_t bytes = uint64_t{high} << 32 | low;
+  unsigned r = 0;
+  for (int i = 0; i < 4; ++i) r |= static_cast<unsigned>(bytes >> 8 * (selector >> 4 * i & 7) & 0xff) << 8 * i;
+  return r;
+}
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 template <typename T>
 T atomicAdd(T* at, T by) {

@@ -98,5 +98,28 @@ inline int Opaque(int x) { return x; }
 
 inline uint32_t PackBf16(float low, float high) { return uint32_t{F32ToBF16(low)} | uint32_t{F32ToBF16(high)} << 16; }
 inline uint32_t PackF16(float low, float high) { return uint32_t{F32ToF16(low)} | uint32_t{F32ToF16(high)} << 16; }
+// The double is exact but for sums of far-apart magnitudes, where rounding twice could differ in the last bit.
+inline uint32_t FmaBf16(uint32_t a, uint32_t b, uint32_t c) {
+  const auto one = [&](int shift) {
+    const auto half = [&](uint32_t pair) { return double{BF16ToF32(static_cast<uint16_t>(pair >> shift))}; };
+    return static_cast<float>(half(a) * half(b) + half(c));
+  };
+  return PackBf16(one(0), one(16));
+}
+inline float2 UnpackF16(uint32_t pair) {
+  return {F16ToF32(static_cast<uint16_t>(pair)), F16ToF32(static_cast<uint16_t>(pair >> 16))};
+}
+
+namespace emulated {
+// A device faults where an address is not aligned.
+template <typename T>
+T LoadAligned(const T* at) {
+  if (reinterpret_cast<uintptr_t>(at) % sizeof(T) != 0) std::abort();
+  return *at;
+}
+}  // namespace emulated
+inline uint4 LoadOnce(const uint4* at) { return emulated::LoadAligned(at); }
+inline uint2 LoadOnce(const uint2* at) { return emulated::LoadAligned(at); }
+inline uint32_t LoadOnce(const uint32_t* at) { return emulated::LoadAligned(at); }
 
 }  // namespace shoal::cuda

@@ -164,5 +164,17 @@ TEST(Emulated, ACopyIsThereWhenItWasWaitedFor) {
   EXPECT_EQ(to, std::vector<int>(64, -1)) << "not before";
 }
 
+TEST(Emulated, PairsAndBytesAreTheDevices) {
+  EXPECT_EQ(__byte_perm(0x33221100, 0x77665544, 0x7632), 0x77663322u);
+  EXPECT_EQ(__byte_perm(0x33221100, 0, 0x4140), 0x00110000u);
+  EXPECT_EQ(__byte_perm(0x33221100, 0, 0x4342), 0x00330022u);
+  EXPECT_EQ(FmaBf16(PackBf16(3, -2), PackBf16(5, 0.5f), PackBf16(1, 8)), PackBf16(16, 7));
+  EXPECT_EQ(FmaBf16(PackBf16(256, 1), PackBf16(1, 1), PackBf16(1, 0)), PackBf16(256, 1)) << "rounded to even";
+  const float2 pair = UnpackF16(0xc0003c00u);
+  EXPECT_EQ(pair.x, 1);
+  EXPECT_EQ(pair.y, -2);
+  EXPECT_EQ(UnpackF16(1).x, 0x1p-24f) << "subnormal";
+}
+
 }  // namespace
 }  // namespace shoal::cuda
