@@ -26,7 +26,7 @@ struct Linear {
   int part_count;
   int tokens;
   int k;          // a multiple of 32
-  int tile = -1;  // -1: chosen by shape; or an index of linear::kTiles, for tests and measurements
+  int tile = -1;  // -1: chosen by shape; or one that all types have (linear::HasTile), for tests
 };
 absl::Status Enqueue(DeviceStream stream, const Linear& op);
 

@@ -71,17 +71,25 @@ inline constexpr Tile kTiles[] = {
 };
 inline constexpr int kTileCount = sizeof(kTiles) / sizeof(kTiles[0]);
 
+// Whether a type of weight has a tile. It lacks those where its kernel would need more registers than there are: for
+// codes and scales, sums and their parts, or the two terms of f16.
+SHOAL_HD constexpr bool HasTile(DType type, int tile) {
+  if (tile == 6) return type == DType::kBF16;
+  if (tile == 2) return type != DType::kF16;
+  return tile >= 0 && tile < kTileCount;
+}
+
 // The tile for `rows` of W in all parts together: the largest that gives enough thread blocks to fill a device. Any
 // choice is right. kSms is an H100's and H200's; on other devices it is a guess.
 inline constexpr int kSms = 132;
-inline int TileFor(int tokens, int rows) {
+inline int TileFor(DType type, int tokens, int rows) {
   const auto blocks = [&](int tile) {
     return CeilDiv(tokens, kTiles[tile].tokens) * CeilDiv(rows, kTiles[tile].rows());
   };
   if (tokens <= 8) return blocks(1) < kSms / 2 ? 0 : 1;
-  if (tokens <= 16) return 2;
+  if (tokens <= 16 && HasTile(type, 2)) return 2;
   if (tokens <= 32) return 3;
-  if (tokens > 64 && blocks(6) >= 2 * kSms) return 6;
+  if (tokens > 64 && HasTile(type, 6) && blocks(6) >= 2 * kSms) return 6;
   return blocks(5) >= kSms * 3 / 4 ? 5 : 4;
 }
 

@@ -72,16 +72,18 @@ TEST(LinearSchedule, TilesFitTheirDevices) {
 TEST(LinearSchedule, TheTileFillsTheDeviceWhereTheShapeLetsIt) {
   for (const int rows : {4096, 8192, 10240, 28672, 57344, 128256}) {
     for (const int tokens : {1, 8, 9, 32, 33, 64, 128, 500, 4096}) {
-      const int t = TileFor(tokens, rows);
-      ASSERT_GE(t, 0);
-      ASSERT_LT(t, kTileCount);
-      const int blocks = CeilDiv(tokens, kTiles[t].tokens) * CeilDiv(rows, kTiles[t].rows());
-      EXPECT_GE(blocks, kSms * 3 / 4) << rows << " rows, " << tokens << " tokens, tile " << t;
+      for (const DType type : {DType::kBF16, DType::kF16, DType::kQ4_1}) {
+        const int t = TileFor(type, tokens, rows);
+        ASSERT_TRUE(HasTile(type, t));
+        const int blocks = CeilDiv(tokens, kTiles[t].tokens) * CeilDiv(rows, kTiles[t].rows());
+        EXPECT_GE(blocks, kSms * 3 / 4) << rows << " rows, " << tokens << " tokens, tile " << t;
+      }
     }
   }
-  EXPECT_EQ(TileFor(1, 1280), 0) << "few rows: narrow tiles";
-  EXPECT_EQ(TileFor(1, 8192), 1);
-  EXPECT_EQ(TileFor(4096, 8192), 6);
+  EXPECT_EQ(TileFor(DType::kBF16, 1, 1280), 0) << "few rows: narrow tiles";
+  EXPECT_EQ(TileFor(DType::kBF16, 1, 8192), 1);
+  EXPECT_EQ(TileFor(DType::kBF16, 4096, 8192), 6);
+  EXPECT_EQ(TileFor(DType::kQ4_0, 4096, 8192), 5) << "that has no tile 6";
 }
 
 // A 128-bit access of shared memory goes by eight lanes at a time, which want different banks of 4 bytes.

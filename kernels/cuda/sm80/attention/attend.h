@@ -11,6 +11,9 @@
 
 namespace shoal::cuda {
 
+// On a multiprocessor, with all the registers that a thread can have.
+inline constexpr int kWarpsHeld = 8;
+
 template <int kDim, int kColumns, int kWarps, int kSlots>
 struct AttendShared {
   AttentionSlot<kDim> ring[kSlots];
@@ -31,10 +34,11 @@ class FormerSplits {
   __device__ __forceinline__ explicit FormerSplits(float4 (*products)[kThreads]) : products_(products) {}
 
   __device__ __forceinline__ void Keep(const Rows& rows) {
+    const int g = static_cast<int>(threadIdx.x) % 32 / 4;
     SHOAL_UNROLL for (int c = 0; c < kColumns; ++c) {
       SHOAL_UNROLL for (int i = 0; i < 2; ++i) {
-        exponent_[c][i] = rows.exponent[c][i];
-        sum_[c][i] = rows.sum[c][i];
+        if (g == 4 * c + i) statistic_ = rows.exponent[c][i];
+        if (g == 4 * c + 2 + i) statistic_ = rows.sum[c][i];
       }
       SHOAL_UNROLL for (int s = 0; s < Rows::kSteps; ++s) {
         const float(&p)[4] = rows.products[s][c];
@@ -47,11 +51,12 @@ class FormerSplits {
     SHOAL_UNROLL for (int c = 0; c < kColumns; ++c) {
       float former[2], own[2];
       SHOAL_UNROLL for (int i = 0; i < 2; ++i) {
-        const float next = fmaxf(exponent_[c][i], rows.exponent[c][i]);
-        former[i] = PowerOfTwo(exponent_[c][i] - next);
+        const float exponent = Statistic(4 * c + i), sum = Statistic(4 * c + 2 + i);
+        const float next = fmaxf(exponent, rows.exponent[c][i]);
+        former[i] = PowerOfTwo(exponent - next);
         own[i] = PowerOfTwo(rows.exponent[c][i] - next);
         rows.exponent[c][i] = next;
-        rows.sum[c][i] = Fold(sum_[c][i], former[i], rows.sum[c][i], own[i]);
+        rows.sum[c][i] = Fold(sum, former[i], rows.sum[c][i], own[i]);
       }
       SHOAL_UNROLL for (int s = 0; s < Rows::kSteps; ++s) {
         const float4 f = products_[s * kColumns + c][threadIdx.x];
@@ -65,8 +70,14 @@ class FormerSplits {
   }
 
  private:
+  // Statistics are the same in the eight lanes that share rows: each keeps one, for registers.
+  static_assert(4 * kColumns <= 8);
+  __device__ __forceinline__ float Statistic(int g) const {
+    return Shuffle(statistic_, 4 * g + static_cast<int>(threadIdx.x) % 4);
+  }
+
   float4 (*products_)[kThreads];
-  float exponent_[kColumns][2], sum_[kColumns][2];
+  float statistic_ = 0;
 };
 
 // Rows [row, row + 8 kColumns) of the unit, which begin at `row_of_tile` of the slot's rows.
@@ -156,8 +167,9 @@ __device__ __forceinline__ void AttendItem(const Attention& op, int block_shift,
   }
 }
 
+// 1: for more blocks on a multiprocessor the compiler would save registers by spilling some.
 template <int kDim, int kColumns, int kWarps, int kSlots>
-__global__ void __launch_bounds__(32 * kWarps)
+__global__ void __launch_bounds__(32 * kWarps, 1)
     AttendKernel(const __grid_constant__ Attention op, const __grid_constant__ AttentionList list, int block_shift) {
   auto& shared = Shared<AttendShared<kDim, kColumns, kWarps, kSlots>>();
   const int end = list.first[blockIdx.x + 1];

@@ -10,7 +10,6 @@ namespace {
 
 constexpr int kRing = 3;
 constexpr size_t kReserved = 1024;  // shared memory that a block costs beside its own (CUDA C++ Programming Guide)
-constexpr size_t kWorkersUseful = 8;
 
 size_t BytesOf(int head_dim, int tile_rows) {
   if (head_dim > 128) return sizeof(AttendShared<256, 1, 1, kRing>);
@@ -28,8 +27,7 @@ absl::Status LaunchNarrow(DeviceStream stream, const Attention& op) {
 }  // namespace
 
 int NarrowWorkers(int head_dim, int tile_rows, size_t shared_bytes) {
-  return static_cast<int>(
-      std::clamp<size_t>(shared_bytes / (BytesOf(head_dim, tile_rows) + kReserved), 1, kWorkersUseful));
+  return static_cast<int>(std::clamp<size_t>(shared_bytes / (BytesOf(head_dim, tile_rows) + kReserved), 1, kWarpsHeld));
 }
 
 absl::Status EnqueueNarrow(DeviceStream stream, const Attention& op) {

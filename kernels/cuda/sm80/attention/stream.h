@@ -44,9 +44,7 @@ class KvStream {
     WaitCopies<kSlots - 2>();
     SyncReaders<kThreads>();
     Issue();
-    const bf16* slot = slots_[taken_].of;
-    taken_ = taken_ + 1 == kSlots ? 0 : taken_ + 1;
-    return slot;
+    return slots_[issued_].of;  // the slot after the one just filled, the last of a ring that is full
   }
   // After the last Take(): leaves no copy under way.
   __device__ __forceinline__ void Finish() { WaitCopies<0>(); }
@@ -105,8 +103,8 @@ class KvStream {
   AttentionSlot<kDim>* slots_;
   const int32_t* table_;
   int block_shift_, kv_head_, tile_, keys_end_;
-  int issued_ = 0, taken_ = 0;  // the slots to fill and to read next
-  bool value_ = false;          // the next to issue is V
+  int issued_ = 0;      // the slot to fill next
+  bool value_ = false;  // the next to issue is V
   int block_[kRuns];
 };
 

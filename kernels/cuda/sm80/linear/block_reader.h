@@ -1,10 +1,10 @@
 // Weights of GGUF's block types in the layout of linear_layout.h, for tile.h.
 //
 // A reader of one tile of 16 rows: Open() finds the lane's place; Load() fetches the lane's share of a step into `Raw`
-// (registers, several steps ahead of its use); Expand() makes of it the fragments that Mma takes as A: two products of
-// 16 columns for each block of 32, in kTerms terms to be added. kScaled: A holds integer codes, and the sum over each
-// block is to be multiplied by Scale() (and kHasMinimum: the sum of x added, times Minimum()). Another type of weight
-// is another reader.
+// (registers, several steps ahead of its use); Expand() makes of its first block the fragments that Mma takes as A: two
+// products of 16 columns, in kTerms terms to be added; NextBlock() puts the second block in place of the first.
+// kScaled: A holds integer codes, and the sum over each block is to be multiplied by Scale() (and kHasMinimum: the sum
+// of x added, times Minimum()). Another type of weight is another reader.
 //
 // Codes are exact in bf16, which has whole numbers up to 256; a scaled weight would not be: d * q rounded to bf16 has
 // an error of 2^-9 of each product. So the tensor cores sum code * x, and the scale meets the f32 sum of its block:
@@ -22,8 +22,9 @@ __device__ inline float HalfOf(uint32_t pair, int high) {
   return high == 0 ? f.x : f.y;
 }
 
-template <DType kType>
+template <DType kOf>
 struct BlockRows {
+  static constexpr DType kType = kOf;
   static constexpr int kTerms = 1;
   static constexpr bool kScaled = true;
   static constexpr bool kHasMinimum = kType == DType::kQ4_1;
@@ -67,16 +68,20 @@ struct BlockRows {
     }
   }
 
-  static __device__ void Expand(const Raw& raw, int block, uint32_t (&a)[kTerms][2][4]) {
+  static __device__ void Expand(const Raw& raw, uint32_t (&a)[kTerms][2][4]) {
     SHOAL_UNROLL for (int i = 0; i < 4; ++i) {
       SHOAL_UNROLL for (int high = 0; high < 2; ++high) {
-        a[0][i / 2][i % 2 * 2 + high] = Codes(raw.codes[block][high], i);
+        a[0][i / 2][i % 2 * 2 + high] = Codes(raw.codes[0][high], i);
       }
     }
   }
-  static __device__ float Scale(const Raw& raw, int block, int high) { return HalfOf(raw.numbers[block][0], high); }
-  static __device__ float Minimum(const Raw& raw, int block, int high) {
-    return HalfOf(raw.numbers[block][kNumbers - 1], high);
+  static __device__ float Scale(const Raw& raw, int high) { return HalfOf(raw.numbers[0][0], high); }
+  static __device__ float Minimum(const Raw& raw, int high) { return HalfOf(raw.numbers[0][kNumbers - 1], high); }
+  static __device__ void NextBlock(Raw& raw) {
+    SHOAL_UNROLL for (int high = 0; high < 2; ++high) {
+      SHOAL_UNROLL for (int i = 0; i < kWords; ++i) raw.codes[0][high][i] = raw.codes[1][high][i];
+    }
+    SHOAL_UNROLL for (int i = 0; i < kNumbers; ++i) raw.numbers[0][i] = raw.numbers[1][i];
   }
 
  private:

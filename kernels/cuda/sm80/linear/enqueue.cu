@@ -26,11 +26,12 @@ LaunchFn LaunchOf(DType type) {
 absl::Status Check(const Linear& op) {
   if (op.part_count < 0 || op.part_count > kMaxLinearParts) return absl::InvalidArgumentError("linear: too many parts");
   if (op.k <= 0 || op.k % kQuantBlock != 0) return absl::InvalidArgumentError("linear: k is no multiple of 32");
-  if (op.tile >= linear::kTileCount) return absl::InvalidArgumentError("linear: there is no such tile");
   for (int p = 0; p < op.part_count; ++p) {
     const LinearPart& part = op.parts[p];
     if (LaunchOf(part.type) == nullptr)
       return absl::InvalidArgumentError("linear: a type of weight it has no kernel for");
+    if (op.tile >= 0 && !linear::HasTile(part.type, op.tile))
+      return absl::InvalidArgumentError("linear: a tile that a type of weight has not");
     if (int64_t{part.n} * op.k / 8 > UINT32_MAX) return absl::InvalidArgumentError("linear: a weight of 2^35 elements");
     if (part.n < 0 || part.y_stride < part.n) return absl::InvalidArgumentError("linear: rows of y overlap");
     if ((part.y == nullptr) == (part.y_f32 == nullptr))
@@ -47,7 +48,7 @@ absl::Status EnqueueType(DeviceStream stream, const Linear& op, int first) {
     if (op.parts[p].type == op.parts[first].type) rows += n[p] = op.parts[p].n;
   }
   if (rows == 0) return absl::OkStatus();
-  const int tile = op.tile < 0 ? linear::TileFor(op.tokens, rows) : op.tile;
+  const int tile = op.tile < 0 ? linear::TileFor(op.parts[first].type, op.tokens, rows) : op.tile;
   work.grid = linear::GridOf(linear::kTiles[tile], n, op.tokens);
   return LaunchOf(op.parts[first].type)(stream, tile, work);
 }

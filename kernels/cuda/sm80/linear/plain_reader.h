@@ -34,24 +34,29 @@ struct PlainRows {
       }
     }
   }
+  static __device__ void NextBlock(Raw& raw) {
+    SHOAL_UNROLL for (int high = 0; high < 2; ++high) raw.of[0][high] = raw.of[1][high];
+  }
   static __device__ uint32_t Pair(const uint4& v, int i) { return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w; }
 };
 
 struct Bf16Reader : PlainRows {
+  static constexpr DType kType = DType::kBF16;
   static constexpr int kTerms = 1;
   static constexpr bool kScaled = false;
   static constexpr bool kHasMinimum = false;
 
-  static __device__ void Expand(const Raw& raw, int block, uint32_t (&a)[kTerms][2][4]) {
+  static __device__ void Expand(const Raw& raw, uint32_t (&a)[kTerms][2][4]) {
     SHOAL_UNROLL for (int i = 0; i < 4; ++i) {
-      a[0][i / 2][i % 2 * 2] = Pair(raw.of[block][0], i);
-      a[0][i / 2][i % 2 * 2 + 1] = Pair(raw.of[block][1], i);
+      a[0][i / 2][i % 2 * 2] = Pair(raw.of[0][0], i);
+      a[0][i / 2][i % 2 * 2 + 1] = Pair(raw.of[0][1], i);
     }
   }
 };
 
 // f16 has 11 significant bits and bf16 8: a weight is exactly the sum of two bf16, its upper bits and the rest.
 struct F16Reader : PlainRows {
+  static constexpr DType kType = DType::kF16;
   static constexpr int kTerms = 2;
   static constexpr bool kScaled = false;
   static constexpr bool kHasMinimum = false;
@@ -64,11 +69,11 @@ struct F16Reader : PlainRows {
     rest = __byte_perm(__float_as_uint(w.x - __uint_as_float(x & kUpper)),
                        __float_as_uint(w.y - __uint_as_float(y & kUpper)), 0x7632);
   }
-  static __device__ void Expand(const Raw& raw, int block, uint32_t (&a)[kTerms][2][4]) {
+  static __device__ void Expand(const Raw& raw, uint32_t (&a)[kTerms][2][4]) {
     SHOAL_UNROLL for (int i = 0; i < 4; ++i) {
       SHOAL_UNROLL for (int high = 0; high < 2; ++high) {
         const int at = i % 2 * 2 + high;
-        Split(Pair(raw.of[block][high], i), a[0][i / 2][at], a[1][i / 2][at]);
+        Split(Pair(raw.of[0][high], i), a[0][i / 2][at], a[1][i / 2][at]);
       }
     }
   }

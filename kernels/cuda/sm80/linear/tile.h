@@ -138,10 +138,11 @@ class TileWarp {
     CommitCopies();  // an empty group keeps the count
   }
 
-  __device__ void Multiply(const typename Reader::Raw (&raw)[kRowTiles], const unsigned char* x) {
-    SHOAL_UNROLL for (int block = 0; block < 2; ++block) {
+  // Uses `raw` up. A loop, since the compiler would mix the two blocks, and has no registers for that.
+  __device__ void Multiply(typename Reader::Raw (&raw)[kRowTiles], const unsigned char* x) {
+    SHOAL_KEEP_LOOP for (int block = 0; block < 2; ++block) {
       uint32_t a[kRowTiles][Reader::kTerms][2][4];
-      SHOAL_UNROLL for (int r = 0; r < kRowTiles; ++r) Reader::Expand(raw[r], block, a[r]);
+      SHOAL_UNROLL for (int r = 0; r < kRowTiles; ++r) Reader::Expand(raw[r], a[r]);
       SHOAL_UNROLL for (int j = 0; j < kGroups; ++j) {
         const int token = 8 * j + lane() / 4;
         const uint4 v = *reinterpret_cast<const uint4*>(x + XOffset(token, 4 * block + lane() % 4));
@@ -153,7 +154,7 @@ class TileWarp {
         }
         SHOAL_UNROLL for (int r = 0; r < kRowTiles; ++r) {
           if constexpr (Reader::kScaled) {
-            AddScaled(sums_[r][j], raw[r], block, a[r][0], b, x_sum);
+            AddScaled(sums_[r][j], raw[r], a[r][0], b, x_sum);
           } else {
             SHOAL_UNROLL for (int half = 0; half < 2; ++half) {
               SHOAL_UNROLL for (int term = 0; term < Reader::kTerms; ++term)
@@ -162,6 +163,7 @@ class TileWarp {
           }
         }
       }
+      SHOAL_UNROLL for (int r = 0; r < kRowTiles; ++r) Reader::NextBlock(raw[r]);
     }
   }
 
@@ -170,13 +172,13 @@ class TileWarp {
     Mma(d, a[1], b[1]);
   }
 
-  static __device__ void AddScaled(float (&sum)[4], const typename Reader::Raw& raw, int block,
-                                   const uint32_t (&codes)[2][4], const uint32_t (&b)[2][2], const float (&x_sum)[4]) {
+  static __device__ void AddScaled(float (&sum)[4], const typename Reader::Raw& raw, const uint32_t (&codes)[2][4],
+                                   const uint32_t (&b)[2][2], const float (&x_sum)[4]) {
     float dot[4] = {};
     Products(dot, codes, b);
     SHOAL_UNROLL for (int i = 0; i < 4; ++i) {
-      sum[i] = __fmaf_rn(Reader::Scale(raw, block, i / 2), dot[i], sum[i]);
-      if constexpr (Reader::kHasMinimum) sum[i] = __fmaf_rn(Reader::Minimum(raw, block, i / 2), x_sum[i % 2], sum[i]);
+      sum[i] = __fmaf_rn(Reader::Scale(raw, i / 2), dot[i], sum[i]);
+      if constexpr (Reader::kHasMinimum) sum[i] = __fmaf_rn(Reader::Minimum(raw, i / 2), x_sum[i % 2], sum[i]);
     }
   }
 
@@ -218,13 +220,15 @@ __global__ void __launch_bounds__(kTiles[kIndex].threads(), kTiles[kIndex].per_s
 template <typename Reader, int kIndex = 0>
 absl::Status LaunchTile(DeviceStream stream, const char* name, int tile, const Work& work) {
   if constexpr (kIndex < kTileCount) {
-    if (tile != kIndex) return LaunchTile<Reader, kIndex + 1>(stream, name, tile, work);
-    constexpr Tile kTile = kTiles[kIndex];
-    const LaunchShape shape = {dim3{static_cast<unsigned>(work.grid.blocks())},
-                               dim3{static_cast<unsigned>(kTile.threads())}, sizeof(TileShared<kIndex>)};
-    return Launch(stream, name, shape, LinearTile<Reader, kIndex>, work);
+    if constexpr (HasTile(Reader::kType, kIndex)) {
+      constexpr Tile kTile = kTiles[kIndex];
+      const LaunchShape shape = {dim3{static_cast<unsigned>(work.grid.blocks())},
+                                 dim3{static_cast<unsigned>(kTile.threads())}, sizeof(TileShared<kIndex>)};
+      if (tile == kIndex) return Launch(stream, name, shape, LinearTile<Reader, kIndex>, work);
+    }
+    return LaunchTile<Reader, kIndex + 1>(stream, name, tile, work);
   } else {
-    return absl::InvalidArgumentError("linear: there is no such tile");
+    return absl::InternalError("linear: there is no such tile");
   }
 }
 
