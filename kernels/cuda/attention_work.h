@@ -1,0 +1,67 @@
+// Who does what in attention.h: a list of items for a fixed number of workers, made on the host from what it knows of a
+// step (rows and positions) and read by the kernels. A result does not depend on the list.
+//
+// A unit is (sequence, kv head, tile of rows) with all context splits that its last row sees. Workers take the splits
+// of all units in order, each about as many key tiles as the next; a border between two workers inside a unit cuts it,
+// and its splits meet in slots of the list's partials (attention.h), which a join folds.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <span>
+#include <vector>
+
+namespace shoal::cuda {
+
+// Keys of one step of the online softmax, and of what one worker sums before it folds; both at absolute positions.
+// 256: a warp alone takes some 2 us for it, so batch 1 spreads over all multiprocessors from 32,768 keys x heads on,
+// and folding costs a prefill under a tenth of its operations.
+inline constexpr int kAttentionTile = 64;
+inline constexpr int kAttentionSplit = 256;
+
+// Rows of a unit are (token, query head of the kv head): row r is token r / heads, head r % heads.
+struct AttentionItem {
+  int32_t sequence, kv_head, row_tile;
+  int32_t split_begin, split_end;
+  // -1: the item is its whole unit and writes its rows' outputs. Otherwise the slot of what it sums: of all its splits
+  // in one when split_begin == 0, else of each in its own, slot + i for split_begin + i.
+  int32_t slot;
+};
+// A unit that was cut: its splits in ascending order are the slots [slot, slot + count).
+struct AttentionJoin {
+  int32_t sequence, kv_head, row_tile;
+  int32_t slot, count;
+};
+
+struct AttentionLength {
+  int row_count;  // tokens of the sequence in this step; 0: none
+  int position;   // of the first of them
+};
+struct AttentionTiling {
+  int tile_rows;  // NarrowRows() or WideRows() of attention.h
+  int workers;    // of the launch: its warps when narrow, its blocks when wide
+  int slots;      // of the partials; a unit is cut only while there are slots for it
+  // Only sequences with so many tokens; the others are another list's.
+  int tokens_min = 1, tokens_max = std::numeric_limits<int>::max();
+};
+struct AttentionWork {
+  std::vector<AttentionItem> items;
+  std::vector<int32_t> first;  // [workers + 1]: worker w has the items [first[w], first[w + 1])
+  std::vector<AttentionJoin> joins;
+  int slots = 0;  // used
+};
+
+// heads_begin [kv_heads + 1]: the query heads of kv head h are [heads_begin[h], heads_begin[h + 1]).
+AttentionWork MakeAttentionWork(std::span<const AttentionLength> sequences, std::span<const int32_t> heads_begin,
+                                const AttentionTiling& tiling);
+
+// The sizes that hold every list of at most `sequences` sequences with `tokens` tokens together: items; joins are fewer
+// than workers.
+int64_t AttentionItemsMax(int sequences, int tokens, std::span<const int32_t> heads_begin,
+                          const AttentionTiling& tiling);
+
+// heads_begin of a map from query heads to kv heads (kernels/ops/attention.h), which does not decrease.
+std::vector<int32_t> HeadsBegin(std::span<const int32_t> q_to_kv, int kv_heads);
+
+}  // namespace shoal::cuda

@@ -1,0 +1,230 @@
+// Tested by: tests/kernels/cuda/emulated_test.cc
+#include "kernels/cuda/emulated/block.h"
+
+#include <algorithm>
+#include <boost/context/fiber.hpp>
+#include <boost/context/pooled_fixedsize_stack.hpp>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <deque>
+#include <memory>
+#include <numeric>
+#include <random>
+#include <vector>
+
+namespace shoal::cuda::emulated {
+namespace {
+
+namespace ctx = boost::context;
+
+constexpr size_t kStackBytes = 128 << 10;
+constexpr size_t kSharedAlignment = 128;
+
+thread_local ctx::pooled_fixedsize_stack t_stacks(kStackBytes);
+
+Order g_order = Order::kAscending;
+uint64_t g_seed = 0;
+
+struct Copy {
+  void* to;
+  const void* from;
+  size_t bytes, valid_bytes;
+};
+
+struct Thread {
+  Place place;
+  ctx::fiber fiber;                // where it goes on; empty: ended
+  const uint64_t* wait = nullptr;  // stands until *wait != seen
+  uint64_t seen = 0;
+  const char* what = "start";  // what it waits for
+  std::deque<std::vector<Copy>> groups;
+  std::vector<Copy> open;
+};
+
+struct Warp {
+  uint32_t arrived = 0, mask = 0;
+  uint64_t generation = 0;
+  const char* what = nullptr;
+  WarpSlots in, out;
+};
+
+struct Block {
+  std::vector<Thread> threads;
+  std::vector<Warp> warps;
+  unsigned alive = 0, at_barrier = 0;
+  uint64_t barrier_generation = 0;
+  ctx::fiber scheduler;
+  Thread* running = nullptr;
+};
+
+thread_local Block* t_block = nullptr;
+
+[[noreturn]] void Die(const char* why) {
+  std::fprintf(stderr, "emulated kernel: %s\n", why);
+  if (t_block != nullptr) {
+    for (const Thread& t : t_block->threads) {
+      if (!t.fiber && &t != t_block->running) continue;
+      const Dim3 b = t.place.block_index, i = t.place.thread_index;
+      std::fprintf(stderr, "  block (%u,%u,%u) thread (%u,%u,%u) at %s\n", b.x, b.y, b.z, i.x, i.y, i.z, t.what);
+    }
+  }
+  std::abort();
+}
+
+// Back to the scheduler, until *wait changes.
+void Stand(const uint64_t* wait, const char* what) {
+  Block& block = *t_block;
+  Thread& self = *block.running;
+  self.wait = wait;
+  self.seen = *wait;
+  self.what = what;
+  block.scheduler = std::move(block.scheduler).resume();
+  self.wait = nullptr;
+}
+
+void ReleaseBarrierIfFull(Block& block) {
+  if (block.at_barrier == 0 || block.at_barrier < block.alive) return;
+  block.at_barrier = 0;
+  ++block.barrier_generation;
+}
+
+void RunThread(Block& block, Thread& thread, const std::function<void()>& body) {
+  if (!thread.fiber) {
+    thread.fiber = ctx::fiber(std::allocator_arg, t_stacks, [&block, &body](ctx::fiber&& scheduler) {
+      block.scheduler = std::move(scheduler);
+      body();
+      return std::move(block.scheduler);
+    });
+  }
+  block.running = &thread;
+  here = thread.place;
+  thread.fiber = std::move(thread.fiber).resume();
+  block.running = nullptr;
+  if (thread.fiber) return;
+  if (!thread.open.empty() || !thread.groups.empty()) Die("a thread ended with copies that nobody waited for");
+  --block.alive;
+  ReleaseBarrierIfFull(block);
+}
+
+std::vector<unsigned> Turns(unsigned count, std::mt19937_64& random) {
+  std::vector<unsigned> turns(count);
+  std::iota(turns.begin(), turns.end(), 0u);
+  if (g_order == Order::kDescending) std::reverse(turns.begin(), turns.end());
+  if (g_order == Order::kShuffled) std::shuffle(turns.begin(), turns.end(), random);
+  return turns;
+}
+
+void RunBlock(const Place& first, const std::function<void()>& body, std::mt19937_64& random) {
+  const unsigned count = first.block.x * first.block.y * first.block.z;
+  Block block;
+  block.threads.resize(count);
+  block.warps.resize((count + 31) / 32);
+  block.alive = count;
+  for (unsigned i = 0; i < count; ++i) {
+    Place& p = block.threads[i].place;
+    p = first;
+    p.thread_index = {i % first.block.x, i / first.block.x % first.block.y, i / (first.block.x * first.block.y)};
+  }
+  t_block = &block;
+  std::vector<bool> ended(count, false);
+  while (block.alive > 0) {
+    bool moved = false;
+    for (const unsigned i : Turns(count, random)) {
+      Thread& thread = block.threads[i];
+      if (ended[i] || (thread.wait != nullptr && *thread.wait == thread.seen)) continue;
+      moved = true;
+      RunThread(block, thread, body);
+      ended[i] = !thread.fiber;
+    }
+    if (!moved) Die("threads wait for each other: not all reach a barrier, or not all lanes of a mask come");
+  }
+  t_block = nullptr;
+}
+
+}  // namespace
+
+thread_local Place here;
+
+void SetOrder(Order order, uint64_t seed) {
+  g_order = order;
+  g_seed = seed;
+}
+
+void RunGrid(Dim3 grid, Dim3 block, size_t shared_bytes, const std::function<void()>& body) {
+  std::mt19937_64 random(g_seed);
+  const std::unique_ptr<std::byte, void (*)(void*)> shared(
+      static_cast<std::byte*>(
+          std::aligned_alloc(kSharedAlignment, (shared_bytes / kSharedAlignment + 1) * kSharedAlignment)),
+      std::free);
+  const Place former = here;
+  for (const unsigned i : Turns(grid.x * grid.y * grid.z, random)) {
+    std::memset(shared.get(), 0xff, shared_bytes);
+    Place first;
+    first.grid = grid;
+    first.block = block;
+    first.block_index = {i % grid.x, i / grid.x % grid.y, i / (grid.x * grid.y)};
+    first.shared = shared.get();
+    first.shared_bytes = shared_bytes;
+    RunBlock(first, body, random);
+  }
+  here = former;
+}
+
+void BlockBarrier() {
+  Block& block = *t_block;
+  ++block.at_barrier;
+  const uint64_t before = block.barrier_generation;
+  ReleaseBarrierIfFull(block);
+  if (block.barrier_generation == before) Stand(&block.barrier_generation, "__syncthreads");
+  here = block.running->place;
+}
+
+void Collective(uint32_t mask, const char* what, const void* in, size_t in_bytes, void* out, size_t out_bytes,
+                WarpFn compute) {
+  Block& block = *t_block;
+  const int lane = here.lane();
+  Warp& warp = block.warps[here.linear() / 32];
+  if (in_bytes > kSlotBytes || out_bytes > kSlotBytes) Die("a warp's slot is too small");
+  if ((mask >> lane & 1) == 0) Die("a lane calls what its mask leaves out");
+  if (warp.arrived == 0) {
+    warp.mask = mask;
+    warp.what = what;
+  } else if (warp.mask != mask || std::strcmp(warp.what, what) != 0) {
+    Die("lanes of a warp do different things at once");
+  }
+  warp.arrived |= 1u << lane;
+  std::memcpy(warp.in.of[lane], in, in_bytes);
+  if (warp.arrived == mask) {
+    compute(mask, warp.in, warp.out);
+    warp.arrived = 0;
+    ++warp.generation;
+  } else {
+    Stand(&warp.generation, what);
+    here = block.running->place;
+  }
+  std::memcpy(out, warp.out.of[lane], out_bytes);
+}
+
+void BeginCopy(void* shared, const void* global, size_t bytes, size_t valid_bytes) {
+  t_block->running->open.push_back({shared, global, bytes, valid_bytes});
+}
+
+void CommitCopies() {
+  Thread& self = *t_block->running;
+  self.groups.push_back(std::move(self.open));
+  self.open.clear();
+}
+
+void WaitCopies(int pending) {
+  Thread& self = *t_block->running;
+  while (static_cast<int>(self.groups.size()) > pending) {
+    for (const Copy& c : self.groups.front()) {
+      std::memcpy(c.to, c.from, c.valid_bytes);
+      std::memset(static_cast<std::byte*>(c.to) + c.valid_bytes, 0, c.bytes - c.valid_bytes);
+    }
+    self.groups.pop_front();
+  }
+}
+
+}  // namespace shoal::cuda::emulated

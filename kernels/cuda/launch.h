@@ -1,0 +1,42 @@
+// How a kernel is launched on a device: Launch(stream, "name", {grid, block, shared bytes}, kernel, arguments...).
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <string>
+
+#include "absl/status/status.h"
+
+namespace shoal::cuda {
+
+struct LaunchShape {
+  dim3 grid, block;
+  size_t shared_bytes = 0;
+};
+
+// Internal, with the kernel's name, for whatever CUDA says.
+inline absl::Status ToStatus(cudaError_t error, const char* what) {
+  if (error == cudaSuccess) return absl::OkStatus();
+  std::string text = std::string(what) + ": " + cudaGetErrorName(error) + ": " + cudaGetErrorString(error);
+  return error == cudaErrorMemoryAllocation ? absl::ResourceExhaustedError(text) : absl::InternalError(text);
+}
+
+// The error is of the launch itself; what the kernel does wrong shows at the stream's next synchronisation.
+template <typename... P, typename... A>
+absl::Status Launch(cudaStream_t stream, const char* name, const LaunchShape& shape, void (*kernel)(P...), A... a) {
+  constexpr size_t kStatic = 48 << 10;  // what a kernel gets without asking (CUDA C++ Programming Guide, 7.2.3)
+  if (shape.shared_bytes > kStatic) {
+    const cudaError_t raised =
+        cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             static_cast<int>(shape.shared_bytes));
+    if (raised != cudaSuccess) return ToStatus(raised, name);
+  }
+  cudaLaunchConfig_t config = {};
+  config.gridDim = shape.grid;
+  config.blockDim = shape.block;
+  config.dynamicSmemBytes = shape.shared_bytes;
+  config.stream = stream;
+  return ToStatus(cudaLaunchKernelEx(&config, kernel, static_cast<P>(a)...), name);
+}
+
+}  // namespace shoal::cuda

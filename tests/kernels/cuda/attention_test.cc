@@ -1,0 +1,353 @@
+#include "kernels/cuda/attention.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "common/base/rng.h"
+#include "kernels/cuda/sm80/attention/tile.h"
+#include "tests/kernels/cuda/buffers.h"
+
+namespace shoal::cuda {
+namespace {
+
+struct Shape {
+  std::vector<int32_t> q_to_kv;
+  int kv_heads, head_dim, block_size;
+  int q_heads() const { return static_cast<int>(q_to_kv.size()); }
+  size_t row() const { return q_to_kv.size() * static_cast<size_t>(head_dim); }
+  int heads_max() const {
+    const auto begin = HeadsBegin(q_to_kv, kv_heads);
+    int most = 0;
+    for (size_t h = 0; h + 1 < begin.size(); ++h) most = std::max(most, begin[h + 1] - begin[h]);
+    return most;
+  }
+};
+
+// The tokens [begin, end) of a sequence whose contents are numbered `id`.
+struct Part {
+  int id, begin, end;
+};
+
+// How the work is cut.
+struct Cut {
+  int workers = 3;
+  int slots = 0;
+  int narrow_tokens = 1;  // sequences of more are wide
+  uint64_t placement = 1;
+};
+
+constexpr float kScale = 0.11f;
+
+// Values [0, count) of a position's query (which 0), key (1) or value (2).
+std::vector<float> Contents(int id, int which, int position, size_t count) {
+  return RandomBf16(count, static_cast<uint64_t>((id * 3 + which) * 100000 + position));
+}
+
+// A cache of just these parts' contexts, in blocks dealt out by cut.placement; what was never written is NaN.
+struct Memory {
+  Memory(const Shape& shape, const std::vector<Part>& parts, const Cut& cut)
+      : k(Size(shape, parts)), v(k.size()), q(Tokens(parts) * (shape.row() + 2)), out(Tokens(parts) * shape.row()) {
+    std::vector<int32_t> free(k.size() / BlockSize(shape));
+    for (size_t b = 0; b < free.size(); ++b) free[b] = static_cast<int32_t>(b);
+    int row = 0;
+    for (const Part& p : parts) {
+      sequences.push_back({static_cast<int64_t>(tables.size()), row, p.end - p.begin, p.begin});
+      lengths.push_back({p.end - p.begin, p.begin});
+      for (int at = 0; at < p.end; ++at) {
+        if (at % shape.block_size == 0) {
+          const size_t pick = RandomBits(cut.placement, 9, tables.size()) % free.size();
+          tables.push_back(free[pick]);
+          free.erase(free.begin() + static_cast<std::ptrdiff_t>(pick));
+        }
+        WriteKv(shape, p.id, at);
+        if (at >= p.begin) WriteQ(shape, p.id, at, row++);
+      }
+    }
+    heads_begin = HeadsBegin(shape.q_to_kv, shape.kv_heads);
+  }
+  static size_t BlockSize(const Shape& s) {
+    return static_cast<size_t>(s.block_size) * static_cast<size_t>(s.kv_heads * s.head_dim);
+  }
+  static size_t Size(const Shape& s, const std::vector<Part>& parts) {
+    size_t blocks = 3;
+    for (const Part& p : parts) blocks += static_cast<size_t>((p.end + s.block_size - 1) / s.block_size);
+    return blocks * BlockSize(s);
+  }
+  static size_t Tokens(const std::vector<Part>& parts) {
+    size_t tokens = 0;
+    for (const Part& p : parts) tokens += static_cast<size_t>(p.end - p.begin);
+    return tokens;
+  }
+  void WriteKv(const Shape& s, int id, int at) {
+    const size_t dim = static_cast<size_t>(s.head_dim), heads = static_cast<size_t>(s.kv_heads);
+    const auto keys = Contents(id, 1, at, heads * dim), values = Contents(id, 2, at, heads * dim);
+    for (size_t h = 0; h < heads; ++h) {
+      const int64_t to =
+          CacheOffset(tables.back(), at % s.block_size, static_cast<int>(h), s.kv_heads, s.block_size, s.head_dim);
+      for (size_t d = 0; d < dim; ++d) {
+        k.data()[to + static_cast<int64_t>(d)] = FromFloat<bf16>(keys[h * dim + d]);
+        v.data()[to + static_cast<int64_t>(d)] = FromFloat<bf16>(values[h * dim + d]);
+      }
+    }
+  }
+  void WriteQ(const Shape& s, int id, int at, int row) {
+    const auto values = Contents(id, 0, at, s.row());
+    for (size_t i = 0; i < s.row(); ++i) {
+      q.data()[static_cast<size_t>(row) * (s.row() + 2) + i] = FromFloat<bf16>(values[i]);
+    }
+  }
+
+  Buffer<bf16> k, v, q, out;
+  std::vector<AttentionSequence> sequences;
+  std::vector<AttentionLength> lengths;
+  std::vector<int32_t> tables, heads_begin;
+};
+
+// A list on the "device".
+struct DeviceList {
+  DeviceList(const Memory& m, const AttentionTiling& tiling, int head_dim)
+      : work(MakeAttentionWork(m.lengths, m.heads_begin, tiling)),
+        join_count(static_cast<int32_t>(work.joins.size())),
+        partials(static_cast<size_t>(tiling.slots) * AttentionSlotFloats(tiling.tile_rows, head_dim)) {
+    view = {work.items.data(),
+            work.first.data(),
+            work.joins.data(),
+            &join_count,
+            partials.data(),
+            tiling.workers,
+            tiling.slots > 0 ? tiling.workers : 0};
+  }
+  AttentionWork work;
+  int32_t join_count;
+  Buffer<float> partials;
+  AttentionList view;
+};
+
+Attention OpOf(const Shape& s, Memory& m) {
+  Attention op = {};
+  op.q = m.q.data();
+  op.out = m.out.data();
+  op.q_stride = static_cast<int64_t>(s.row()) + 2;
+  op.k = m.k.data();
+  op.v = m.v.data();
+  op.block_size = s.block_size;
+  op.kv_heads = s.kv_heads;
+  op.head_dim = s.head_dim;
+  op.q_heads = s.q_heads();
+  op.scale = kScale;
+  op.sequences = m.sequences.data();
+  op.block_tables = m.tables.data();
+  op.heads_begin = m.heads_begin.data();
+  op.narrow_rows = NarrowRows(s.head_dim, s.heads_max());
+  return op;
+}
+
+std::vector<float> Enqueued(const Shape& s, Memory& m, const Cut& cut) {
+  Attention op = OpOf(s, m);
+  const DeviceList narrow(m, {op.narrow_rows, cut.workers, cut.slots, 1, cut.narrow_tokens}, s.head_dim);
+  const DeviceList wide(m, {WideRows(s.head_dim), cut.workers, cut.slots, cut.narrow_tokens + 1}, s.head_dim);
+  op.narrow = narrow.view;
+  op.wide = wide.view;
+  const absl::Status status = Enqueue(nullptr, op);
+  EXPECT_TRUE(status.ok()) << status;
+  return m.out.Floats();
+}
+
+// out [tokens, q_heads, head_dim] of all the parts' tokens in their order.
+std::vector<float> Attend(const Shape& s, const std::vector<Part>& parts, const Cut& cut) {
+  Memory memory(s, parts, cut);
+  return Enqueued(s, memory, cut);
+}
+
+std::vector<float> Reference(const Shape& s, const std::vector<Part>& parts) {
+  Memory m(s, parts, {});
+  std::vector<ops::AttentionSequence> sequences;
+  for (const AttentionSequence& q : m.sequences) {
+    sequences.push_back({m.tables.data() + q.block_table, q.row_begin, q.row_count, q.position});
+  }
+  const std::vector<float> q = m.q.Floats();
+  std::vector<float> out(m.out.size());
+  ops::AttentionArgs a{};
+  a.q = q.data();
+  a.out = out.data();
+  a.q_stride = static_cast<int64_t>(s.row()) + 2;
+  a.cache = {m.k.data(), m.v.data(), DType::kBF16, s.block_size, s.kv_heads, s.head_dim};
+  a.sequences = sequences.data();
+  a.sequence_count = static_cast<int>(sequences.size());
+  a.q_to_kv = s.q_to_kv.data();
+  a.q_heads = s.q_heads();
+  a.scale = kScale;
+  const auto stream = ops::MakeCpuStream(1);
+  EXPECT_TRUE(ops::RefTable().attention(*stream, a).ok());
+  return out;
+}
+
+// Each head within 1e-2 of its largest value (weights and results are bf16), and the mean error far below.
+void ExpectNear(const Shape& s, const std::vector<Part>& parts, const Cut& cut) {
+  const auto expected = Reference(s, parts), got = Attend(s, parts, cut);
+  ops::ExpectRowsNear(expected, got, static_cast<size_t>(s.head_dim), 1e-2f);
+  double squares = 0, errors = 0;
+  for (size_t i = 0; i < expected.size(); ++i) {
+    squares += static_cast<double>(expected[i]) * expected[i];
+    errors += std::pow(static_cast<double>(got[i]) - expected[i], 2);
+  }
+  EXPECT_LT(std::sqrt(errors / squares), 3e-3);
+}
+
+const Shape kGrouped = {{0, 0, 0, 1, 1}, 2, 64, 16};
+const Shape kUneven = {{1, 2, 2, 2, 2, 2, 2, 2, 2, 2}, 4, 128, 32};  // kv heads 0 and 3 are not touched
+const Shape kPadded = {{0, 0}, 1, 80, 64};
+const Shape kLarge = {{0, 0, 0}, 1, 256, 128};  // a block is two key tiles
+
+TEST(CudaAttentionTile, FragmentsOfATileAreEveryElementOnce) {
+  std::vector<int> seen(kAttentionTile * 128, 0);
+  for (int t = 0; t < kAttentionTile / 16; ++t) {
+    for (int s = 0; s < 8; ++s) {
+      for (int lane = 0; lane < 32; ++lane) {
+        const int key = LaterFragment<128>(KeyFragmentOffset<128>(lane), t, s);
+        const int value = LaterFragment<128>(ValueFragmentOffset<128>(lane), t, s);
+        EXPECT_EQ(key, ChunkOffset<128>(16 * t + lane % 16, 2 * s + lane / 16));
+        EXPECT_EQ(value, ChunkOffset<128>(16 * t + lane % 8 + lane / 16 * 8, 2 * s + lane / 8 % 2));
+        for (int i = 0; i < 8; ++i) ++seen[static_cast<size_t>(key + i)], seen[static_cast<size_t>(value + i)] += 2;
+      }
+    }
+  }
+  for (const int count : seen) EXPECT_EQ(count, 3);
+}
+
+TEST(CudaAttentionTile, EightKeysOfAMatrixLieInDifferentBanks) {
+  for (int chunk = 0; chunk < 16; ++chunk) {
+    std::vector<bool> used(8, false);
+    for (int key = 8; key < 16; ++key) used[static_cast<size_t>(ChunkOffset<128>(key, chunk) / 8 % 8)] = true;
+    EXPECT_EQ(std::count(used.begin(), used.end(), true), 8);
+  }
+}
+
+TEST(CudaAttentionTile, LaterKeysLieWhereTheyBelong) {
+  for (int key = 0; key < 4; ++key) {
+    for (int later = 0; later < kAttentionTile; later += 4) {
+      for (int chunk = 0; chunk < 8; ++chunk) {
+        EXPECT_EQ(LaterKey<64>(ChunkOffset<64>(key, chunk), later), ChunkOffset<64>(key + later, chunk));
+      }
+    }
+  }
+}
+
+TEST(CudaAttention, AgreesWithTheReference) {
+  ExpectNear(kGrouped, {{1, 0, 1}, {2, 40, 41}, {3, 270, 271}, {4, 3, 90}}, {});
+  ExpectNear(kUneven, {{1, 64, 65}, {2, 255, 257}, {3, 0, 20}}, {.slots = 30});
+  ExpectNear(kPadded, {{1, 300, 301}, {2, 10, 30}}, {.workers = 1});
+  ExpectNear(kLarge, {{1, 129, 130}, {2, 60, 70}}, {});
+}
+
+TEST(CudaAttention, ALongContextAgreesWithTheReference) {
+  ExpectNear(kGrouped, {{1, 1500, 1501}}, {.workers = 12, .slots = 40});
+}
+
+TEST(CudaAttention, TheOrderOfThreadsDoesNotShow) {
+  const auto y = InEveryOrder<float>([] {
+    return Attend(kGrouped, {{1, 520, 521}, {2, 30, 75}}, {.workers = 4, .slots = 20});
+  });
+  EXPECT_TRUE(std::all_of(y.begin(), y.end(), [](float x) { return std::isfinite(x); }));
+}
+
+// One sequence's tokens [begin, end) in chunks; chunks of up to narrow_tokens take the narrow way.
+void ExpectChunksDoNotShow(const Shape& s, int begin, int end, const std::vector<int>& chunks) {
+  const auto at_once = Attend(s, {{5, begin, end}}, {.narrow_tokens = 0});
+  for (const int chunk : chunks) {
+    for (const Cut& cut :
+         {Cut{.workers = 2, .narrow_tokens = 4}, {.workers = 5, .slots = 60, .narrow_tokens = 4, .placement = 8}}) {
+      SCOPED_TRACE(testing::Message() << "head_dim " << s.head_dim << " chunk " << chunk << " slots " << cut.slots);
+      std::vector<float> joined;
+      for (int p = begin; p < end; p += chunk) {
+        const auto y = Attend(s, {{5, p, std::min(p + chunk, end)}}, cut);
+        joined.insert(joined.end(), y.begin(), y.end());
+      }
+      ops::ExpectSameBits(at_once, joined);
+    }
+  }
+}
+
+TEST(CudaAttention, ChunksAndDecodeDoNotShow) {
+  ExpectChunksDoNotShow(kGrouped, 250, 265, {1, 3, 11});
+  ExpectChunksDoNotShow(kUneven, 509, 515, {1, 5});
+  ExpectChunksDoNotShow(kLarge, 254, 259, {1, 4});
+}
+
+TEST(CudaAttention, AWholePromptIsItsTokensOneByOne) {
+  const auto at_once = Attend(kGrouped, {{6, 0, 70}}, {});
+  for (const int p : {0, 1, 15, 16, 42, 63, 64, 69}) {
+    const auto alone = Attend(kGrouped, {{6, p, p + 1}}, {});
+    ops::ExpectSameBits(at_once.data() + static_cast<size_t>(p) * kGrouped.row(), alone.data(), kGrouped.row());
+  }
+}
+
+TEST(CudaAttention, OtherSequencesWorkersAndBlocksDoNotShow) {
+  const std::vector<Part> parts = {{1, 700, 701}, {2, 0, 1},     {3, 513, 560},
+                                   {4, 255, 256}, {5, 256, 257}, {6, 100, 100}};
+  std::vector<float> alone;
+  for (const Part& p : parts) {
+    if (p.begin == p.end) continue;
+    const auto y = Attend(kGrouped, {p}, {.workers = 1});
+    alone.insert(alone.end(), y.begin(), y.end());
+  }
+  for (const Cut& cut : {Cut{.workers = 1},
+                         {.workers = 3, .placement = 4},
+                         {.workers = 7, .slots = 100, .placement = 5},
+                         {.workers = 40, .slots = 100},
+                         {.workers = 40, .slots = 3}}) {
+    SCOPED_TRACE(testing::Message() << cut.workers << " workers, " << cut.slots << " slots");
+    ops::ExpectSameBits(alone, Attend(kGrouped, parts, cut));
+  }
+}
+
+TEST(CudaAttention, LargeScoresDoNotOverflow) {
+  Memory m(kGrouped, {{1, 290, 291}, {2, 20, 26}}, {});
+  for (size_t i = 0; i < m.q.size(); ++i) m.q.data()[i] = FromFloat<bf16>(ToFloat(m.q.data()[i]) * 300);
+  const auto y = Enqueued(kGrouped, m, {.workers = 4, .slots = 10});
+  EXPECT_TRUE(std::all_of(y.begin(), y.end(), [](float x) { return std::isfinite(x); }));
+  EXPECT_GT(*std::max_element(y.begin(), y.end()), 1) << "nearly one key's value";
+}
+
+TEST(CudaAttention, NanStaysNanAndInItsHead) {
+  for (const int narrow_tokens : {0, 2}) {
+    Memory m(kGrouped, {{1, 290, 292}}, {});
+    m.q.data()[kGrouped.row() + 2 + 70] = FromFloat<bf16>(NAN);  // token 1, head 1
+    const auto y = Enqueued(kGrouped, m, {.workers = 4, .slots = 10, .narrow_tokens = narrow_tokens});
+    for (size_t i = 0; i < y.size(); ++i) {
+      EXPECT_EQ(std::isnan(y[i]), i >= kGrouped.row() + 64 && i < kGrouped.row() + 128) << i;
+    }
+  }
+}
+
+TEST(CudaAttention, RefusesWhatItCannotServe) {
+  Memory m(kGrouped, {{1, 0, 1}}, {});
+  const auto refused = [&](const Shape& s, float scale, int64_t q_stride, int narrow_rows) {
+    Attention op = OpOf(s, m);
+    op.scale = scale;
+    op.q_stride = q_stride;
+    op.narrow_rows = narrow_rows;
+    op.narrow.workers = 1;
+    return Enqueue(nullptr, op).code() == absl::StatusCode::kInvalidArgument;
+  };
+  EXPECT_TRUE(refused({{0}, 1, 72, 16}, 1, 64, 8));
+  EXPECT_TRUE(refused({{0}, 1, 272, 16}, 1, 64, 8));
+  EXPECT_TRUE(refused({{0}, 1, 64, 8}, 1, 64, 8));
+  EXPECT_TRUE(refused({{0}, 1, 64, 48}, 1, 64, 8));
+  EXPECT_TRUE(refused({{0}, 1, 64, 16}, 0, 64, 8));
+  EXPECT_TRUE(refused({{0}, 1, 64, 16}, 1, 65, 8));
+  EXPECT_TRUE(refused({{0}, 1, 64, 16}, 1, 64, 24));
+  EXPECT_TRUE(refused({{0}, 1, 256, 16}, 1, 64, 16));
+}
+
+TEST(CudaAttention, FillsAMultiprocessor) {
+  constexpr size_t kA100 = 164 << 10, kH100 = 228 << 10;
+  EXPECT_EQ(NarrowWorkers(64, 8, kH100), 8);
+  EXPECT_EQ(NarrowWorkers(128, 8, kA100), 3);
+  EXPECT_EQ(NarrowWorkers(128, 8, kH100), 4);
+  EXPECT_EQ(NarrowWorkers(128, 16, kH100), 4);
+  EXPECT_EQ(NarrowWorkers(256, 8, kH100), 2);
+}
+
+}  // namespace
+}  // namespace shoal::cuda

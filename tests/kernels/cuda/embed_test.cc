@@ -1,0 +1,60 @@
+#include "kernels/cuda/embed.h"
+
+#include "tests/kernels/cuda/buffers.h"
+
+namespace shoal::cuda {
+namespace {
+
+constexpr float kScale = 1.7f;
+
+// bf16 of the reference's row.
+std::vector<float> Expected(const ops::PackedWeight& w, const std::vector<int32_t>& ids, int row_begin) {
+  std::vector<float> x(ids.size() * static_cast<size_t>(w.view.k));
+  const auto stream = ops::MakeCpuStream(1);
+  const ops::EmbedArgs args = {w.view, ids.data(), row_begin, kScale, x.data(), static_cast<int>(ids.size())};
+  EXPECT_TRUE(ops::RefTable().embed(*stream, args).ok());
+  for (float& v : x) v = BF16ToF32(F32ToBF16(v));
+  return x;
+}
+
+std::vector<float> OnDevice(const ops::Weight& table, std::vector<int32_t> ids, int row_begin) {
+  Buffer<bf16> x(ids.size() * static_cast<size_t>(table.k));
+  const Embed op = {table, ids.data(), row_begin, kScale, x.data(), static_cast<int>(ids.size())};
+  EXPECT_TRUE(Enqueue(nullptr, op).ok());
+  return x.Floats();
+}
+
+TEST(CudaEmbed, IsTheReferenceForEveryType) {
+  const std::vector<int32_t> ids = {99, 100, 136, 118, 137, -1, 101};  // the shard has 100 to 136
+  for (const DType t : ops::AllDTypes()) {
+    for (const int dim : {32, 96, 2112}) {
+      SCOPED_TRACE(testing::Message() << Info(t).name << " x " << dim);
+      // The reference's layout is the canonical one.
+      const ops::PackedWeight w = ops::Pack(ops::RefTable(), t, ops::RandomWeight(t, 37, dim, 5), 37, dim);
+      const auto expected = Expected(w, ids, 100);
+      ops::ExpectSameBits(expected, InEveryOrder<float>([&] { return OnDevice(w.view, ids, 100); }));
+      const auto row = [&](size_t i) {
+        const auto begin = expected.begin() + static_cast<int64_t>(i) * dim;
+        return std::vector<float>(begin, begin + dim);
+      };
+      const std::vector<float> zeros(static_cast<size_t>(dim), 0.0f);
+      EXPECT_TRUE(row(0) == zeros && row(4) == zeros && row(5) == zeros) << "outside the shard";
+      EXPECT_TRUE(row(1) != row(2) && row(1) != zeros && row(2) != zeros) << "trivial";
+    }
+  }
+}
+
+TEST(CudaEmbed, PlainRowsNeedNoBlockOf32) {
+  const ops::PackedWeight w = ops::Pack(ops::RefTable(), DType::kF16, ops::RandomWeight(DType::kF16, 4, 40, 6), 4, 40);
+  ops::ExpectSameBits(Expected(w, {3, 0}, 0), OnDevice(w.view, {3, 0}, 0));
+}
+
+TEST(CudaEmbed, RefusesWidthsItCannotServe) {
+  for (const auto& [type, dim] : {std::pair{DType::kF32, 12}, {DType::kQ4_0, 40}, {DType::kBF16, 0}}) {
+    const Embed op = {{nullptr, type, 4, dim}, nullptr, 0, 1, nullptr, 1};
+    EXPECT_EQ(Enqueue(nullptr, op).code(), absl::StatusCode::kInvalidArgument) << dim;
+  }
+}
+
+}  // namespace
+}  // namespace shoal::cuda
