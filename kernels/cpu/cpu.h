@@ -14,6 +14,7 @@ struct Choice {
 std::span<const Choice> Choices();
 
 absl::Status Embed(const KernelSet&, Stream&, const EmbedArgs&);
+absl::Status GatherRows(Stream&, const GatherRowsArgs&);
 absl::Status RmsNorm(const KernelSet&, Stream&, const RmsNormArgs&);
 absl::Status Quantise(const KernelSet&, Stream&, const QuantiseArgs&);
 absl::Status Matmul(const KernelSet&, Stream&, const MatmulArgs&);

@@ -30,8 +30,9 @@ void Rotate(const float* src, const float* cos, const float* sin, int head_dim, 
 
 void Token(const KernelSet& set, const RopeKvArgs& a, int64_t t) {
   const KvLayer& c = a.cache;
-  const float* cos = a.cos + t * (a.rot_dim / 2);
-  const float* sin = a.sin + t * (a.rot_dim / 2);
+  const int64_t angles = (a.angles == nullptr ? t : a.angles[t]) * (a.rot_dim / 2);
+  const float* cos = a.cos + angles;
+  const float* sin = a.sin + angles;
   for (int64_t h = 0; h < a.q_heads; ++h) {
     float* q = a.q + t * a.q_stride + h * c.head_dim;
     Rotate(q, cos, sin, c.head_dim, a.rot_dim, a.interleaved, q);

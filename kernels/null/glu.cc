@@ -8,7 +8,7 @@
 namespace shoal::ops::null {
 
 absl::Status Glu(Stream& stream, const GluArgs& a) {
-  std::fill(a.y, a.y + static_cast<int64_t>(a.tokens) * a.dim, 0.0f);
+  std::fill_n(a.y.as<float>(), static_cast<int64_t>(a.tokens) * a.dim, 0.0f);
   stream.Advance();
   return absl::OkStatus();
 }

@@ -6,6 +6,7 @@
 #pragma once
 
 #include "absl/status/status.h"
+#include "kernels/ops/acts.h"
 #include "kernels/ops/kv_cache.h"
 #include "kernels/ops/stream.h"
 
@@ -23,8 +24,8 @@ struct AttentionSequence {
   int position;
 };
 struct AttentionArgs {
-  const float* q;  // [tokens, q_heads, head_dim], token stride q_stride (floats)
-  float* out;      // [tokens, q_heads, head_dim], contiguous; must not alias q
+  ConstActs q;  // [tokens, q_heads, head_dim], token stride q_stride (floats)
+  Acts out;     // [tokens, q_heads, head_dim], contiguous; must not alias q
   int64_t q_stride;
   KvLayer cache;
   const AttentionSequence* sequences;  // [sequence_count], disjoint rows
@@ -33,11 +34,26 @@ struct AttentionArgs {
   int q_heads;
   int q_head_begin;  // this rank's first query head, counted over the whole model
   float scale;
-  float* workspace;  // at least attention_workspace(...) floats
+  float* workspace;            // at least attention_workspace(...) floats
+  const void* plan = nullptr;  // what attention_plan wrote for these sequences; null where the backend has none
 };
 using AttentionFn = absl::Status (*)(Stream&, const AttentionArgs&);
 
 // Floats of workspace for a batch of at most `tokens` rows and contexts of at most `max_context` tokens.
 using AttentionWorkspaceFn = int64_t (*)(int threads, int tokens, int q_heads, int head_dim, int max_context);
+
+// What a backend wants to know about all calls that share a plan. `threads` is Stream::threads().
+struct AttentionPlanShape {
+  int threads;
+  int max_tokens, max_sequences, max_context;  // of a batch
+  const int32_t* q_to_kv;                      // [q_heads], in host memory
+  int q_heads, kv_heads, head_dim;
+};
+// Which part of a batch's attention is whose is decided on the host, once for all layers of a step. A backend that does
+// so says how many bytes its decision takes, at most, for such batches (a multiple of 16, the same whatever the batch),
+// and writes them for one of them; they are copied to where AttentionArgs::plan says. Both null: nothing is decided.
+using AttentionPlanBytesFn = int64_t (*)(const AttentionPlanShape&);
+using AttentionPlanFn = void (*)(const AttentionPlanShape&, const AttentionSequence* sequences, int sequence_count,
+                                 void* plan);
 
 }  // namespace shoal::ops

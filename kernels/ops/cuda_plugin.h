@@ -1,12 +1,17 @@
-// What the CUDA backend, a library opened at run time (worker/device/cuda_plugin.h), and the program agree on. Plain C
-// layouts and no CUDA headers. A change of any layout here raises kCudaPluginAbi.
+// What the CUDA backend, a library opened at run time (worker/device/cuda_plugin.h), and the program agree on. No CUDA
+// headers. The first three fields of CudaPlugin are plain C and say whether both are of one build; only then is the
+// rest used, where C++ types pass between them. A change before that point raises kCudaPluginAbi.
 #pragma once
 
 #include <cstdint>
+#include <memory>
+
+#include "absl/status/status.h"
+#include "kernels/ops/accelerator.h"
 
 namespace shoal::ops {
 
-inline constexpr uint32_t kCudaPluginAbi = 1;
+inline constexpr uint32_t kCudaPluginAbi = 2;
 inline constexpr char kCudaPluginFile[] = "libshoal_cuda.so";
 inline constexpr char kCudaPluginEntry[] = "shoal_cuda_plugin";  // the one symbol that the library shows
 
@@ -49,6 +54,9 @@ struct CudaPlugin {
   // Fills all of `out`. Starts the driver (no context), so that this process may not fork and use CUDA in the child.
   // Any thread.
   void (*probe)(CudaProbe* out);
+  // The device `index` of the probe. Makes a context on it: some hundred MiB of its memory and tenths of a second.
+  // FailedPrecondition: there is no such device, or it is not usable. Internal: the driver's words.
+  absl::Status (*open)(int index, std::unique_ptr<Accelerator>* out);
 };
 
 }  // namespace shoal::ops

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "absl/status/status.h"
+#include "kernels/ops/acts.h"
 #include "kernels/ops/stream.h"
 #include "kernels/ops/weight.h"
 
@@ -13,7 +14,7 @@ struct EmbedArgs {
   const int32_t* ids;  // [tokens]
   int32_t row_begin;
   float scale;
-  float* x;  // [tokens, dim], contiguous
+  Acts x;  // [tokens, dim], contiguous
   int tokens;
 };
 using EmbedFn = absl::Status (*)(Stream&, const EmbedArgs&);

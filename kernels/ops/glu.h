@@ -3,6 +3,7 @@
 #pragma once
 
 #include "absl/status/status.h"
+#include "kernels/ops/acts.h"
 #include "kernels/ops/stream.h"
 
 namespace shoal::ops {
@@ -10,9 +11,9 @@ namespace shoal::ops {
 enum class Activation : uint8_t { kSilu, kGeluTanh };
 
 struct GluArgs {
-  const float* gate;  // [tokens, dim], contiguous
-  const float* up;    // [tokens, dim], contiguous
-  float* y;           // [tokens, dim]; may alias gate or up
+  ConstActs gate;  // [tokens, dim], contiguous
+  ConstActs up;    // [tokens, dim], contiguous
+  Acts y;          // [tokens, dim]; may alias gate or up
   int tokens;
   int dim;
   Activation activation;

@@ -10,6 +10,7 @@
 #pragma once
 
 #include "absl/status/status.h"
+#include "kernels/ops/acts.h"
 #include "kernels/ops/quantise.h"
 #include "kernels/ops/stream.h"
 #include "kernels/ops/weight.h"
@@ -20,16 +21,17 @@ inline constexpr int kMaxMatmulParts = 4;
 
 struct MatmulPart {
   Weight w;          // [n, k]
-  float* y;          // [tokens, n] with row stride y_stride; must not alias x
+  Acts y;            // [tokens, n] with row stride y_stride; must not alias x
   int64_t y_stride;  // in floats, >= n
 };
 struct MatmulArgs {
-  const float* x;           // [tokens, k], contiguous; null when every part is quantised
+  ConstActs x;              // [tokens, k], contiguous; null when every part is quantised
   const QuantisedActs* xq;  // of the same x; null when no part is quantised
   MatmulPart parts[kMaxMatmulParts];
   int part_count;
   int tokens;
   int k;
+  bool f32_out = false;  // y is f32 whatever activations are: logits
 };
 using MatmulFn = absl::Status (*)(Stream&, const MatmulArgs&);
 

@@ -1,4 +1,5 @@
-// What a backend offers: plain function pointers, checked once when a model is loaded. No op is null.
+// What a backend offers: plain function pointers, checked once when a model is loaded. No op is null, but for those
+// that say so.
 #pragma once
 
 #include <span>
@@ -8,6 +9,8 @@
 #include "kernels/ops/attention.h"
 #include "kernels/ops/copy_blocks.h"
 #include "kernels/ops/embed.h"
+#include "kernels/ops/gather_ids.h"
+#include "kernels/ops/gather_rows.h"
 #include "kernels/ops/glu.h"
 #include "kernels/ops/matmul.h"
 #include "kernels/ops/quantise.h"
@@ -19,23 +22,30 @@ namespace shoal::ops {
 
 struct OpTable {
   std::string_view name;  // "ref", "cpu-avx2", "cpu-scalar", "null": part of numerics_id
+  DType acts;             // element type of activations between ops (acts.h): kF32 or kBF16
 
   // Weights. `supports` answers for matmul, embed and packing alike. A matrix is packed in groups of `row_group` rows:
   // pack_rows writes rows [row_begin, row_begin + rows) of a packed [n, k] matrix at `dst` (its start), from canonical
   // contiguous rows at `src`. row_begin is a multiple of row_group, and so is `rows` unless it ends the matrix. Calls
   // for different rows of one matrix may run at the same time.
   bool (*supports)(DType);
+  bool (*quantises)(DType);  // whether matmul with such weights takes quantised activations
   int row_group;
   size_t (*packed_bytes)(DType, int64_t n, int64_t k);
   void (*pack_rows)(DType, const void* src, int64_t row_begin, int64_t rows, int64_t n, int64_t k, void* dst);
 
+  GatherIdsFn gather_ids;
+  ScatterIdsFn scatter_ids;
   EmbedFn embed;
+  GatherRowsFn gather_rows;
   RmsNormFn rms_norm;
   QuantiseFn quantise;
   MatmulFn matmul;
   RopeKvFn rope_kv;
   AttentionFn attention;
   AttentionWorkspaceFn attention_workspace;
+  AttentionPlanBytesFn attention_plan_bytes;  // both null: no plan
+  AttentionPlanFn attention_plan;
   GluFn glu;
   SampleFn sample;
   CopyBlocksFn copy_blocks;

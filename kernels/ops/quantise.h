@@ -3,6 +3,7 @@
 #pragma once
 
 #include "absl/status/status.h"
+#include "kernels/ops/acts.h"
 #include "kernels/ops/stream.h"
 
 namespace shoal::ops {
@@ -14,7 +15,7 @@ struct QuantisedActs {
   float* sum;    // [tokens, k / 32]
 };
 struct QuantiseArgs {
-  const float* x;  // [tokens, k], contiguous
+  ConstActs x;  // [tokens, k], contiguous
   QuantisedActs out;
   int tokens;
   int k;

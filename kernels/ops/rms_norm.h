@@ -3,15 +3,16 @@
 #pragma once
 
 #include "absl/status/status.h"
+#include "kernels/ops/acts.h"
 #include "kernels/ops/stream.h"
 
 namespace shoal::ops {
 
 struct RmsNormArgs {
-  float* x;          // [tokens, dim]; written only when add != nullptr
-  const float* add;  // [tokens, dim] or null; must not alias x
-  const float* w;    // [dim]; null: no output is wanted, only the join
-  float* y;          // [tokens, dim]; must not alias x or add
+  Acts x;          // [tokens, dim]; written only when add != nullptr
+  ConstActs add;   // [tokens, dim] or null; must not alias x
+  const float* w;  // [dim]; null: no output is wanted, only the join
+  Acts y;          // [tokens, dim]; must not alias x or add
   int tokens;
   int dim;
   float eps;

@@ -5,18 +5,20 @@
 #pragma once
 
 #include "absl/status/status.h"
+#include "kernels/ops/acts.h"
 #include "kernels/ops/kv_cache.h"
 #include "kernels/ops/stream.h"
 
 namespace shoal::ops {
 
 struct RopeKvArgs {
-  float* q;                     // [tokens, q_heads, head_dim], token stride q_stride; rotated in place
-  const float* k;               // [tokens, kv_heads, head_dim], token stride kv_stride
-  const float* v;               // same shape and stride as k
+  Acts q;                       // [tokens, q_heads, head_dim], token stride q_stride; rotated in place
+  ConstActs k;                  // [tokens, kv_heads, head_dim], token stride kv_stride
+  ConstActs v;                  // same shape and stride as k
   int64_t q_stride, kv_stride;  // in floats
-  const float* cos;             // [tokens, rot_dim / 2]
-  const float* sin;             // [tokens, rot_dim / 2]
+  const float* cos;             // [rows, rot_dim / 2]
+  const float* sin;             // [rows, rot_dim / 2]
+  const int32_t* angles;        // [tokens]: the row of cos and sin that a token takes; null: row t
   const int64_t* slots;         // [tokens]: where the token's k and v go; -1: nowhere
   KvLayer cache;
   int tokens;

@@ -11,9 +11,10 @@ namespace {
 // One head, in place.
 void Rotate(const RopeKvArgs& a, int64_t t, float* head) {
   const int half = a.rot_dim / 2;
+  const int64_t row = a.angles == nullptr ? t : a.angles[t];
   for (int i = 0; i < half; ++i) {
     const int first = a.interleaved ? 2 * i : i, second = a.interleaved ? 2 * i + 1 : i + half;
-    const float c = a.cos[t * half + i], s = a.sin[t * half + i];
+    const float c = a.cos[row * half + i], s = a.sin[row * half + i];
     const float x = head[first], y = head[second];
     head[first] = x * c - y * s;
     head[second] = y * c + x * s;

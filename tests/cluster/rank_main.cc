@@ -86,7 +86,7 @@ absl::Status Run(const std::string& model_path, const std::string& table, int tp
   const plan::RankShard& shard = shards->plan.ranks[rank];
   const kv::KvShape kv_shape = kv::MakeKvShape(shard, files.config, DType::kF16, limits.block_size, limits.blocks);
   const Memory kv = MakeMemory(kv::RegionBytes(kv_shape), 0xff);
-  const auto stream = ops::MakeCpuStream(1);
+  const auto device = device::MakeHostDevice(shards->table, 1);
   const RealClock clock;
   StdinPlans plans;
   rank::EngineParts parts;
@@ -95,13 +95,12 @@ absl::Status Run(const std::string& model_path, const std::string& table, int tp
   parts.tp = tp;
   parts.pp = pp;
   parts.limits = limits;
-  parts.table = shards->table;
-  parts.stream = stream.get();
+  parts.device = device.get();
   parts.kv = kv::MakeLayers(kv_shape, {kv.get(), static_cast<size_t>(kv::RegionBytes(kv_shape))});
   const graph::DecoderOptions options = {limits.max_tokens, limits.max_sequences, limits.max_model_len};
   SHOAL_ASSIGN_OR_RETURN(parts.decoder,
-                         graph::Decoder::Create(files.config, shard, options, shards->table, stream.get(),
-                                                &shards->weights[rank], parts.kv, comm.tensor.get(), &page.operation));
+                         graph::Decoder::Create(files.config, shard, options, device.get(), &shards->weights[rank],
+                                                parts.kv, comm.tensor.get(), &page.operation));
   parts.comm = &comm;
   parts.plans = &plans;
   parts.page = &page;

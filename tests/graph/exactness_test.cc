@@ -167,7 +167,7 @@ TEST(LongBatches, ShowProgressOnTheWay) {
   for (const int rows : {300, 512, 1100}) {
     auto ranks =
         RankSet::Make(shards, {.blocks = 80, .max_tokens = 1200, .max_samples = 1200, .max_model_len = 1280}).value();
-    ranks->rank(0).stream->progress = &ranks->rank(0).page->progress;
+    ranks->rank(0).device->stream().progress = &ranks->rank(0).page->progress;
     ASSERT_TRUE(TeacherForced(*ranks, Ids(0, kTinyVocab, rows), {rows}).ok());
     progress.push_back(ranks->rank(0).page->progress);
   }

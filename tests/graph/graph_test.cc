@@ -34,38 +34,42 @@ TEST(RopeTableTest, HoldsTheAnglesOfEachPosition) {
   model::Rope rope;
   rope.theta = 10000;
   rope.dim = 8;
-  RopeTable table(rope, 3);
-  table.Fill(std::vector<int32_t>{5, 0, 70000});
+  const RopeTable table(rope);
+  ASSERT_EQ(table.width(), 4);
+  std::vector<float> cos(12), sin(12);
+  table.Fill(std::vector<int32_t>{5, 0, 70000}, cos.data(), sin.data());
   const int positions[] = {5, 0, 70000};
   for (int t = 0; t < 3; ++t) {
     for (int i = 0; i < 4; ++i) {
       const double angle = positions[t] / std::pow(10000.0, 2.0 * i / 8);
-      EXPECT_FLOAT_EQ(table.cos()[t * 4 + i], static_cast<float>(std::cos(angle)));
-      EXPECT_NEAR(table.sin()[t * 4 + i], std::sin(angle), 1e-7);
+      EXPECT_FLOAT_EQ(cos[t * 4 + i], static_cast<float>(std::cos(angle)));
+      EXPECT_NEAR(sin[t * 4 + i], std::sin(angle), 1e-7);
     }
   }
 }
 
 TEST(ScratchTest, ArraysAreAlignedAndApart) {
-  const Scratch s({.tokens = 3,
-                   .samples = 2,
-                   .hidden = 33,
-                   .q_dim = 5,
-                   .kv_dim = 7,
-                   .ffn = 65,
-                   .local_vocab = 9,
-                   .vocab = 0,
-                   .attention_workspace = 0});
+  const auto device = device::MakeHostDevice(ops::FindOpTable("ref").value(), 1);
+  const ScratchShape shape = {.tokens = 3,
+                              .samples = 2,
+                              .hidden = 33,
+                              .q_dim = 5,
+                              .kv_dim = 7,
+                              .ffn = 65,
+                              .local_vocab = 9,
+                              .vocab = 0,
+                              .attention_workspace = 1};
+  const Scratch s = Scratch::Create(*device, shape).value();
+  EXPECT_EQ(s.memory.size(), static_cast<size_t>(ScratchBytes(shape)));
   std::set<const void*> starts;
-  for (const void* p : {static_cast<const void*>(s.x.get()), static_cast<const void*>(s.h.get()),
-                        static_cast<const void*>(s.q.get()), static_cast<const void*>(s.logits.get()),
-                        static_cast<const void*>(s.acts.q), static_cast<const void*>(s.acts.scale)}) {
+  for (const void* p : {s.x.data(), s.h.data(), s.q.data(), static_cast<void*>(s.workspace),
+                        static_cast<void*>(s.acts.q), static_cast<void*>(s.acts.scale)}) {
     EXPECT_EQ(reinterpret_cast<uintptr_t>(p) % 64, 0u);
     starts.insert(p);
   }
   EXPECT_EQ(starts.size(), 6u);
   s.acts.q[3 * 96 - 1] = 1;  // the widest input, rounded up to whole blocks
-  s.x.get()[3 * 33 - 1] = 2;
+  s.x[3 * 33 - 1] = 2;
   EXPECT_EQ(s.acts.q[3 * 96 - 1], 1);
 }
 
@@ -79,8 +83,8 @@ class DecoderTest : public ::testing::Test {
     kv_ = ranks_->rank(0).kv;
   }
   absl::StatusOr<std::unique_ptr<Decoder>> Create() {
-    return Decoder::Create(shards_->model.config, shard_, options_, shards_->table, ranks_->rank(0).stream.get(),
-                           &weights_, kv_, ranks_->group().rank(0).tensor.get(), &operation_);
+    return Decoder::Create(shards_->model.config, shard_, options_, ranks_->rank(0).device.get(), &weights_, kv_,
+                           ranks_->group().rank(0).tensor.get(), &operation_);
   }
   void ExpectRefused(const std::string& why) {
     const absl::Status status = Create().status();
@@ -129,8 +133,9 @@ TEST_F(DecoderTest, RefusesABatchThatDoesNotFit) {
   ASSERT_TRUE(decoder.ok());
   const std::vector<int32_t> positions(5);
   const std::vector<int64_t> slots(5);
-  const Batch batch = {.tokens = 5, .positions = positions, .slots = slots, .sequences = {}, .sample_rows = {}};
-  EXPECT_EQ((*decoder)->Forward(batch).code(), absl::StatusCode::kInvalidArgument);
+  const Batch batch = {
+      .tokens = 5, .ids = {}, .positions = positions, .slots = slots, .sequences = {}, .sample_rows = {}};
+  EXPECT_EQ((*decoder)->Begin(batch).code(), absl::StatusCode::kInvalidArgument);
 }
 
 // Matrices of several types in one layer, as mixed GGUF files have them: close to the same model in f32.

@@ -81,7 +81,7 @@ PackedWeight Pack(const OpTable& table, DType t, const std::vector<uint8_t>& can
   return w;
 }
 
-Acts::Acts(const std::vector<float>& x, int tokens, int k)
+QuantisedRows::QuantisedRows(const std::vector<float>& x, int tokens, int k)
     : q(x.size()), scale(x.size() / kQuantBlock), sum(x.size() / kQuantBlock) {
   const std::unique_ptr<Stream> stream = MakeCpuStream(1);
   EXPECT_TRUE(RefTable().quantise(*stream, {.x = x.data(), .out = View(), .tokens = tokens, .k = k}).ok());

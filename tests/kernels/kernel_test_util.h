@@ -37,8 +37,8 @@ struct PackedWeight {
 PackedWeight Pack(const OpTable& table, DType t, const std::vector<uint8_t>& canonical, int64_t n, int64_t k);
 
 // x [tokens, k], quantised by the reference.
-struct Acts {
-  Acts(const std::vector<float>& x, int tokens, int k);
+struct QuantisedRows {
+  QuantisedRows(const std::vector<float>& x, int tokens, int k);
   std::vector<int8_t> q;
   std::vector<float> scale, sum;
   QuantisedActs View() { return {q.data(), scale.data(), sum.data()}; }

@@ -30,10 +30,10 @@ class Matmul : public testing::TestWithParam<Case> {
     args.k = k;
     args.part_count = 1;
     args.parts[0] = {w, y.data(), w.n};
-    std::unique_ptr<Acts> acts;
+    std::unique_ptr<QuantisedRows> acts;
     QuantisedActs view{};
     if (IsQuantised(w.dtype)) {
-      acts = std::make_unique<Acts>(x, tokens, k);
+      acts = std::make_unique<QuantisedRows>(x, tokens, k);
       view = acts->View();
       args.xq = &view;
     } else {
@@ -119,7 +119,7 @@ TEST_P(Matmul, PartsSharingACallAreThePartsAlone) {
   constexpr int kK = 96, kTokens = 3;
   const int ns[] = {40, 9, 257};
   const auto x = RandomFloats(kTokens * kK, 31);
-  Acts acts(x, kTokens, kK);
+  QuantisedRows acts(x, kTokens, kK);
   const QuantisedActs view = acts.View();
   std::vector<PackedWeight> weights;
   std::vector<std::vector<float>> together;

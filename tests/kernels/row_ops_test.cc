@@ -108,7 +108,7 @@ TEST_P(RowOps, QuantiseIsTheReference) {
   for (int i = 64; i < 96; ++i) x[static_cast<size_t>(i)] = 1e-43f * static_cast<float>(i - 80);  // subnormal
   x[100] = INFINITY;
   x[130] = std::nanf("");
-  Acts expected(x, kTokens, kK);
+  QuantisedRows expected(x, kTokens, kK);
   EXPECT_TRUE(std::isnan(expected.scale[3]) && std::isnan(expected.sum[4]) && expected.scale[0] == 0);
   for (const int threads : {1, 2, 3, 5}) {
     std::vector<int8_t> q(x.size(), 99);
@@ -144,6 +144,9 @@ TEST_P(RowOps, RopeKvIsTheReference) {
           const auto cos = RandomFloats(static_cast<size_t>(kTokens * rot_dim / 2), 3),
                      sin = RandomFloats(cos.size(), 4);
           std::vector<int64_t> slots;
+          const bool by_token = t != DType::kF16;
+          std::vector<int32_t> angles;
+          for (int i = 0; i < kTokens; ++i) angles.push_back((i * 5 + 1) % kTokens);
           for (int i = 0; i < kTokens; ++i) slots.push_back(i == 5 ? -1 : (i * 29 + 3) % (kBlocks * kBlockSize));
           const size_t bytes = RowBytes(t, int64_t{kBlocks} * kKvHeads * kBlockSize * dim);
           std::vector<std::vector<float>> q(2);
@@ -152,9 +155,20 @@ TEST_P(RowOps, RopeKvIsTheReference) {
             q[i] = RandomFloats(static_cast<size_t>(kTokens * kHeads * dim), 5);
             for (AlignedBytes& c : caches[i]) c = AllocateAligned(bytes);
             const KvLayer layer = {caches[i][0].get(), caches[i][1].get(), t, kBlockSize, kKvHeads, dim};
-            const RopeKvArgs a = {q[i].data(), k.data(),   v.data(),     kHeads * dim, kKvHeads * dim,
-                                  cos.data(),  sin.data(), slots.data(), layer,        kTokens,
-                                  kHeads,      rot_dim,    interleaved};
+            const RopeKvArgs a = {.q = q[i].data(),
+                                  .k = k.data(),
+                                  .v = v.data(),
+                                  .q_stride = kHeads * dim,
+                                  .kv_stride = kKvHeads * dim,
+                                  .cos = cos.data(),
+                                  .sin = sin.data(),
+                                  .angles = by_token ? nullptr : angles.data(),
+                                  .slots = slots.data(),
+                                  .cache = layer,
+                                  .tokens = kTokens,
+                                  .q_heads = kHeads,
+                                  .rot_dim = rot_dim,
+                                  .interleaved = interleaved};
             const std::unique_ptr<Stream> stream = Threads(3);
             ASSERT_TRUE((i == 0 ? RefTable() : table()).rope_kv(*stream, a).ok());
           }
@@ -215,6 +229,30 @@ TEST_P(RowOps, GluSaturatesWithoutNan) {
     for (size_t i = 0; i < 3; ++i) EXPECT_NEAR(y[i], 0, 1e-6) << gate[i];
     for (size_t i = 3; i < 6; ++i) EXPECT_FLOAT_EQ(y[i], gate[i]);
   }
+}
+
+TEST_P(RowOps, GatherRowsTakesRowsInAnyOrderAndAgain) {
+  constexpr int kDim = 45;
+  const auto x = RandomFloats(7 * kDim, 1);
+  const std::vector<int32_t> rows = {6, 0, 3, 3, 5};
+  std::vector<float> y(rows.size() * kDim, -1e30f);
+  const std::unique_ptr<Stream> stream = Threads(3);
+  const GatherRowsArgs args = {x.data(), rows.data(), y.data(), static_cast<int>(rows.size()), kDim};
+  ASSERT_TRUE(table().gather_rows(*stream, args).ok());
+  for (size_t i = 0; i < rows.size(); ++i) {
+    ExpectSameBits(x.data() + size_t(rows[i]) * kDim, y.data() + i * kDim, kDim);
+  }
+}
+
+TEST_P(RowOps, IdsAreLiteralOrTheLastOnesOfAPlace) {
+  const std::unique_ptr<Stream> stream = Threads(2);
+  std::vector<int32_t> last = {10, 11, 12, 13};
+  const std::vector<int32_t> tokens = {70, 71, -1, 73}, places = {2, -1, 3, 0};
+  ASSERT_TRUE(table().scatter_ids(*stream, {tokens.data(), places.data(), last.data(), 4}).ok());
+  EXPECT_EQ(last, (std::vector<int32_t>{73, 11, 70, 0}));
+  std::vector<int32_t> ids = {5, ~2, ~0, 0, ~1, ~3};
+  ASSERT_TRUE(table().gather_ids(*stream, {ids.data(), last.data(), ids.data(), 6}).ok());
+  EXPECT_EQ(ids, (std::vector<int32_t>{5, 70, 73, 0, 11, 0}));
 }
 
 TEST_P(RowOps, CopyBlocksCopiesInOrder) {

@@ -32,7 +32,7 @@ TEST(SamplerTest, EachRowGetsItsOwnParameters) {
   for (const ops::OpTable* table : ops::RunnableOpTables()) {
     if (table->name == "null") continue;
     SCOPED_TRACE(std::string(table->name));
-    const auto stream = ops::MakeCpuStream(1);
+    const auto device = device::MakeHostDevice(table, 1);
     constexpr int kVocab = 64;
     // Token 9 is the most likely; 20 and 21 share the rest.
     std::vector<float> logits(4 * kVocab, -1e4f);
@@ -48,7 +48,7 @@ TEST(SamplerTest, EachRowGetsItsOwnParameters) {
         {.temperature = 1, .uniform = 0.1f},
     };
     std::vector<int32_t> tokens(4, -7);
-    ASSERT_TRUE(Sample(*table, *stream, logits, kVocab, rows, tokens).ok());
+    ASSERT_TRUE(Sampler(device.get()).Sample(logits, kVocab, rows, tokens).ok());
     EXPECT_EQ(tokens, (std::vector<int32_t>{9, 20, 9, -1}));
   }
 }

@@ -1,4 +1,6 @@
 // How ranks of a group exchange activations: three channels, each with its own order, per transport (local, shm, ...).
+// A transport is a host's (local, shm, gloo): data lie in host memory, and an operation is done when it returns. Or it
+// is a device's (nccl, staged.h): data lie in its memory, and operations are enqueued in the order of its other work.
 // All ranks of a channel call the same operations in the same order; one thread per rank calls. Waits have no time-out
 // of their own: they end when the peers arrive, with Aborted once the rank's AbortFlag is raised, or with Unavailable
 // when the transport has lost a peer (what a transport inside a host cannot notice is left to the agent).
@@ -15,6 +17,7 @@
 
 #include "absl/status/status.h"
 #include "common/base/clock.h"
+#include "kernels/ops/acts.h"
 
 namespace shoal::comm {
 
@@ -30,8 +33,12 @@ class TensorChannel {
 
   // data[i] = sum over ranks, in rank order 0, 1, ... in f32, of their data[i]: the same bits on every rank and for
   // every algorithm. size() == 1: nothing happens. Steps: one-shot below a size (everybody reads all), else two-shot
-  // (each rank sums its slice, everybody reads the sums).
-  virtual absl::Status AllReduceSum(std::span<float> data) = 0;
+  // (each rank sums its slice, everybody reads the sums). Elements are f32 on a host's transport; on a device's they
+  // are its activations (ops::OpTable::acts), and a sum is rounded once.
+  virtual absl::Status AllReduceSum(ops::Acts data, int64_t count) = 0;
+  absl::Status AllReduceSum(std::span<float> data) {
+    return AllReduceSum(ops::Acts(data.data()), static_cast<int64_t>(data.size()));
+  }
 
   // On rank 0: out[r] (rows x widths[r], contiguous) of every rank r is copied into dst with row stride `stride` at the
   // column where rank r's part begins (the widths before it). On other ranks dst is unused.

@@ -47,8 +47,9 @@ class GlooTensor final : public TensorChannel {
   int size() const override { return rank_->shape.tp; }
   int index() const override { return rank_->tensor_index; }
 
-  absl::Status AllReduceSum(std::span<float> data) override {
+  absl::Status AllReduceSum(ops::Acts acts, int64_t count) override {
     if (size() == 1) return absl::OkStatus();
+    std::span<float> data(acts.as<float>(), static_cast<size_t>(count));
     const size_t piece_floats = static_cast<size_t>(size()) * (kSlotFloats - 2 * kSliceFloats);
     while (!data.empty()) {
       const auto piece = data.first(std::min(data.size(), piece_floats));

@@ -131,8 +131,9 @@ class LocalTensor final : public TensorChannel {
   int size() const override { return group_->size(); }
   int index() const override { return index_; }
 
-  absl::Status AllReduceSum(std::span<float> data) override {
+  absl::Status AllReduceSum(ops::Acts acts, int64_t count) override {
     if (size() == 1) return absl::OkStatus();
+    const std::span<float> data(acts.as<float>(), static_cast<size_t>(count));
     rank_->stats.over(Transport::kLocal).tensor += static_cast<int64_t>(data.size_bytes());
     return group_->AllReduce(index_, number_++, data, *rank_);
   }

@@ -27,8 +27,9 @@ class ShmTensor final : public TensorChannel {
   int size() const override { return rank_->shape.tp; }
   int index() const override { return rank_->tensor_index; }
 
-  absl::Status AllReduceSum(std::span<float> data) override {
+  absl::Status AllReduceSum(ops::Acts acts, int64_t count) override {
     if (size() == 1) return absl::OkStatus();
+    std::span<float> data(acts.as<float>(), static_cast<size_t>(count));
     while (!data.empty()) {
       const auto piece = data.first(std::min(data.size(), slot_floats_));
       SHOAL_RETURN_IF_ERROR(piece.size() <= kOneShotFloats ? OneShot(piece) : TwoShot(piece));

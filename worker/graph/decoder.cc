@@ -15,8 +15,9 @@ namespace shoal::graph {
 namespace {
 
 absl::Status CheckTable(const ops::OpTable& t) {
-  const bool complete = t.supports && t.embed && t.rms_norm && t.quantise && t.matmul && t.rope_kv && t.attention &&
-                        t.attention_workspace && t.glu && t.sample && t.copy_blocks;
+  const bool complete = t.supports && t.quantises && t.gather_ids && t.scatter_ids && t.embed && t.gather_rows &&
+                        t.rms_norm && t.matmul && t.rope_kv && t.attention && t.attention_workspace && t.glu &&
+                        t.sample && t.copy_blocks;
   return complete ? absl::OkStatus() : absl::InternalError(absl::StrCat("backend ", std::string(t.name), " lacks ops"));
 }
 
@@ -87,24 +88,43 @@ ScratchShape ShapeOf(const model::ModelConfig& config, const plan::RankShard& sh
           .local_vocab = shard.vocab.size(),
           .vocab = gathers ? config.vocab : 0,
           .attention_workspace = table.attention_workspace(threads, options.max_tokens, shard.heads.size(),
-                                                           config.head_dim, options.max_context)};
+                                                           config.head_dim, options.max_context),
+          .acts = table.acts,
+          .quantises = table.quantise != nullptr};
 }
 
-int64_t Bytes(const DecoderParts& p) {
-  return DecoderBytes(p.config, p.shard, p.tensor->size(), p.options, *p.table, p.stream->threads());
+absl::StatusOr<device::Memory> UploadHeadMap(const DecoderParts& p) {
+  std::vector<int32_t> map;
+  for (int32_t head = p.shard.heads.begin; head < p.shard.heads.end; ++head) {
+    map.push_back(model::KvHeadOf(p.config, head) - p.shard.kv_heads.begin);
+  }
+  SHOAL_ASSIGN_OR_RETURN(device::Memory memory, p.device->Allocate(map.size() * sizeof(int32_t)));
+  SHOAL_RETURN_IF_ERROR(p.device->Upload(memory.data(), map.data(), map.size() * sizeof(int32_t)));
+  return memory;
+}
+
+// The decoder with its memory. ResourceExhausted: there is not so much.
+absl::StatusOr<std::unique_ptr<Decoder>> Build(DecoderParts p) {
+  const ScratchShape shape = ShapeOf(p.config, p.shard, p.tensor->size(), p.options, *p.table, p.stream->threads());
+  SHOAL_ASSIGN_OR_RETURN(Scratch scratch, Scratch::Create(*p.device, shape));
+  SHOAL_ASSIGN_OR_RETURN(StagedBatch staged, StagedBatch::Create(p.device, p.options, p.config.rope,
+                                                                 p.kv.empty() ? 1 : p.kv[0].block_size));
+  SHOAL_ASSIGN_OR_RETURN(device::Memory map, UploadHeadMap(p));
+  return std::make_unique<DecoderImpl>(std::move(p), std::move(scratch), std::move(staged), std::move(map));
 }
 
 }  // namespace
 
 int64_t DecoderBytes(const model::ModelConfig& config, const plan::RankShard& shard, int tp,
                      const DecoderOptions& options, const ops::OpTable& table, int threads) {
-  const int64_t rope = int64_t{config.rope.dim} * options.max_tokens * static_cast<int64_t>(sizeof(float));
-  return ScratchBytes(ShapeOf(config, shard, tp, options, table, threads)) + rope;
+  const bool is_host = table.acts == DType::kF32;
+  return ScratchBytes(ShapeOf(config, shard, tp, options, table, threads)) +
+         StagedBatch::Bytes(is_host, options, config.rope);
 }
 
 absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Create(const model::ModelConfig& config, const plan::RankShard& shard,
-                                                         const DecoderOptions& options, const ops::OpTable* table,
-                                                         ops::Stream* stream, const weights::ModelWeights* weights,
+                                                         const DecoderOptions& options, device::Device* device,
+                                                         const weights::ModelWeights* weights,
                                                          std::vector<ops::KvLayer> kv, comm::TensorChannel* tensor,
                                                          std::atomic<uint32_t>* operation) {
   if (options.max_tokens < 1 || options.max_samples < 1 || options.max_context < 1) {
@@ -113,105 +133,97 @@ absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Create(const model::ModelConfi
   DecoderParts parts = {.config = config,
                         .shard = shard,
                         .options = options,
-                        .table = table,
-                        .stream = stream,
+                        .device = device,
+                        .table = &device->table(),
+                        .stream = &device->stream(),
                         .weights = weights,
                         .kv = std::move(kv),
                         .tensor = tensor,
                         .operation = operation,
                         .vocab_widths = {}};
-  SHOAL_RETURN_IF_ERROR(CheckTable(*table));
+  SHOAL_RETURN_IF_ERROR(CheckTable(*parts.table));
   SHOAL_RETURN_IF_ERROR(CheckLayers(parts));
   SHOAL_RETURN_IF_ERROR(CheckEnds(parts));
   SHOAL_ASSIGN_OR_RETURN(parts.vocab_widths, VocabWidths(parts));
-  const int64_t bytes = Bytes(parts);
-  auto decoder = std::make_unique<DecoderImpl>(std::move(parts));
-  if (decoder->complete()) return decoder;
+  const int64_t bytes =
+      DecoderBytes(config, shard, tensor->size(), options, device->table(), device->stream().threads());
+  auto decoder = Build(std::move(parts));
+  if (!absl::IsResourceExhausted(decoder.status())) return decoder;
   return absl::ResourceExhaustedError(absl::StrCat("no memory for batches of ", options.max_tokens, " tokens and ",
                                                    options.max_samples, " samples, which take ", bytes >> 20,
                                                    " MiB: lower --max-num-batched-tokens or --max-num-seqs"));
 }
 
-DecoderImpl::DecoderImpl(DecoderParts parts)
+DecoderImpl::DecoderImpl(DecoderParts parts, Scratch scratch, StagedBatch staged, device::Memory q_to_kv)
     : p_(std::move(parts)),
-      s_(ShapeOf(p_.config, p_.shard, p_.tensor->size(), p_.options, *p_.table, p_.stream->threads())),
-      rope_(p_.config.rope, p_.options.max_tokens) {
-  attends_.reserve(kRowsPerCall);  // each has a row
-  for (int32_t head = p_.shard.heads.begin; head < p_.shard.heads.end; ++head) {
-    q_to_kv_.push_back(model::KvHeadOf(p_.config, head) - p_.shard.kv_heads.begin);
-  }
+      s_(std::move(scratch)),
+      act_bytes_(static_cast<int64_t>(Info(p_.table->acts).block_bytes)),
+      b_(std::move(staged)),
+      q_to_kv_(std::move(q_to_kv)) {}
+
+std::span<std::byte> DecoderImpl::residual() {
+  return {s_.x.as<std::byte>(), static_cast<size_t>(b_.tokens() * p_.config.hidden * act_bytes_)};
 }
 
-std::span<float> DecoderImpl::residual(int tokens) {
-  SHOAL_CHECK(tokens >= 0 && tokens <= p_.options.max_tokens);
-  return {s_.x.get(), static_cast<size_t>(tokens) * p_.config.hidden};
-}
-
-absl::Status DecoderImpl::Embed(std::span<const int32_t> ids) {
-  SHOAL_CHECK(p_.shard.has_embedding && static_cast<int>(ids.size()) <= p_.options.max_tokens);
-  const int tokens = static_cast<int>(ids.size());
-  Begin(Operation::kEmbed);
+absl::Status DecoderImpl::Embed() {
+  SHOAL_CHECK(p_.shard.has_embedding);
+  Start(Operation::kEmbed);
   SHOAL_RETURN_IF_ERROR(p_.table->embed(*p_.stream, {.table = p_.weights->embedding,
-                                                     .ids = ids.data(),
+                                                     .ids = b_.ids(),
                                                      .row_begin = p_.shard.vocab.begin,
                                                      .scale = p_.config.embedding_scale,
-                                                     .x = s_.x.get(),
-                                                     .tokens = tokens}));
-  return Reduce(Operation::kReduceEmbedding, s_.x.get(), tokens);
+                                                     .x = s_.x,
+                                                     .tokens = b_.tokens()}));
+  return Reduce(Operation::kReduceEmbedding, s_.x, b_.tokens());
 }
 
-absl::Status DecoderImpl::CheckBatch(const Batch& batch) const {
-  const auto tokens = static_cast<size_t>(batch.tokens);
-  if (batch.tokens < 1 || batch.tokens > p_.options.max_tokens || batch.positions.size() != tokens ||
-      batch.slots.size() != tokens || batch.sample_rows.size() > static_cast<size_t>(p_.options.max_samples)) {
-    return absl::InvalidArgumentError(absl::StrCat("a batch of ", batch.tokens, " tokens and ",
-                                                   batch.sample_rows.size(), " samples, at most ",
-                                                   p_.options.max_tokens, " and ", p_.options.max_samples, " fit"));
-  }
-  return absl::OkStatus();
-}
-
-absl::Status DecoderImpl::Forward(const Batch& batch) {
-  SHOAL_RETURN_IF_ERROR(CheckBatch(batch));
-  rope_.Fill(batch.positions);
-  if (batch.checksum) checksum_ = 1;
-  const float* pending = nullptr;
+absl::Status DecoderImpl::Forward() {
+  if (b_.checksum()) checksum_ = 1;
+  ops::ConstActs pending = nullptr;
   for (size_t i = 0; i < p_.weights->layers.size(); ++i) {
-    SHOAL_RETURN_IF_ERROR(Layer(p_.weights->layers[i], p_.kv[i], batch, pending));
-    pending = s_.partial.get();
+    SHOAL_RETURN_IF_ERROR(Layer(p_.weights->layers[i], p_.kv[i], pending));
+    pending = s_.partial;
   }
   // The join alone.
-  SHOAL_RETURN_IF_ERROR(Norm(Operation::kFfnNorm, s_.x.get(), pending, nullptr, s_.h.get(), batch.tokens));
-  Fold(batch, s_.x.get());
+  SHOAL_RETURN_IF_ERROR(Norm(Operation::kFfnNorm, s_.x, pending, nullptr, s_.h, b_.tokens()));
+  return Fold(s_.x);
+}
+
+absl::Status DecoderImpl::Fold(ops::ConstActs rows) {
+  if (!b_.checksum()) return absl::OkStatus();
+  const auto bytes = static_cast<size_t>(b_.tokens() * p_.config.hidden * act_bytes_);
+  std::span<const std::byte> values(rows.as<std::byte>(), bytes);
+  if (!p_.device->is_host()) {
+    host_.resize(bytes);
+    SHOAL_RETURN_IF_ERROR(p_.device->Download(host_.data(), rows.data(), bytes));
+    values = host_;
+  }
+  checksum_ = std::max<uint64_t>(Checksum64(values, checksum_), 1);
   return absl::OkStatus();
 }
 
-void DecoderImpl::Fold(const Batch& batch, const float* rows) {
-  if (!batch.checksum) return;
-  const std::span<const float> values(rows, static_cast<size_t>(batch.tokens) * p_.config.hidden);
-  checksum_ = std::max<uint64_t>(Checksum64(std::as_bytes(values), checksum_), 1);
-}
-
-absl::StatusOr<std::span<const float>> DecoderImpl::Logits(const Batch& batch) {
+absl::StatusOr<std::span<const float>> DecoderImpl::Logits() {
   SHOAL_CHECK(p_.shard.has_head);
-  const int samples = static_cast<int>(batch.sample_rows.size());
-  const size_t hidden = p_.config.hidden, vocab = p_.config.vocab;
-  for (int i = 0; i < samples; ++i) {
-    std::memcpy(s_.picked.get() + i * hidden, s_.x.get() + batch.sample_rows[i] * hidden, hidden * sizeof(float));
-  }
-  SHOAL_RETURN_IF_ERROR(
-      Norm(Operation::kFinalNorm, s_.picked.get(), nullptr, p_.weights->final_norm, s_.h.get(), samples));
+  const int samples = b_.samples();
+  const size_t vocab = p_.config.vocab;
+  Start(Operation::kFinalNorm);
+  SHOAL_RETURN_IF_ERROR(p_.table->gather_rows(*p_.stream, {.x = s_.x,
+                                                           .rows = b_.sample_rows(),
+                                                           .y = s_.picked,
+                                                           .count = samples,
+                                                           .dim = static_cast<int>(p_.config.hidden)}));
+  SHOAL_RETURN_IF_ERROR(Norm(Operation::kFinalNorm, s_.picked, nullptr, p_.weights->final_norm, s_.h, samples));
   const int64_t width = p_.shard.vocab.size();
   if (width > 0) {
     SHOAL_RETURN_IF_ERROR(
-        Multiply(Operation::kHead, s_.h.get(), samples, p_.config.hidden, {{p_.weights->head, s_.local_logits.get()}}));
+        Multiply(Operation::kHead, s_.h, samples, p_.config.hidden, {{p_.weights->head, s_.local_logits}}));
   }
-  const std::span<const float> local(s_.local_logits.get(), static_cast<size_t>(samples) * width);
+  const std::span<const float> local(s_.local_logits, static_cast<size_t>(samples) * width);
   if (p_.tensor->size() == 1) return local;
-  Begin(Operation::kGatherLogits);
-  SHOAL_RETURN_IF_ERROR(p_.tensor->GatherColumns(local, samples, p_.vocab_widths, s_.logits.get(), vocab));
+  Start(Operation::kGatherLogits);
+  SHOAL_RETURN_IF_ERROR(p_.tensor->GatherColumns(local, samples, p_.vocab_widths, s_.logits, vocab));
   if (p_.tensor->index() != 0) return std::span<const float>();
-  return std::span<const float>(s_.logits.get(), samples * vocab);
+  return std::span<const float>(s_.logits, static_cast<size_t>(samples) * vocab);
 }
 
 }  // namespace shoal::graph

@@ -1,6 +1,6 @@
 // The one decoder. What a layer does, in order (shapes for `tokens` rows of a micro-batch on one tensor rank):
 //
-//   x          [tokens, hidden]              residual stream, f32, the same on every tensor rank
+//   x          [tokens, hidden]              residual stream, the same on every tensor rank
 //   h          [tokens, hidden]              rms_norm(x)
 //   q k v      [tokens, heads|kv_heads, hd]  local heads only
 //   rope, write k and v into the cache by slot, attention from the cache
@@ -24,13 +24,15 @@
 #include "common/plan/shard_plan.h"
 #include "kernels/ops/op_table.h"
 #include "worker/comm/collective.h"
+#include "worker/device/device.h"
 #include "worker/weights/weights.h"
 
 namespace shoal::graph {
 
-// One micro-batch, as the rank engine lays it out from a plan. Rows of one sequence are consecutive.
+// One micro-batch, as the rank engine lays it out from a plan, in host memory. Rows of one sequence are consecutive.
 struct Batch {
   int tokens = 0;
+  std::span<const int32_t> ids;        // [tokens]; stage 0
   std::span<const int32_t> positions;  // [tokens]
   std::span<const int64_t> slots;      // [tokens] of the KV cache
   std::span<const ops::AttentionSequence> sequences;
@@ -54,23 +56,26 @@ class Decoder {
   // InvalidArgument: a weight type or a size that the backend or this shard does not have. ResourceExhausted: no memory
   // for batches of this size.
   static absl::StatusOr<std::unique_ptr<Decoder>> Create(const model::ModelConfig& config, const plan::RankShard& shard,
-                                                         const DecoderOptions& options, const ops::OpTable* table,
-                                                         ops::Stream* stream, const weights::ModelWeights* weights,
+                                                         const DecoderOptions& options, device::Device* device,
+                                                         const weights::ModelWeights* weights,
                                                          std::vector<ops::KvLayer> kv, comm::TensorChannel* tensor,
                                                          std::atomic<uint32_t>* operation);
   virtual ~Decoder() = default;
 
-  // The residual stream of a batch of `tokens` rows, [tokens, hidden]: stage 0 fills it by Embed, others receive into
-  // it.
-  virtual std::span<float> residual(int tokens) = 0;
-  virtual absl::Status Embed(std::span<const int32_t> ids) = 0;
-  virtual absl::Status Forward(const Batch& batch) = 0;
+  // Takes a batch's words to the device; the calls below are about this batch, until the next one. What `batch` views
+  // may change once this returns, but for the block tables. InvalidArgument: it is larger than the options said.
+  virtual absl::Status Begin(const Batch& batch) = 0;
+  // The batch's residual stream, [tokens, hidden] of OpTable::acts, in device memory: stage 0 fills it by Embed, others
+  // receive into it.
+  virtual std::span<std::byte> residual() = 0;
+  virtual absl::Status Embed() = 0;
+  virtual absl::Status Forward() = 0;
   // Of what every tensor rank of a stage has to hold alike to the bit, each by its own doing: the normed input of each
   // block, and the residual stream after the last layer. Never 0. Of the last Forward whose batch asked for it.
   virtual uint64_t checksum() const = 0;
-  // Last stage: logits of batch.sample_rows, [samples, vocab] with row stride vocab, valid on tensor rank 0 until the
-  // next call; empty elsewhere.
-  virtual absl::StatusOr<std::span<const float>> Logits(const Batch& batch) = 0;
+  // Last stage: logits of batch.sample_rows, [samples, vocab] with row stride vocab, in device memory, valid on tensor
+  // rank 0 until the next batch; empty elsewhere.
+  virtual absl::StatusOr<std::span<const float>> Logits() = 0;
 };
 
 }  // namespace shoal::graph

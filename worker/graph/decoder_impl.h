@@ -9,31 +9,18 @@
 #include "worker/graph/operation.h"
 #include "worker/graph/rope_table.h"
 #include "worker/graph/scratch.h"
+#include "worker/graph/staged_batch.h"
 
 namespace shoal::graph {
-
-// An op is called with at most so many rows: between two calls there is progress, whatever the op does. A task of a
-// matmul is then some 100 million products at most, 0.1 s on a slow core without vector instructions.
-inline constexpr int kRowsPerCall = 512;
-// So many rows of a long context: attention then cuts its tasks by context, where they would else take as long.
-inline constexpr int kLongContext = 32768, kLongContextRows = 8;
-
-// fn(begin, count) for parts of [0, rows), in order.
-template <typename F>
-absl::Status InParts(int rows, int part, F fn) {
-  for (int begin = 0; begin < rows; begin += part) {
-    if (absl::Status s = fn(begin, std::min(part, rows - begin)); !s.ok()) return s;
-  }
-  return absl::OkStatus();
-}
 
 // What does not change from step to step.
 struct DecoderParts {
   model::ModelConfig config;
   plan::RankShard shard;
   DecoderOptions options;
-  const ops::OpTable* table;
-  ops::Stream* stream;
+  device::Device* device;
+  const ops::OpTable* table;  // the device's
+  ops::Stream* stream;        // the device's
   const weights::ModelWeights* weights;
   std::vector<ops::KvLayer> kv;
   comm::TensorChannel* tensor;
@@ -43,43 +30,56 @@ struct DecoderParts {
 
 class DecoderImpl final : public Decoder {
  public:
-  explicit DecoderImpl(DecoderParts parts);
-  // False: there was no memory.
-  bool complete() const { return s_.complete() && rope_.complete(); }
+  DecoderImpl(DecoderParts parts, Scratch scratch, StagedBatch staged, device::Memory q_to_kv);
 
-  std::span<float> residual(int tokens) override;
-  absl::Status Embed(std::span<const int32_t> ids) override;
-  absl::Status Forward(const Batch& batch) override;
+  absl::Status Begin(const Batch& batch) override { return b_.Stage(batch); }
+  std::span<std::byte> residual() override;
+  absl::Status Embed() override;
+  absl::Status Forward() override;
   uint64_t checksum() const override { return checksum_; }
-  absl::StatusOr<std::span<const float>> Logits(const Batch& batch) override;
+  absl::StatusOr<std::span<const float>> Logits() override;
 
  private:
-  absl::Status CheckBatch(const Batch& batch) const;
-
   // One layer. The feed-forward output of the layer before is not joined to x yet: `pending` is it, or null.
-  absl::Status Layer(const weights::LayerWeights& w, const ops::KvLayer& cache, const Batch& batch,
-                     const float* pending);
-  absl::Status AttentionBlock(const weights::LayerWeights& w, const ops::KvLayer& cache, const Batch& batch,
-                              const float* pending);
-  absl::Status WriteCache(const ops::KvLayer& cache, const Batch& batch);
-  absl::Status Attend(const ops::KvLayer& cache, const Batch& batch);
-  absl::Status Activate(int tokens);
-  absl::Status FeedForwardBlock(const weights::LayerWeights& w, const Batch& batch);
+  absl::Status Layer(const weights::LayerWeights& w, const ops::KvLayer& cache, ops::ConstActs pending);
+  absl::Status AttentionBlock(const weights::LayerWeights& w, const ops::KvLayer& cache, ops::ConstActs pending);
+  absl::Status WriteCache(const ops::KvLayer& cache);
+  absl::Status Attend(const ops::KvLayer& cache);
+  absl::Status Activate();
+  absl::Status FeedForwardBlock(const weights::LayerWeights& w);
 
   // x += add (when set); y = norm(x) * w.
-  absl::Status Norm(Operation op, float* x, const float* add, const float* w, float* y, int tokens);
+  absl::Status Norm(Operation op, ops::Acts x, ops::ConstActs add, const float* w, ops::Acts y, int tokens);
   // y_i = x * w_i for all weights at once; x is quantised first when one of them is.
   struct Product {
     const ops::Weight& w;
-    float* y;
+    ops::Acts y;
   };
-  absl::Status Multiply(Operation op, const float* x, int tokens, int64_t k, std::initializer_list<Product> products);
-  absl::Status Reduce(Operation op, float* data, int tokens);
+  absl::Status Multiply(Operation op, ops::ConstActs x, int tokens, int64_t k, std::initializer_list<Product> products);
+  absl::Status Reduce(Operation op, ops::Acts data, int tokens);
   // Takes [tokens, hidden] into the checksum, when the batch wants one.
-  void Fold(const Batch& batch, const float* rows);
+  absl::Status Fold(ops::ConstActs rows);
+
+  // Row `row` of rows that are `width` wide.
+  ops::Acts Row(ops::Acts rows, int64_t row, int64_t width) const {
+    return ops::Acts(static_cast<void*>(rows.as<std::byte>() + row * width * act_bytes_));
+  }
+  ops::ConstActs Row(ops::ConstActs rows, int64_t row, int64_t width) const {
+    return ops::ConstActs(static_cast<const void*>(rows.as<std::byte>() + row * width * act_bytes_));
+  }
+
+  // fn(begin, count) for parts of [0, rows), in order: on a host, so many as an op may take at once; else all.
+  template <typename F>
+  absl::Status InParts(int rows, F fn) {
+    const int part = p_.device->is_host() ? kRowsPerCall : std::max(rows, 1);
+    for (int begin = 0; begin < rows; begin += part) {
+      if (absl::Status s = fn(begin, std::min(part, rows - begin)); !s.ok()) return s;
+    }
+    return absl::OkStatus();
+  }
 
   // Reports what runs next; each operation is progress.
-  void Begin(Operation op) {
+  void Start(Operation op) {
     p_.operation->store(static_cast<uint32_t>(op), std::memory_order_relaxed);
     p_.stream->Advance();
   }
@@ -88,9 +88,10 @@ class DecoderImpl final : public Decoder {
 
   const DecoderParts p_;
   const Scratch s_;
-  RopeTable rope_;
-  std::vector<int32_t> q_to_kv_;                 // [local heads] -> local kv head
-  std::vector<ops::AttentionSequence> attends_;  // of one call
+  const int64_t act_bytes_;  // of one activation
+  StagedBatch b_;
+  const device::Memory q_to_kv_;  // int32 [local heads] -> local kv head
+  std::vector<std::byte> host_;   // where the host looks at a device's memory
   uint64_t checksum_ = 1;
 };
 

@@ -1,71 +1,73 @@
+// Tested by: tests/graph/graph_test.cc
 #include "worker/graph/scratch.h"
 
 #include <algorithm>
-#include <iterator>
+#include <utility>
 
 #include "common/base/dtype.h"
+#include "common/base/status_macros.h"
 
 namespace shoal::graph {
 namespace {
 
-// Of the widest input that is quantised.
-struct ActsShape {
-  int64_t rows, blocks;
+constexpr int64_t kAlignment = 256;  // device::Memory's
+
+// Gives out pieces one after another; counts when there is no memory to give.
+class Pieces {
+ public:
+  explicit Pieces(std::byte* base) : base_(base) {}
+  void* Take(int64_t bytes) {
+    const int64_t at = used_;
+    used_ += (bytes + kAlignment - 1) / kAlignment * kAlignment;
+    return base_ == nullptr ? nullptr : base_ + at;
+  }
+  float* Floats(int64_t count) { return static_cast<float*>(Take(count * static_cast<int64_t>(sizeof(float)))); }
+  int64_t used() const { return used_; }
+
+ private:
+  std::byte* const base_;
+  int64_t used_ = 0;
 };
-ActsShape ActsShapeOf(const ScratchShape& s) {
+
+void LayOut(const ScratchShape& s, Pieces& pieces, Scratch& to) {
+  const auto acts = [&](int64_t rows, int64_t width) {
+    return ops::Acts(pieces.Take(static_cast<int64_t>(RowBytes(s.acts, rows * width))));
+  };
+  to.x = acts(s.tokens, s.hidden);
+  to.h = acts(std::max(s.tokens, s.samples), s.hidden);
+  to.q = acts(s.tokens, s.q_dim);
+  to.k = acts(s.tokens, s.kv_dim);
+  to.v = acts(s.tokens, s.kv_dim);
+  to.attended = acts(s.tokens, s.q_dim);
+  to.partial = acts(s.tokens, s.hidden);
+  to.gate = acts(s.tokens, s.ffn);
+  to.up = acts(s.tokens, s.ffn);
+  to.picked = acts(s.samples, s.hidden);
+  to.local_logits = pieces.Floats(s.samples * s.local_vocab);
+  to.logits = pieces.Floats(s.samples * s.vocab);
+  to.workspace = pieces.Floats(s.attention_workspace);
+  if (!s.quantises) return;
   const int64_t widest = std::max({s.hidden, s.q_dim, s.ffn});
-  return {std::max(s.tokens, s.samples), (widest + kQuantBlock - 1) / kQuantBlock};
+  const int64_t rows = std::max(s.tokens, s.samples), blocks = (widest + kQuantBlock - 1) / kQuantBlock;
+  to.acts = {static_cast<int8_t*>(pieces.Take(rows * blocks * kQuantBlock)), pieces.Floats(rows * blocks),
+             pieces.Floats(rows * blocks)};
 }
 
 }  // namespace
 
-int64_t ScratchBytes(const ScratchShape& s) {
-  const int64_t floats = s.tokens * (3 * s.hidden + 2 * s.q_dim + 2 * s.kv_dim + 2 * s.ffn) +
-                         s.samples * (s.hidden + s.local_vocab + s.vocab) + s.attention_workspace;
-  const auto [rows, blocks] = ActsShapeOf(s);
-  constexpr auto kFloat = static_cast<int64_t>(sizeof(float));
-  return floats * kFloat + rows * blocks * (kQuantBlock + 2 * kFloat);
+int64_t ScratchBytes(const ScratchShape& shape) {
+  Pieces pieces(nullptr);
+  Scratch nowhere;
+  LayOut(shape, pieces, nowhere);
+  return pieces.used();
 }
 
-Scratch::Scratch(const ScratchShape& s)
-    : x(s.tokens * s.hidden),
-      h(s.tokens * s.hidden),
-      q(s.tokens * s.q_dim),
-      k(s.tokens * s.kv_dim),
-      v(s.tokens * s.kv_dim),
-      attended(s.tokens * s.q_dim),
-      partial(s.tokens * s.hidden),
-      gate(s.tokens * s.ffn),
-      up(s.tokens * s.ffn),
-      picked(s.samples * s.hidden),
-      local_logits(s.samples * s.local_vocab),
-      logits(s.samples * s.vocab),
-      workspace(s.attention_workspace) {
-  const auto [rows, blocks] = ActsShapeOf(s);
-  acts_q_ = AlignedArray<int8_t>(rows * blocks * kQuantBlock);
-  acts_scale_ = AlignedArray<float>(rows * blocks);
-  acts_sum_ = AlignedArray<float>(rows * blocks);
-  acts = {acts_q_.get(), acts_scale_.get(), acts_sum_.get()};
-}
-
-bool Scratch::complete() const {
-  const void* const all[] = {x.get(),
-                             h.get(),
-                             q.get(),
-                             k.get(),
-                             v.get(),
-                             attended.get(),
-                             partial.get(),
-                             gate.get(),
-                             up.get(),
-                             picked.get(),
-                             local_logits.get(),
-                             logits.get(),
-                             workspace.get(),
-                             acts_q_.get(),
-                             acts_scale_.get(),
-                             acts_sum_.get()};
-  return std::find(std::begin(all), std::end(all), nullptr) == std::end(all);
+absl::StatusOr<Scratch> Scratch::Create(device::Device& device, const ScratchShape& shape) {
+  Scratch scratch;
+  SHOAL_ASSIGN_OR_RETURN(scratch.memory, device.Allocate(static_cast<size_t>(ScratchBytes(shape))));
+  Pieces pieces(scratch.memory.data());
+  LayOut(shape, pieces, scratch);
+  return scratch;
 }
 
 }  // namespace shoal::graph

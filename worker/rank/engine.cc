@@ -19,7 +19,11 @@ namespace {
 class Engine {
  public:
   explicit Engine(EngineParts parts)
-      : p_(std::move(parts)), mirror_(p_.limits), feed_(p_.comm->mailbox_in.get(), p_.mailbox_slots) {}
+      : p_(std::move(parts)),
+        mirror_(p_.limits),
+        feed_(p_.comm->mailbox_in.get(), p_.mailbox_slots),
+        sampler_(p_.device),
+        pairs_(p_.device) {}
 
   absl::Status Run();
 
@@ -34,21 +38,23 @@ class Engine {
 
   void Begin(Operation op) {
     p_.page->operation.store(static_cast<uint32_t>(op), std::memory_order_relaxed);
-    p_.stream->Advance();
+    p_.device->stream().Advance();
   }
   void SetState(plan::RankState s) { p_.page->state.store(static_cast<uint32_t>(s), std::memory_order_relaxed); }
-  std::span<std::byte> ResidualBytes() { return std::as_writable_bytes(p_.decoder->residual(batch_.batch().tokens)); }
+  std::span<std::byte> ResidualBytes() { return p_.decoder->residual(); }
 
   EngineParts p_;
   plan::PlanMirror mirror_;
   StepBatch batch_;
   TokenFeed feed_;  // used on stage 0 only
+  sampling::Sampler sampler_;
+  device::UploadBuffer pairs_;
   std::vector<int32_t> ids_, tokens_;
   DurationNs sampling_ = 0;  // of the present step
 };
 
 absl::Status Engine::Run() {
-  p_.stream->progress = &p_.page->progress;
+  p_.device->stream().progress = &p_.page->progress;
   while (p_.page->stop.load(std::memory_order_acquire) == 0) {
     Begin(Operation::kIdle);
     SetState(plan::RankState::kReady);
@@ -95,7 +101,7 @@ absl::Status Engine::Execute(const plan::StepPlan& plan, plan::StepResult* resul
   batch_.Build(plan, mirror_);
   SHOAL_RETURN_IF_ERROR(FillResidual(plan));
   SHOAL_RETURN_IF_ERROR(Copy());
-  SHOAL_RETURN_IF_ERROR(p_.decoder->Forward(batch_.batch()));
+  SHOAL_RETURN_IF_ERROR(p_.decoder->Forward());
   if (plan.checksum) result->checksum = p_.decoder->checksum();
   if (p_.comm->next == nullptr) return Sample(plan.stamp.step, &result->rows);
   Begin(Operation::kSend);
@@ -104,21 +110,26 @@ absl::Status Engine::Execute(const plan::StepPlan& plan, plan::StepResult* resul
 
 absl::Status Engine::FillResidual(const plan::StepPlan& plan) {
   if (p_.comm->previous != nullptr) {
+    SHOAL_RETURN_IF_ERROR(p_.decoder->Begin(batch_.batch()));
     Begin(Operation::kReceive);
     return p_.comm->previous->Receive(ResidualBytes());
   }
   Begin(Operation::kTakeTokens);
   SHOAL_RETURN_IF_ERROR(feed_.Ids(plan, mirror_, &ids_));
-  return p_.decoder->Embed(ids_);
+  graph::Batch batch = batch_.batch();
+  batch.ids = ids_;
+  SHOAL_RETURN_IF_ERROR(p_.decoder->Begin(batch));
+  return p_.decoder->Embed();
 }
 
 absl::Status Engine::Copy() {
   if (batch_.copies().empty()) return absl::OkStatus();
   Begin(Operation::kCopyBlocks);
+  const std::vector<ops::BlockPair>& copies = batch_.copies();
+  SHOAL_ASSIGN_OR_RETURN(const ops::BlockPair* const pairs, pairs_.Put(std::span<const ops::BlockPair>(copies)));
   for (const ops::KvLayer& layer : p_.kv) {
-    SHOAL_RETURN_IF_ERROR(p_.table->copy_blocks(
-        *p_.stream,
-        {.cache = layer, .pairs = batch_.copies().data(), .pair_count = static_cast<int>(batch_.copies().size())}));
+    SHOAL_RETURN_IF_ERROR(p_.device->table().copy_blocks(
+        p_.device->stream(), {.cache = layer, .pairs = pairs, .pair_count = static_cast<int>(copies.size())}));
   }
   return absl::OkStatus();
 }
@@ -126,7 +137,7 @@ absl::Status Engine::Copy() {
 // On all ranks of the last stage: each of them has a part of the logits.
 absl::Status Engine::Sample(uint64_t step, std::vector<plan::RowResult>* rows) {
   if (batch_.sampled().empty()) return absl::OkStatus();
-  SHOAL_ASSIGN_OR_RETURN(const std::span<const float> logits, p_.decoder->Logits(batch_.batch()));
+  SHOAL_ASSIGN_OR_RETURN(const std::span<const float> logits, p_.decoder->Logits());
   return p_.comm->mailbox_out == nullptr ? absl::OkStatus() : SampleHere(step, logits, rows);
 }
 
@@ -134,7 +145,7 @@ absl::Status Engine::SampleHere(uint64_t step, std::span<const float> logits, st
   Begin(Operation::kSample);
   const TimeNs begin = p_.clock->Now();
   tokens_.resize(batch_.sampled().size());
-  SHOAL_RETURN_IF_ERROR(sampling::Sample(*p_.table, *p_.stream, logits, p_.limits.vocab, batch_.sampling(), tokens_));
+  SHOAL_RETURN_IF_ERROR(sampler_.Sample(logits, p_.limits.vocab, batch_.sampling(), tokens_));
   sampling_ = p_.clock->Now() - begin;
   for (size_t i = 0; i < tokens_.size(); ++i) {
     plan::RowResult& row = rows->emplace_back();

@@ -32,8 +32,7 @@ struct EngineParts {
   plan::RankShard shard;
   int tp = 1, pp = 1;
   plan::MirrorLimits limits;
-  const ops::OpTable* table = nullptr;
-  ops::Stream* stream = nullptr;
+  device::Device* device = nullptr;
   std::unique_ptr<graph::Decoder> decoder;
   std::vector<ops::KvLayer> kv;  // for block copies
   comm::RankComm* comm = nullptr;

@@ -19,6 +19,7 @@
 #include "common/plan/wire.h"
 #include "common/plan/wire_setup.h"
 #include "kernels/ops/backends.h"
+#include "worker/device/device.h"
 #include "worker/device/memory.h"
 #include "worker/kv/kv_cache.h"
 #include "worker/rank/engine.h"
@@ -136,12 +137,12 @@ absl::Status Run(Inherited& in, const plan::RankSetup& setup, plan::RingReader& 
   const comm::GroupShape channels = ChannelShape(setup.model, setup.limits, setup.tp, setup.pp);
   SHOAL_ASSIGN_OR_RETURN(comm::RankComm comm, OpenChannels(setup, channels, {in.channels.data(), in.channels.size()},
                                                            reader, results, in.page));
-  const std::unique_ptr<ops::Stream> stream = ops::MakeCpuStream(setup.threads);
-  stream->progress = &in.page->progress;
+  const std::unique_ptr<device::Device> device = device::MakeHostDevice(table, setup.threads);
+  device->stream().progress = &in.page->progress;
 
   const graph::DecoderOptions options{setup.limits.max_tokens, setup.limits.max_sequences, setup.limits.max_model_len};
   SHOAL_ASSIGN_OR_RETURN(std::unique_ptr<graph::Decoder> decoder,
-                         graph::Decoder::Create(setup.model, shard, options, table, stream.get(), &weights, layers,
+                         graph::Decoder::Create(setup.model, shard, options, device.get(), &weights, layers,
                                                 comm.tensor.get(), &in.page->operation));
 
   RingSource source(&reader, {setup.epoch, setup.coordinator, 0}, &in.page->stale_records);
@@ -152,8 +153,7 @@ absl::Status Run(Inherited& in, const plan::RankSetup& setup, plan::RingReader& 
   parts.tp = setup.tp;
   parts.pp = setup.pp;
   parts.limits = setup.limits;
-  parts.table = table;
-  parts.stream = stream.get();
+  parts.device = device.get();
   parts.decoder = std::move(decoder);
   parts.kv = layers;
   parts.comm = &comm;

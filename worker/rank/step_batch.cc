@@ -34,6 +34,7 @@ void StepBatch::Build(const plan::StepPlan& plan, const plan::PlanMirror& mirror
     sampling_.push_back(sampling::MakeRow(sequence->sampling, row.position + row.count));
   }
   batch_ = {.tokens = static_cast<int>(positions_.size()),
+            .ids = {},
             .positions = positions_,
             .slots = slots_,
             .sequences = sequences_,

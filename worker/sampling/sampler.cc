@@ -2,6 +2,7 @@
 
 #include "common/base/check.h"
 #include "common/base/rng.h"
+#include "common/base/status_macros.h"
 
 namespace shoal::sampling {
 
@@ -13,15 +14,21 @@ ops::SampleRow MakeRow(const plan::SamplingParams& params, int32_t position) {
           .uniform = SamplingUniform(params.seed, params.choice, static_cast<uint32_t>(position), 0)};
 }
 
-absl::Status Sample(const ops::OpTable& table, ops::Stream& stream, std::span<const float> logits, int vocab,
-                    std::span<const ops::SampleRow> rows, std::span<int32_t> tokens) {
+absl::Status Sampler::Sample(std::span<const float> logits, int vocab, std::span<const ops::SampleRow> rows,
+                             std::span<int32_t> tokens) {
   SHOAL_CHECK(tokens.size() == rows.size() && logits.size() >= rows.size() * vocab);
-  return table.sample(stream, {.logits = logits.data(),
-                               .stride = vocab,
-                               .params = rows.data(),
-                               .tokens = tokens.data(),
-                               .rows = static_cast<int>(rows.size()),
-                               .vocab = vocab});
+  if (tokens.size_bytes() > tokens_.size()) {
+    SHOAL_ASSIGN_OR_RETURN(tokens_, device_->Allocate(2 * tokens.size_bytes()));
+  }
+  SHOAL_ASSIGN_OR_RETURN(const ops::SampleRow* const params, rows_.Put(rows));
+  auto* const sampled = reinterpret_cast<int32_t*>(tokens_.data());
+  SHOAL_RETURN_IF_ERROR(device_->table().sample(device_->stream(), {.logits = logits.data(),
+                                                                    .stride = vocab,
+                                                                    .params = params,
+                                                                    .tokens = sampled,
+                                                                    .rows = static_cast<int>(rows.size()),
+                                                                    .vocab = vocab}));
+  return device_->Download(tokens.data(), sampled, tokens.size_bytes());
 }
 
 }  // namespace shoal::sampling

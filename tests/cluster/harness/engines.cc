@@ -47,8 +47,7 @@ Engines::Engines(RankSet& ranks) : ranks_(ranks), queues_(ranks.size()) {
       parts.tp = plan.tp;
       parts.pp = plan.pp;
       parts.limits = ranks_.limits();
-      parts.table = ranks_.shards().table;
-      parts.stream = ranks_.rank(r).stream.get();
+      parts.device = ranks_.rank(r).device.get();
       parts.decoder = std::move(ranks_.rank(r).decoder);
       parts.kv = ranks_.rank(r).kv;
       parts.comm = &ranks_.group().rank(r);

@@ -46,27 +46,26 @@ absl::StatusOr<std::unique_ptr<RankSet>> RankSet::Make(std::shared_ptr<const Sha
     const plan::RankShard& shard = s.plan.ranks[r];
     Rank& rank = set->ranks_.emplace_back();
     rank.page = std::make_unique<rank::ControlPage>();
-    rank.stream = ops::MakeCpuStream(options.threads);
+    rank.device = device::MakeHostDevice(s.table, options.threads);
     const kv::KvShape kv = kv::MakeKvShape(shard, config, options.kv, options.block_size, options.blocks);
     rank.kv_memory = MakeMemory(kv::RegionBytes(kv), 0xff);
     rank.kv = kv::MakeLayers(kv, {rank.kv_memory.get(), static_cast<size_t>(kv::RegionBytes(kv))});
     const graph::DecoderOptions decoder = {options.max_tokens, options.max_samples, options.max_model_len};
-    SHOAL_ASSIGN_OR_RETURN(
-        rank.decoder, graph::Decoder::Create(config, shard, decoder, s.table, rank.stream.get(), &s.weights[r], rank.kv,
-                                             set->group_->rank(r).tensor.get(), &rank.page->operation));
+    SHOAL_ASSIGN_OR_RETURN(rank.decoder,
+                           graph::Decoder::Create(config, shard, decoder, rank.device.get(), &s.weights[r], rank.kv,
+                                                  set->group_->rank(r).tensor.get(), &rank.page->operation));
   }
   return set;
 }
 
-absl::Status RankSet::StepOf(int r, const graph::Batch& batch, const std::vector<int32_t>& ids,
-                             std::vector<float>* logits) {
+absl::Status RankSet::StepOf(int r, const graph::Batch& batch, std::vector<float>* logits) {
   comm::RankComm& comm = group_->rank(r);
   graph::Decoder& decoder = *ranks_[r].decoder;
-  const auto residual = std::as_writable_bytes(decoder.residual(batch.tokens));
-  SHOAL_RETURN_IF_ERROR(comm.previous == nullptr ? decoder.Embed(ids) : comm.previous->Receive(residual));
-  SHOAL_RETURN_IF_ERROR(decoder.Forward(batch));
-  if (comm.next != nullptr) return comm.next->Send(residual);
-  SHOAL_ASSIGN_OR_RETURN(const std::span<const float> out, decoder.Logits(batch));
+  SHOAL_RETURN_IF_ERROR(decoder.Begin(batch));
+  SHOAL_RETURN_IF_ERROR(comm.previous == nullptr ? decoder.Embed() : comm.previous->Receive(decoder.residual()));
+  SHOAL_RETURN_IF_ERROR(decoder.Forward());
+  if (comm.next != nullptr) return comm.next->Send(decoder.residual());
+  SHOAL_ASSIGN_OR_RETURN(const std::span<const float> out, decoder.Logits());
   if (comm.mailbox_out != nullptr) logits->assign(out.begin(), out.end());
   return absl::OkStatus();
 }
@@ -91,12 +90,13 @@ absl::StatusOr<std::vector<float>> RankSet::Step(const std::vector<Chunk>& chunk
     }
   }
   const graph::Batch batch = {.tokens = static_cast<int>(ids.size()),
+                              .ids = ids,
                               .positions = positions,
                               .slots = slots,
                               .sequences = parts,
                               .sample_rows = rows};
   std::vector<float> logits;
-  for (const absl::Status& s : group_->Run([&](int r) { return StepOf(r, batch, ids, &logits); })) {
+  for (const absl::Status& s : group_->Run([&](int r) { return StepOf(r, batch, &logits); })) {
     SHOAL_RETURN_IF_ERROR(s);
   }
   return logits;

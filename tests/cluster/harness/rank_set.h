@@ -34,7 +34,7 @@ class RankSet {
 
   struct Rank {
     std::unique_ptr<rank::ControlPage> page;
-    std::unique_ptr<ops::Stream> stream;
+    std::unique_ptr<device::Device> device;
     Memory kv_memory;
     std::vector<ops::KvLayer> kv;
     std::unique_ptr<graph::Decoder> decoder;
@@ -58,7 +58,7 @@ class RankSet {
   absl::StatusOr<std::vector<float>> Step(const std::vector<Chunk>& chunks, int sequences = 1);
 
  private:
-  absl::Status StepOf(int r, const graph::Batch& batch, const std::vector<int32_t>& ids, std::vector<float>* logits);
+  absl::Status StepOf(int r, const graph::Batch& batch, std::vector<float>* logits);
 
   std::shared_ptr<const Shards> shards_;
   RankSetOptions options_;

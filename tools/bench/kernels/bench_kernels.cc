@@ -46,8 +46,9 @@ Matrix MakeMatrix(const OpTable& table, DType t, int64_t n, int64_t k) {
   return m;
 }
 
-struct Acts {
-  Acts(int tokens, int k) : x(static_cast<size_t>(tokens * k)), q(x.size()), scale(x.size() / 32), sum(x.size() / 32) {
+struct QuantisedRows {
+  QuantisedRows(int tokens, int k)
+      : x(static_cast<size_t>(tokens * k)), q(x.size()), scale(x.size() / 32), sum(x.size() / 32) {
     for (size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(RandomBits(1, 2, i) % 2000) / 1000.0f - 1;
     view = {q.data(), scale.data(), sum.data()};
   }
@@ -85,7 +86,7 @@ void BenchMatmul(const OpTable& table, Stream& stream, const Peak& peak) {
     std::vector<Matrix> w;
     for (size_t i = 0; i < copies; ++i) w.push_back(MakeMatrix(table, t, kN, kK));
     for (const int tokens : {1, 4, 8, 16, 64, 256}) {
-      Acts acts(tokens, kK);
+      QuantisedRows acts(tokens, kK);
       Check(table.quantise(stream, {acts.x.data(), acts.view, tokens, kK}));
       std::vector<float> y(static_cast<size_t>(tokens) * kN);
       ops::MatmulArgs a{};
@@ -248,7 +249,7 @@ class Step {
     });
     Timed(1, [&] { Check(table_.quantise(stream_, {qkv_.data(), x_.view, tokens_, kDim})); });
   }
-  void Multiply(Acts& in, int k, std::initializer_list<ops::MatmulPart> parts, int what = 2) {
+  void Multiply(QuantisedRows& in, int k, std::initializer_list<ops::MatmulPart> parts, int what = 2) {
     ops::MatmulArgs a{};
     a.xq = &in.view;
     a.tokens = tokens_;
@@ -260,7 +261,7 @@ class Step {
   const OpTable& table_;
   Stream& stream_;
   int tokens_;
-  Acts x_, ffn_;
+  QuantisedRows x_, ffn_;
   AttentionInput attention_;
   std::vector<float> qkv_, gate_, norm_, rope_, residual_, logits_;
   std::vector<int64_t> slots_;

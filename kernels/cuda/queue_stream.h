@@ -1,0 +1,24 @@
+// The stream of an accelerator's ops: the queue that launches go to.
+#pragma once
+
+#include <cstdlib>
+
+#include "kernels/cuda/lang.h"
+#include "kernels/ops/stream.h"
+
+namespace shoal::cuda {
+
+class QueueStream final : public ops::Stream {
+ public:
+  QueueStream(DeviceStream queue, int multiprocessors) : queue_(queue), multiprocessors_(multiprocessors) {}
+  DeviceStream queue() const { return queue_; }
+
+  int threads() const override { return multiprocessors_; }
+  void ParallelFor(int, Task, void*) override { std::abort(); }  // of ops on a host
+
+ private:
+  const DeviceStream queue_;
+  const int multiprocessors_;
+};
+
+}  // namespace shoal::cuda

@@ -1,0 +1,19 @@
+// y[i, :] = x[rows[i], :]
+#pragma once
+
+#include "absl/status/status.h"
+#include "kernels/ops/acts.h"
+#include "kernels/ops/stream.h"
+
+namespace shoal::ops {
+
+struct GatherRowsArgs {
+  ConstActs x;          // [any, dim], contiguous
+  const int32_t* rows;  // [count]
+  Acts y;               // [count, dim], contiguous; must not alias x
+  int count;
+  int dim;
+};
+using GatherRowsFn = absl::Status (*)(Stream&, const GatherRowsArgs&);
+
+}  // namespace shoal::ops

@@ -1,0 +1,19 @@
+// Tested by tests/kernels/row_ops_test.cc
+#include "kernels/ops/gather_rows.h"
+
+#include <algorithm>
+
+#include "kernels/ref/ref.h"
+
+namespace shoal::ops::ref {
+
+absl::Status GatherRows(Stream& stream, const GatherRowsArgs& a) {
+  for (int i = 0; i < a.count; ++i) {
+    const int64_t from = int64_t{a.rows[i]} * a.dim;
+    std::copy_n(a.x.as<float>() + from, a.dim, a.y.as<float>() + int64_t{i} * a.dim);
+  }
+  stream.Advance();
+  return absl::OkStatus();
+}
+
+}  // namespace shoal::ops::ref
