@@ -5,6 +5,7 @@
 
 #include "common/base/rng.h"
 #include "kernels/cuda/sm80/attention/tile.h"
+#include "tests/kernels/cuda/attention_lists.h"
 #include "tests/kernels/cuda/buffers.h"
 
 namespace shoal::cuda {
@@ -15,12 +16,6 @@ struct Shape {
   int kv_heads, head_dim, block_size;
   int q_heads() const { return static_cast<int>(q_to_kv.size()); }
   size_t row() const { return q_to_kv.size() * static_cast<size_t>(head_dim); }
-  int heads_max() const {
-    const auto begin = HeadsBegin(q_to_kv, kv_heads);
-    int most = 0;
-    for (size_t h = 0; h + 1 < begin.size(); ++h) most = std::max(most, begin[h + 1] - begin[h]);
-    return most;
-  }
 };
 
 // The tokens [begin, end) of a sequence whose contents are numbered `id`.
@@ -50,9 +45,9 @@ struct Memory {
     std::vector<int32_t> free(k.size() / BlockSize(shape));
     for (size_t b = 0; b < free.size(); ++b) free[b] = static_cast<int32_t>(b);
     int row = 0;
+    tables.reserve(free.size());  // stays where it is
     for (const Part& p : parts) {
-      sequences.push_back({static_cast<int64_t>(tables.size()), row, p.end - p.begin, p.begin});
-      lengths.push_back({p.end - p.begin, p.begin});
+      sequences.push_back({tables.data() + tables.size(), row, p.end - p.begin, p.begin});
       for (int at = 0; at < p.end; ++at) {
         if (at % shape.block_size == 0) {
           const size_t pick = RandomBits(cut.placement, 9, tables.size()) % free.size();
@@ -98,15 +93,14 @@ struct Memory {
   }
 
   Buffer<bf16> k, v, q, out;
-  std::vector<AttentionSequence> sequences;
-  std::vector<AttentionLength> lengths;
+  std::vector<ops::AttentionSequence> sequences;
   std::vector<int32_t> tables, heads_begin;
 };
 
 // A list on the "device".
 struct DeviceList {
   DeviceList(const Memory& m, const AttentionTiling& tiling, int head_dim)
-      : work(MakeAttentionWork(m.lengths, m.heads_begin, tiling)),
+      : work(m.sequences, m.heads_begin, tiling),
         join_count(static_cast<int32_t>(work.joins.size())),
         partials(static_cast<size_t>(tiling.slots) * AttentionSlotFloats(tiling.tile_rows, head_dim)) {
     view = {work.items.data(),
@@ -117,7 +111,7 @@ struct DeviceList {
             tiling.workers,
             tiling.slots > 0 ? tiling.workers : 0};
   }
-  AttentionWork work;
+  AttentionLists work;
   int32_t join_count;
   Buffer<float> partials;
   AttentionList view;
@@ -136,9 +130,8 @@ Attention OpOf(const Shape& s, Memory& m) {
   op.q_heads = s.q_heads();
   op.scale = kScale;
   op.sequences = m.sequences.data();
-  op.block_tables = m.tables.data();
   op.heads_begin = m.heads_begin.data();
-  op.narrow_rows = NarrowRows(s.head_dim, s.heads_max());
+  op.narrow_rows = NarrowRows(s.head_dim, HeadsMax(s.q_to_kv));
   return op;
 }
 
@@ -161,10 +154,6 @@ std::vector<float> Attend(const Shape& s, const std::vector<Part>& parts, const 
 
 std::vector<float> Reference(const Shape& s, const std::vector<Part>& parts) {
   Memory m(s, parts, {});
-  std::vector<ops::AttentionSequence> sequences;
-  for (const AttentionSequence& q : m.sequences) {
-    sequences.push_back({m.tables.data() + q.block_table, q.row_begin, q.row_count, q.position});
-  }
   const std::vector<float> q = m.q.Floats();
   std::vector<float> out(m.out.size());
   ops::AttentionArgs a{};
@@ -172,8 +161,8 @@ std::vector<float> Reference(const Shape& s, const std::vector<Part>& parts) {
   a.out = out.data();
   a.q_stride = static_cast<int64_t>(s.row()) + 2;
   a.cache = {m.k.data(), m.v.data(), DType::kBF16, s.block_size, s.kv_heads, s.head_dim};
-  a.sequences = sequences.data();
-  a.sequence_count = static_cast<int>(sequences.size());
+  a.sequences = m.sequences.data();
+  a.sequence_count = static_cast<int>(m.sequences.size());
   a.q_to_kv = s.q_to_kv.data();
   a.q_heads = s.q_heads();
   a.scale = kScale;
