@@ -11,9 +11,10 @@ namespace {
 // Shared memory of a multiprocessor that narrow workers are counted for: compute capability 8.0's. What more there is
 // on a 9.0 would hold one worker more; memory is kept busy without it (narrow.cu).
 constexpr size_t kSharedBytes = 164 << 10;
-// Slots for each worker. One sequence of 32,768 keys and 8 kv heads has 1,024 splits: 132 wide workers share them all.
-// Narrow ones, three or more to a multiprocessor, share those of 12 such sequences; beyond that there are units enough.
-constexpr int kNarrowSlots = 32, kWideSlots = 8;
+// Slots for each worker. A sequence of 32,768 keys and 8 kv heads has 1,024 splits for each tile of rows: 132 wide
+// workers share two tiles of them, narrow ones, three or more to a multiprocessor, 12. Beyond that there are units
+// enough to keep most workers busy without cutting all of them. With head_dim 128 they take some 200 MB.
+constexpr int kNarrowSlots = 32, kWideSlots = 16;
 
 // A unit of one split is not cut.
 int SlotsOf(int workers, int per_worker, int64_t tokens, int q_heads, int max_context) {

@@ -3,25 +3,14 @@
 #include <algorithm>
 #include <limits>
 
-#include "common/base/rng.h"
-#include "kernels/cuda/sm80/attention/tile.h"
-#include "tests/kernels/cuda/attention_lists.h"
-#include "tests/kernels/cuda/buffers.h"
+#include "tests/kernels/cuda/attention_memory.h"
 
 namespace shoal::cuda {
 namespace {
 
-struct Shape {
-  std::vector<int32_t> q_to_kv;
-  int kv_heads, head_dim, block_size;
-  int q_heads() const { return static_cast<int>(q_to_kv.size()); }
-  size_t row() const { return q_to_kv.size() * static_cast<size_t>(head_dim); }
-};
-
-// The tokens [begin, end) of a sequence whose contents are numbered `id`.
-struct Part {
-  int id, begin, end;
-};
+using Shape = AttentionShape;
+using Part = AttentionPart;
+using Memory = AttentionMemory;
 
 // How the work is cut.
 struct Cut {
@@ -32,70 +21,6 @@ struct Cut {
 };
 
 constexpr float kScale = 0.11f;
-
-// Values [0, count) of a position's query (which 0), key (1) or value (2).
-std::vector<float> Contents(int id, int which, int position, size_t count) {
-  return RandomBf16(count, static_cast<uint64_t>((id * 3 + which) * 100000 + position));
-}
-
-// A cache of just these parts' contexts, in blocks dealt out by cut.placement; what was never written is NaN.
-struct Memory {
-  Memory(const Shape& shape, const std::vector<Part>& parts, const Cut& cut)
-      : k(Size(shape, parts)), v(k.size()), q(Tokens(parts) * (shape.row() + 2)), out(Tokens(parts) * shape.row()) {
-    std::vector<int32_t> free(k.size() / BlockSize(shape));
-    for (size_t b = 0; b < free.size(); ++b) free[b] = static_cast<int32_t>(b);
-    int row = 0;
-    tables.reserve(free.size());  // stays where it is
-    for (const Part& p : parts) {
-      sequences.push_back({tables.data() + tables.size(), row, p.end - p.begin, p.begin});
-      for (int at = 0; at < p.end; ++at) {
-        if (at % shape.block_size == 0) {
-          const size_t pick = RandomBits(cut.placement, 9, tables.size()) % free.size();
-          tables.push_back(free[pick]);
-          free.erase(free.begin() + static_cast<std::ptrdiff_t>(pick));
-        }
-        WriteKv(shape, p.id, at);
-        if (at >= p.begin) WriteQ(shape, p.id, at, row++);
-      }
-    }
-    heads_begin = HeadsBegin(shape.q_to_kv, shape.kv_heads);
-  }
-  static size_t BlockSize(const Shape& s) {
-    return static_cast<size_t>(s.block_size) * static_cast<size_t>(s.kv_heads * s.head_dim);
-  }
-  static size_t Size(const Shape& s, const std::vector<Part>& parts) {
-    size_t blocks = 3;
-    for (const Part& p : parts) blocks += static_cast<size_t>((p.end + s.block_size - 1) / s.block_size);
-    return blocks * BlockSize(s);
-  }
-  static size_t Tokens(const std::vector<Part>& parts) {
-    size_t tokens = 0;
-    for (const Part& p : parts) tokens += static_cast<size_t>(p.end - p.begin);
-    return tokens;
-  }
-  void WriteKv(const Shape& s, int id, int at) {
-    const size_t dim = static_cast<size_t>(s.head_dim), heads = static_cast<size_t>(s.kv_heads);
-    const auto keys = Contents(id, 1, at, heads * dim), values = Contents(id, 2, at, heads * dim);
-    for (size_t h = 0; h < heads; ++h) {
-      const int64_t to =
-          CacheOffset(tables.back(), at % s.block_size, static_cast<int>(h), s.kv_heads, s.block_size, s.head_dim);
-      for (size_t d = 0; d < dim; ++d) {
-        k.data()[to + static_cast<int64_t>(d)] = FromFloat<bf16>(keys[h * dim + d]);
-        v.data()[to + static_cast<int64_t>(d)] = FromFloat<bf16>(values[h * dim + d]);
-      }
-    }
-  }
-  void WriteQ(const Shape& s, int id, int at, int row) {
-    const auto values = Contents(id, 0, at, s.row());
-    for (size_t i = 0; i < s.row(); ++i) {
-      q.data()[static_cast<size_t>(row) * (s.row() + 2) + i] = FromFloat<bf16>(values[i]);
-    }
-  }
-
-  Buffer<bf16> k, v, q, out;
-  std::vector<ops::AttentionSequence> sequences;
-  std::vector<int32_t> tables, heads_begin;
-};
 
 // A list on the "device".
 struct DeviceList {
@@ -148,12 +73,12 @@ std::vector<float> Enqueued(const Shape& s, Memory& m, const Cut& cut) {
 
 // out [tokens, q_heads, head_dim] of all the parts' tokens in their order.
 std::vector<float> Attend(const Shape& s, const std::vector<Part>& parts, const Cut& cut) {
-  Memory memory(s, parts, cut);
+  Memory memory(s, parts, cut.placement);
   return Enqueued(s, memory, cut);
 }
 
 std::vector<float> Reference(const Shape& s, const std::vector<Part>& parts) {
-  Memory m(s, parts, {});
+  Memory m(s, parts, 1);
   const std::vector<float> q = m.q.Floats();
   std::vector<float> out(m.out.size());
   ops::AttentionArgs a{};
@@ -291,7 +216,7 @@ TEST(CudaAttention, OtherSequencesWorkersAndBlocksDoNotShow) {
 }
 
 TEST(CudaAttention, LargeScoresDoNotOverflow) {
-  Memory m(kGrouped, {{1, 290, 291}, {2, 20, 26}}, {});
+  Memory m(kGrouped, {{1, 290, 291}, {2, 20, 26}}, 1);
   for (size_t i = 0; i < m.q.size(); ++i) m.q.data()[i] = FromFloat<bf16>(ToFloat(m.q.data()[i]) * 300);
   const auto y = Enqueued(kGrouped, m, {.workers = 4, .slots = 10});
   EXPECT_TRUE(std::all_of(y.begin(), y.end(), [](float x) { return std::isfinite(x); }));
@@ -300,7 +225,7 @@ TEST(CudaAttention, LargeScoresDoNotOverflow) {
 
 TEST(CudaAttention, NanStaysNanAndInItsHead) {
   for (const int narrow_tokens : {0, 2}) {
-    Memory m(kGrouped, {{1, 290, 292}}, {});
+    Memory m(kGrouped, {{1, 290, 292}}, 1);
     m.q.data()[kGrouped.row() + 2 + 70] = FromFloat<bf16>(NAN);  // token 1, head 1
     const auto y = Enqueued(kGrouped, m, {.workers = 4, .slots = 10, .narrow_tokens = narrow_tokens});
     for (size_t i = 0; i < y.size(); ++i) {
@@ -310,7 +235,7 @@ TEST(CudaAttention, NanStaysNanAndInItsHead) {
 }
 
 TEST(CudaAttention, RefusesWhatItCannotServe) {
-  Memory m(kGrouped, {{1, 0, 1}}, {});
+  Memory m(kGrouped, {{1, 0, 1}}, 1);
   const auto refused = [&](const Shape& s, float scale, int64_t q_stride, int narrow_rows) {
     Attention op = OpOf(s, m);
     op.scale = scale;
