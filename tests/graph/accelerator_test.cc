@@ -1,11 +1,12 @@
 // The decoder and the engine on an accelerator (here: emulated), against the CPU and against themselves.
+#include "kernels/cuda/emulated/accelerator.h"
+
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <cstring>
 
 #include "common/base/rng.h"
-#include "kernels/cuda/emulated/accelerator.h"
 #include "kernels/cuda/table.h"
 #include "tests/cluster/harness/compare.h"
 #include "tests/cluster/harness/rank_set.h"
@@ -54,8 +55,8 @@ TEST_P(AcceleratorTest, LogitsAreThoseOfTheCpu) {
   const auto reference = LoadShards(OpenTinyModel(Tiny(GetParam())).value(), 1, 1, "ref", true).value();
   const auto expected = TeacherForced(*RankSet::Make(reference, {}).value(), ids, {50});
   ASSERT_TRUE(expected.ok()) << expected.status();
-  const float largest = std::abs(*std::max_element(
-      expected->begin(), expected->end(), [](float a, float b) { return std::abs(a) < std::abs(b); }));
+  const float largest = std::abs(*std::max_element(expected->begin(), expected->end(),
+                                                   [](float a, float b) { return std::abs(a) < std::abs(b); }));
   for (const auto& [tp, pp] : {std::pair(1, 1), std::pair(2, 2)}) {
     SCOPED_TRACE(::testing::Message() << tp << "x" << pp);
     auto ranks = RankSet::Make(Load(GetParam(), tp, pp, &cuda::Table()), OnAccelerator());
@@ -86,7 +87,8 @@ TEST_P(AcceleratorTest, AnyChunkingAndBatchGivesTheSameBits) {
   EXPECT_TRUE(same(logits->data() + 6 * 352));
 }
 
-INSTANTIATE_TEST_SUITE_P(Types, AcceleratorTest, ::testing::Values(DType::kBF16, DType::kF16, DType::kQ8_0, DType::kQ4_1),
+INSTANTIATE_TEST_SUITE_P(Types, AcceleratorTest,
+                         ::testing::Values(DType::kBF16, DType::kF16, DType::kQ8_0, DType::kQ4_1),
                          [](const auto& info) { return std::string(Info(info.param).name); });
 
 }  // namespace
