@@ -49,7 +49,9 @@ struct Bound {
                                   .attention_plan = nullptr,
                                   .glu = Glu,
                                   .sample = Sample,
-                                  .copy_blocks = CopyBlocks};
+                                  .copy_blocks = CopyBlocks,
+                                  .sum_ranks = SumRanksOnHost,
+                                  .place_columns = PlaceColumnsOnHost};
     return table;
   }
 };

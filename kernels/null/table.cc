@@ -34,7 +34,9 @@ const OpTable& Table() {
                                      .attention_plan = nullptr,
                                      .glu = Glu,
                                      .sample = Sample,
-                                     .copy_blocks = CopyBlocks};
+                                     .copy_blocks = CopyBlocks,
+                                     .sum_ranks = SumRanksOnHost,
+                                     .place_columns = PlaceColumnsOnHost};
   return kTable;
 }
 

@@ -17,7 +17,7 @@ namespace {
 absl::Status CheckTable(const ops::OpTable& t) {
   const bool complete = t.supports && t.quantises && t.gather_ids && t.scatter_ids && t.embed && t.gather_rows &&
                         t.rms_norm && t.matmul && t.rope_kv && t.attention && t.attention_workspace && t.glu &&
-                        t.sample && t.copy_blocks;
+                        t.sample && t.copy_blocks && t.sum_ranks && t.place_columns;
   return complete ? absl::OkStatus() : absl::InternalError(absl::StrCat("backend ", std::string(t.name), " lacks ops"));
 }
 
