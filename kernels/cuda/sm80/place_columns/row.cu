@@ -7,7 +7,7 @@
 namespace shoal::cuda {
 namespace {
 
-__global__ void __launch_bounds__(kRowThreads) PlaceRow(const PlaceColumns op) {
+__global__ void __launch_bounds__(kRowThreads) PlaceRow(const ops::PlaceColumnsArgs op) {
   const int at = RowVector();
   if (at >= op.width) return;
   const int64_t row = blockIdx.x;
@@ -16,7 +16,7 @@ __global__ void __launch_bounds__(kRowThreads) PlaceRow(const PlaceColumns op) {
 
 }  // namespace
 
-absl::Status Enqueue(DeviceStream stream, const PlaceColumns& op) {
+absl::Status Enqueue(DeviceStream stream, const ops::PlaceColumnsArgs& op) {
   if (op.rows == 0 || op.width == 0) return absl::OkStatus();
   if (op.rows < 0 || op.width < 0 || op.width > 65535 * kRowThreads) {
     return absl::InvalidArgumentError("place_columns: more columns than a grid has");
