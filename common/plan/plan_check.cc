@@ -1,5 +1,6 @@
 #include "common/plan/plan_check.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "absl/strings/str_cat.h"
@@ -81,6 +82,17 @@ absl::Status PlanMirror::Apply(const StepPlan& plan, bool check_digest) {
   return status;
 }
 
+absl::Status PlanMirror::CheckBucket(const StepPlan& plan) const {
+  if (plan.bucket == 0) return absl::OkStatus();
+  const bool alike = std::all_of(plan.rows.begin(), plan.rows.end(),
+                                 [](const Row& r) { return r.count == 1 && r.output == RowOutput::kSample; });
+  const int32_t most = std::min(limits_.max_tokens, limits_.max_sequences);
+  const auto rows = static_cast<int64_t>(plan.rows.size());
+  if (alike && !plan.checksum && plan.bucket >= rows && plan.bucket <= most) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("plan ", plan.stamp.step, " of ", rows,
+                                                 " rows cannot be one of bucket ", plan.bucket, ", at most ", most));
+}
+
 absl::Status PlanMirror::Try(const StepPlan& plan, bool check_digest) {
   if (plan.stamp.step != last_step_ + 1) {
     return absl::InvalidArgumentError(
@@ -103,6 +115,7 @@ absl::Status PlanMirror::Try(const StepPlan& plan, bool check_digest) {
   if (tokens > limits_.max_tokens) {
     return absl::InvalidArgumentError(absl::StrCat(tokens, " tokens in one plan, at most ", limits_.max_tokens));
   }
+  SHOAL_RETURN_IF_ERROR(CheckBucket(plan));
   for (Entry* entry : touched_) {
     if (entry->ended) continue;
     entry->hash = HashOf(entry->id, *entry, entry->table_hash);

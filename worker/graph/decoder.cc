@@ -93,23 +93,29 @@ ScratchShape ShapeOf(const model::ModelConfig& config, const plan::RankShard& sh
           .quantises = table.quantise != nullptr};
 }
 
-absl::StatusOr<device::Memory> UploadHeadMap(const DecoderParts& p) {
-  std::vector<int32_t> map;
-  for (int32_t head = p.shard.heads.begin; head < p.shard.heads.end; ++head) {
-    map.push_back(model::KvHeadOf(p.config, head) - p.shard.kv_heads.begin);
+BatchShape BatchShapeOf(const model::ModelConfig& config, const plan::RankShard& shard, const DecoderOptions& options,
+                        int block_size) {
+  BatchShape shape = {.options = options,
+                      .rope = config.rope,
+                      .block_size = block_size,
+                      .q_to_kv = {},
+                      .kv_heads = shard.kv_heads.size(),
+                      .head_dim = config.head_dim};
+  for (int32_t head = shard.heads.begin; head < shard.heads.end; ++head) {
+    shape.q_to_kv.push_back(model::KvHeadOf(config, head) - shard.kv_heads.begin);
   }
-  SHOAL_ASSIGN_OR_RETURN(device::Memory memory, p.device->Allocate(map.size() * sizeof(int32_t)));
-  SHOAL_RETURN_IF_ERROR(p.device->Upload(memory.data(), map.data(), map.size() * sizeof(int32_t)));
-  return memory;
+  return shape;
 }
 
 // The decoder with its memory. ResourceExhausted: there is not so much.
 absl::StatusOr<std::unique_ptr<Decoder>> Build(DecoderParts p) {
   const ScratchShape shape = ShapeOf(p.config, p.shard, p.tensor->size(), p.options, *p.table, p.stream->threads());
   SHOAL_ASSIGN_OR_RETURN(Scratch scratch, Scratch::Create(*p.device, shape));
-  SHOAL_ASSIGN_OR_RETURN(StagedBatch staged, StagedBatch::Create(p.device, p.options, p.config.rope,
-                                                                 p.kv.empty() ? 1 : p.kv[0].block_size));
-  SHOAL_ASSIGN_OR_RETURN(device::Memory map, UploadHeadMap(p));
+  BatchShape batch = BatchShapeOf(p.config, p.shard, p.options, p.kv.empty() ? 1 : p.kv[0].block_size);
+  const size_t map_bytes = batch.q_to_kv.size() * sizeof(int32_t);
+  SHOAL_ASSIGN_OR_RETURN(device::Memory map, p.device->Allocate(map_bytes));
+  SHOAL_RETURN_IF_ERROR(p.device->Upload(map.data(), batch.q_to_kv.data(), map_bytes));
+  SHOAL_ASSIGN_OR_RETURN(StagedBatch staged, StagedBatch::Create(p.device, std::move(batch)));
   return std::make_unique<DecoderImpl>(std::move(p), std::move(scratch), std::move(staged), std::move(map));
 }
 
@@ -117,9 +123,10 @@ absl::StatusOr<std::unique_ptr<Decoder>> Build(DecoderParts p) {
 
 int64_t DecoderBytes(const model::ModelConfig& config, const plan::RankShard& shard, int tp,
                      const DecoderOptions& options, const ops::OpTable& table, int threads) {
+  constexpr int kSmallestBlock = 16;  // tokens: ops::KvLayer; the longest block tables
   const bool is_host = table.acts == DType::kF32;
   return ScratchBytes(ShapeOf(config, shard, tp, options, table, threads)) +
-         StagedBatch::Bytes(is_host, options, config.rope);
+         StagedBatch::Bytes(is_host, table, threads, BatchShapeOf(config, shard, options, kSmallestBlock));
 }
 
 absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Create(const model::ModelConfig& config, const plan::RankShard& shard,
@@ -161,6 +168,11 @@ DecoderImpl::DecoderImpl(DecoderParts parts, Scratch scratch, StagedBatch staged
       b_(std::move(staged)),
       q_to_kv_(std::move(q_to_kv)) {}
 
+absl::Status DecoderImpl::Begin(const Batch& batch) {
+  last_ = batch.last;
+  return b_.Stage(batch);
+}
+
 std::span<std::byte> DecoderImpl::residual() {
   return {s_.x.as<std::byte>(), static_cast<size_t>(b_.tokens() * p_.config.hidden * act_bytes_)};
 }
@@ -168,8 +180,10 @@ std::span<std::byte> DecoderImpl::residual() {
 absl::Status DecoderImpl::Embed() {
   SHOAL_CHECK(p_.shard.has_embedding);
   Start(Operation::kEmbed);
+  SHOAL_RETURN_IF_ERROR(
+      p_.table->gather_ids(*p_.stream, {.sources = b_.sources(), .last = last_, .ids = s_.ids, .tokens = b_.tokens()}));
   SHOAL_RETURN_IF_ERROR(p_.table->embed(*p_.stream, {.table = p_.weights->embedding,
-                                                     .ids = b_.ids(),
+                                                     .ids = s_.ids,
                                                      .row_begin = p_.shard.vocab.begin,
                                                      .scale = p_.config.embedding_scale,
                                                      .x = s_.x,

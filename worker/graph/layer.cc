@@ -67,7 +67,8 @@ absl::Status DecoderImpl::Attend(const ops::KvLayer& cache) {
                                                            .q_heads = p_.shard.heads.size(),
                                                            .q_head_begin = p_.shard.heads.begin,
                                                            .scale = p_.config.attention_scale,
-                                                           .workspace = s_.workspace}));
+                                                           .workspace = s_.workspace,
+                                                           .plan = b_.plan()}));
   }
   return absl::OkStatus();
 }
