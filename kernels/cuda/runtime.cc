@@ -99,7 +99,8 @@ class CudaAccelerator final : public ops::Accelerator {
   uint64_t reached_ = 0;
   std::vector<cudaEvent_t> spare_;
 
-  // A thread that records may not free: it would spoil the recording. Written by the one thread, read by those that free.
+  // A thread that records may not free: it would spoil the recording. Written by the one thread, read by those that
+  // free.
   Mutex frees_mutex_;
   bool capturing_ SHOAL_GUARDED_BY(frees_mutex_) = false;
   std::vector<Piece> put_off_ SHOAL_GUARDED_BY(frees_mutex_);
@@ -342,9 +343,8 @@ absl::StatusOr<std::unique_ptr<ops::Accelerator>> OpenDevice(int index) {
       ToStatus(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, index), "cudaDeviceGetAttribute"));
   if (major < ops::kCudaMinComputeMajor)
     return NoDevice(index, absl::StrCat("its compute capability is ", major, ".x: it is too old"));
-  SHOAL_RETURN_IF_ERROR(
-      ToStatus(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, index),
-               "cudaDeviceGetAttribute"));
+  SHOAL_RETURN_IF_ERROR(ToStatus(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, index),
+                                 "cudaDeviceGetAttribute"));
   SHOAL_RETURN_IF_ERROR(ToStatus(cudaSetDevice(index), "cudaSetDevice"));
   SHOAL_ASSIGN_OR_RETURN(const SharedMemory shared, SharedMemory::Open(index));
   cudaStream_t stream = nullptr;

@@ -23,8 +23,7 @@ template <typename Function>
 absl::Status Find(const char* name, Function* function) {
   void* found = nullptr;
   cudaDriverEntryPointQueryResult result;
-  const cudaError_t error =
-      cudaGetDriverEntryPointByVersion(name, &found, kDriverVersion, cudaEnableDefault, &result);
+  const cudaError_t error = cudaGetDriverEntryPointByVersion(name, &found, kDriverVersion, cudaEnableDefault, &result);
   if (error != cudaSuccess) return ToStatus(error, name);
   if (found == nullptr) return absl::FailedPreconditionError(absl::StrCat("the driver has no ", name));
   *function = reinterpret_cast<Function>(found);
@@ -118,8 +117,7 @@ absl::StatusOr<ops::Accelerator::SharedHandle> SharedMemory::Create(size_t bytes
 }
 
 absl::StatusOr<void*> SharedMemory::Map(int fd, size_t bytes) const {
-  if (fd < 0 || ::fcntl(fd, F_GETFD) < 0)
-    return absl::InvalidArgumentError(absl::StrCat(fd, " is no open descriptor"));
+  if (fd < 0 || ::fcntl(fd, F_GETFD) < 0) return absl::InvalidArgumentError(absl::StrCat(fd, " is no open descriptor"));
   if (bytes == 0 || bytes % granularity_ != 0) {
     return absl::InvalidArgumentError(
         absl::StrCat("shared memory of ", bytes, " bytes: it comes in multiples of ", granularity_));
@@ -141,12 +139,11 @@ absl::StatusOr<void*> SharedMemory::Map(int fd, size_t bytes) const {
 
 absl::Status SharedMemory::CheckHandle(CUmemGenericAllocationHandle handle, size_t bytes) const {
   CUmemAllocationProp properties = {};
-  SHOAL_RETURN_IF_ERROR(
-      Words(driver_.properties(&properties, handle), "cuMemGetAllocationPropertiesFromHandle"));
+  SHOAL_RETURN_IF_ERROR(Words(driver_.properties(&properties, handle), "cuMemGetAllocationPropertiesFromHandle"));
   if (properties.location.type != CU_MEM_LOCATION_TYPE_DEVICE || properties.location.id != device_) {
-    return absl::InvalidArgumentError(absl::StrCat("shared memory of device ", properties.location.id,
-                                                   " (kind ", static_cast<int>(properties.location.type),
-                                                   "), not of device ", device_));
+    return absl::InvalidArgumentError(absl::StrCat("shared memory of device ", properties.location.id, " (kind ",
+                                                   static_cast<int>(properties.location.type), "), not of device ",
+                                                   device_));
   }
   // The driver tells no size, but maps nothing beyond the end: memory of which more can be mapped is larger.
   CUdeviceptr at = 0;

@@ -368,12 +368,12 @@ struct Gathering {
   void Enqueue() {
     EXPECT_EQ(of.table().acts, DType::kBF16);
     EXPECT_TRUE(of.CopyIn(rows.data(), rows_in.data(), rows.size()).ok());
-    const absl::Status gathered = of.table().gather_rows(
-        of.stream(), {.x = ops::ConstActs(static_cast<const void*>(x.data())),
-                      .rows = reinterpret_cast<const int32_t*>(rows.data()),
-                      .y = ops::Acts(static_cast<void*>(y.data())),
-                      .count = kRows,
-                      .dim = kDim});
+    const absl::Status gathered =
+        of.table().gather_rows(of.stream(), {.x = ops::ConstActs(static_cast<const void*>(x.data())),
+                                             .rows = reinterpret_cast<const int32_t*>(rows.data()),
+                                             .y = ops::Acts(static_cast<void*>(y.data())),
+                                             .count = kRows,
+                                             .dim = kDim});
     EXPECT_TRUE(gathered.ok()) << gathered;
     EXPECT_TRUE(of.CopyOut(out.data(), y.data(), y.size()).ok());
   }

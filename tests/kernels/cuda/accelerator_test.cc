@@ -22,11 +22,8 @@ using emulated::Pace;
 using ::testing::HasSubstr;
 
 std::unique_ptr<ops::Accelerator> Make(Pace pace, size_t memory_bytes = size_t{1} << 30, int device = 0) {
-  return MakeEmulatedAccelerator({.table = &Table(),
-                                  .device = device,
-                                  .multiprocessors = 3,
-                                  .memory_bytes = memory_bytes,
-                                  .pace = pace});
+  return MakeEmulatedAccelerator(
+      {.table = &Table(), .device = device, .multiprocessors = 3, .memory_bytes = memory_bytes, .pace = pace});
 }
 
 INSTANTIATE_TEST_SUITE_P(Emulated, AcceleratorContract,

@@ -4,8 +4,6 @@
 
 namespace shoal::cuda {
 
-std::unique_ptr<ops::Accelerator> MakeTestAccelerator() {
-  return MakeEmulatedAccelerator({.table = &Table()});
-}
+std::unique_ptr<ops::Accelerator> MakeTestAccelerator() { return MakeEmulatedAccelerator({.table = &Table()}); }
 
 }  // namespace shoal::cuda

@@ -52,7 +52,8 @@ class EmulatedPlugin : public ::testing::Test {
   void SetUp() override { Clear(); }
   void TearDown() override { Clear(); }
   static void Clear() {
-    for (const char* name : {"SHOAL_EMULATED_DEVICES", "SHOAL_EMULATED_MEMORY", "SHOAL_EMULATED_LAZY"}) ::unsetenv(name);
+    for (const char* name : {"SHOAL_EMULATED_DEVICES", "SHOAL_EMULATED_MEMORY", "SHOAL_EMULATED_LAZY"})
+      ::unsetenv(name);
   }
 };
 

@@ -52,7 +52,6 @@ using PFN_cuMemGetAllocationPropertiesFromHandle_v10020 = CUresult (*)(CUmemAllo
                                                                        CUmemGenericAllocationHandle);
 using PFN_cuMemAddressReserve_v10020 = CUresult (*)(CUdeviceptr*, size_t, size_t, CUdeviceptr, unsigned long long);
 using PFN_cuMemAddressFree_v10020 = CUresult (*)(CUdeviceptr, size_t);
-using PFN_cuMemMap_v10020 = CUresult (*)(CUdeviceptr, size_t, size_t, CUmemGenericAllocationHandle,
-                                         unsigned long long);
+using PFN_cuMemMap_v10020 = CUresult (*)(CUdeviceptr, size_t, size_t, CUmemGenericAllocationHandle, unsigned long long);
 using PFN_cuMemUnmap_v10020 = CUresult (*)(CUdeviceptr, size_t);
 using PFN_cuMemSetAccess_v10020 = CUresult (*)(CUdeviceptr, size_t, const CUmemAccessDesc*, size_t);

@@ -94,7 +94,8 @@ CUresult Import(CUmemGenericAllocationHandle* handle, void* fd, CUmemAllocationH
 }
 
 CUresult PropertiesOf(CUmemAllocationProp* properties, CUmemGenericAllocationHandle handle) {
-  *properties = {CU_MEM_ALLOCATION_TYPE_PINNED, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR,
+  *properties = {CU_MEM_ALLOCATION_TYPE_PINNED,
+                 CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR,
                  {CU_MEM_LOCATION_TYPE_DEVICE, DeviceOf(static_cast<int>(handle))}};
   return CUDA_SUCCESS;
 }
