@@ -13,7 +13,7 @@ namespace shoal::ops {
 
 inline constexpr uint32_t kCudaPluginAbi = 2;
 inline constexpr char kCudaPluginFile[] = "libshoal_cuda.so";
-inline constexpr char kCudaPluginEntry[] = "shoal_cuda_plugin";  // the one symbol that the library shows
+inline constexpr char kCudaPluginEntry[] = "shoal_cuda_plugin";  // and worker/comm/nccl_api.h has another
 
 inline constexpr int kCudaMinComputeMajor = 8;  // older devices lack bf16 and cp.async
 inline constexpr int kCudaMaxDevices = 64;
@@ -52,7 +52,7 @@ struct CudaPlugin {
   // BuildId() of the program it was built with; `version` of any build says which that is.
   const char* build_id;
   // Fills all of `out`. Starts the driver (no context), so that this process may not fork and use CUDA in the child.
-  // Any thread.
+  // The first of it and open sets CUDA_MODULE_LOADING in the environment, unless it is set. Any thread.
   void (*probe)(CudaProbe* out);
   // The device `index` of the probe. Makes a context on it: some hundred MiB of its memory and tenths of a second.
   // FailedPrecondition: there is no such device, or it is not usable. Internal: the driver's words.
