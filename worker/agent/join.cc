@@ -39,7 +39,8 @@ absl::Status OpenCheckpoint(Joined& joined) {
 absl::StatusOr<comm::Transport> FindTransport(const std::string& name) {
   if (name == "auto" || name == "shm") return comm::Transport::kShm;
   if (name == "gloo") return comm::Transport::kGloo;
-  return absl::InvalidArgumentError(absl::StrCat("transport ", name, ": there are shm and gloo"));
+  if (name == "nccl") return comm::Transport::kNccl;
+  return absl::InvalidArgumentError(absl::StrCat("transport ", name, ": there are shm, gloo and nccl"));
 }
 
 // They size memory and go to ranks, which take them as good.

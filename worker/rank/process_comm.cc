@@ -1,4 +1,4 @@
-// Tested by: tests/process/process_test.cc
+// Tested by: tests/rank/process_comm_test.cc
 #include "worker/rank/process_comm.h"
 
 #include <string>
@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/status_macros.h"
 #include "worker/comm/gloo.h"
+#include "worker/comm/nccl.h"
 #include "worker/comm/shm.h"
 
 namespace shoal::rank {
@@ -14,8 +15,10 @@ namespace {
 
 static_assert(comm::kMaxAddressBytes <= plan::kMaxAddressBytes);
 
-// All ranks have published by then: what is left is a handshake on each connection.
-constexpr DurationNs kConnectTimeout = 30 * kSecond;
+// All ranks have published by then: what is left is a handshake on each connection; for nccl, that it finds out how
+// devices are connected, memory for each connection, and a first operation of each kind. Below the 60 s after which the
+// agent gives up.
+constexpr DurationNs kConnectTimeout = 30 * kSecond, kNcclConnectTimeout = 50 * kSecond;
 
 // What the agent brings, when the coordinator has it of all ranks.
 absl::StatusOr<std::vector<std::string>> AwaitAddresses(const plan::RankSetup& setup, plan::RingReader& plans) {
@@ -31,11 +34,37 @@ absl::StatusOr<std::vector<std::string>> AwaitAddresses(const plan::RankSetup& s
   }
 }
 
+// `rendezvous`: a GlooListener or an NcclRendezvous.
+template <typename Rendezvous>
+absl::StatusOr<comm::RankComm> Meet(Rendezvous& rendezvous, const plan::RankSetup& setup, plan::RingReader& plans,
+                                    plan::RingWriter& results, ControlPage* page, DurationNs timeout) {
+  const plan::Stamp stamp{setup.epoch, setup.coordinator, 0};
+  SHOAL_RETURN_IF_ERROR(results.Append(plan::RecordKind::kAddress, stamp, rendezvous.address()));
+  page->state.store(static_cast<uint32_t>(plan::RankState::kConnecting), std::memory_order_release);
+  SHOAL_ASSIGN_OR_RETURN(const std::vector<std::string> addresses, AwaitAddresses(setup, plans));
+  return rendezvous.Connect(addresses, timeout);
+}
+
 }  // namespace
 
 absl::StatusOr<comm::RankComm> OpenChannels(const plan::RankSetup& setup, const comm::GroupShape& shape,
                                             std::span<std::byte> segment, plan::RingReader& plans,
-                                            plan::RingWriter& results, ControlPage* page) {
+                                            plan::RingWriter& results, ControlPage* page, const DeviceParts& device) {
+  if (setup.engine.transport == "nccl") {
+    if (device.accelerator == nullptr || device.nccl == nullptr) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("transport nccl is for ranks on CUDA, and this one is on ", setup.engine.device));
+    }
+    SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<comm::NcclRendezvous> rendezvous,
+                           comm::NcclRendezvous::Open({.api = device.nccl,
+                                                       .accelerator = device.accelerator,
+                                                       .shape = shape,
+                                                       .rank = setup.rank,
+                                                       .generation = setup.epoch,
+                                                       .abort = &page->abort,
+                                                       .note = &page->waiting}));
+    return Meet(*rendezvous, setup, plans, results, page, kNcclConnectTimeout);
+  }
   if (setup.engine.transport != "gloo") {
     return comm::MakeShmRank(shape, setup.rank, setup.epoch, segment, &page->abort, &page->waiting);
   }
@@ -43,11 +72,7 @@ absl::StatusOr<comm::RankComm> OpenChannels(const plan::RankSetup& setup, const 
   SHOAL_ASSIGN_OR_RETURN(
       const std::unique_ptr<comm::GlooListener> listener,
       comm::GlooListener::Listen(shape, setup.rank, setup.epoch, setup.host, &page->abort, &page->waiting));
-  const plan::Stamp stamp{setup.epoch, setup.coordinator, 0};
-  SHOAL_RETURN_IF_ERROR(results.Append(plan::RecordKind::kAddress, stamp, listener->address()));
-  page->state.store(static_cast<uint32_t>(plan::RankState::kConnecting), std::memory_order_release);
-  SHOAL_ASSIGN_OR_RETURN(const std::vector<std::string> addresses, AwaitAddresses(setup, plans));
-  return listener->Connect(addresses, kConnectTimeout);
+  return Meet(*listener, setup, plans, results, page, kConnectTimeout);
 }
 
 }  // namespace shoal::rank
