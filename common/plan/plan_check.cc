@@ -83,14 +83,11 @@ absl::Status PlanMirror::Apply(const StepPlan& plan, bool check_digest) {
 }
 
 absl::Status PlanMirror::CheckBucket(const StepPlan& plan) const {
-  if (plan.bucket == 0) return absl::OkStatus();
-  const bool alike = std::all_of(plan.rows.begin(), plan.rows.end(),
-                                 [](const Row& r) { return r.count == 1 && r.output == RowOutput::kSample; });
+  const int32_t smallest = plan.bucket == 0 ? 0 : BucketOf(plan, limits_);
   const int32_t most = std::min(limits_.max_tokens, limits_.max_sequences);
-  const auto rows = static_cast<int64_t>(plan.rows.size());
-  if (alike && !plan.checksum && plan.bucket >= rows && plan.bucket <= most) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat("plan ", plan.stamp.step, " of ", rows,
-                                                 " rows cannot be one of bucket ", plan.bucket, ", at most ", most));
+  if (plan.bucket == 0 || (smallest != 0 && plan.bucket >= smallest && plan.bucket <= most)) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("plan ", plan.stamp.step, " of ", plan.rows.size(), " rows cannot be one of bucket ", plan.bucket));
 }
 
 absl::Status PlanMirror::Try(const StepPlan& plan, bool check_digest) {
@@ -317,6 +314,14 @@ void PlanMirror::RecordSample(SequenceId id, int32_t token) {
 const MirroredSequence* PlanMirror::Find(SequenceId id) const {
   auto it = sequences_.find(id);
   return it == sequences_.end() ? nullptr : it->second.get();
+}
+
+int32_t BucketOf(const StepPlan& plan, const MirrorLimits& limits) {
+  const bool alike = std::all_of(plan.rows.begin(), plan.rows.end(),
+                                 [](const Row& r) { return r.count == 1 && r.output == RowOutput::kSample; });
+  if (!alike || plan.checksum) return 0;
+  return GraphBucket(static_cast<int32_t>(plan.rows.size()),
+                     std::min({limits.max_tokens, limits.max_sequences, kLargestBucket}));
 }
 
 }  // namespace shoal::plan

@@ -119,4 +119,8 @@ class PlanMirror {
   std::vector<std::pair<int32_t, int32_t>> ref_changes_;  // block, delta
 };
 
+// The bucket that a plan may have: the smallest for its rows, or 0: a row of it is more than one token that samples,
+// a checksum is asked for, or they are too many.
+int32_t BucketOf(const StepPlan& plan, const MirrorLimits& limits);
+
 }  // namespace shoal::plan

@@ -91,6 +91,8 @@ struct StepPlan {
 // The smallest size of a recorded step that holds `rows` rows (at least 1); 0: none of at most `most` does. Steps of
 // about a quarter: padding costs little, and few graphs are recorded.
 int32_t GraphBucket(int32_t rows, int32_t most);
+// Recording takes time and memory, and larger steps gain little by it.
+inline constexpr int32_t kLargestBucket = 512;
 
 // What happened to one row that wanted a sample, in plan order.
 enum class RowError : uint8_t { kNone, kNotFinite };  // kNotFinite: NaN, +Inf or nothing finite in its logits

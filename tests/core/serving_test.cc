@@ -48,6 +48,42 @@ std::unique_ptr<VirtualCluster> ReadyCluster(const CoreOptions& options, uint64_
   return cluster;
 }
 
+TEST(Serving, StepsOfTokensAloneNameABucketWhereRanksCanRecordThem) {
+  CoreOptions options = TestOptions();
+  options.checksum_interval = 3;
+  options.pp = 2;
+  struct Case {
+    bool can;
+    int32_t tp;
+    std::string transport;
+    bool named;
+  };
+  // Sums between tensor ranks lie within a step: over a host's transport they cannot be recorded.
+  for (const Case& c :
+       {Case{false, 1, "auto", false}, {true, 1, "auto", true}, {true, 2, "shm", false}, {true, 2, "nccl", true}}) {
+    options.graphs = c.can;
+    options.tp = c.tp;
+    options.engine.transport = c.transport;
+    const bool graphs = c.named;
+    auto cluster = ReadyCluster(options);
+    std::vector<GenerateRequest> requests;
+    for (RequestId id = 1; id <= 3; ++id) requests.push_back(MakeRequest(id, 2 + 3 * static_cast<int32_t>(id), 20));
+    for (const GenerateRequest& r : requests) cluster->Submit(r);
+    ASSERT_TRUE(cluster->RunUntilAnswered());
+    ExpectAsAlone(*cluster, requests);
+    int named = 0, of_checksums = 0;
+    for (const VirtualCluster::PlanTrace& plan : cluster->plans()) {
+      const bool alike = plan.rows == plan.tokens && plan.decode_rows == plan.rows;
+      if (alike) EXPECT_EQ(plan.bucket, graphs && !plan.checksum ? plan::GraphBucket(plan.rows, 8) : 0);
+      if (plan.tokens > plan.rows) EXPECT_EQ(plan.bucket, 0);
+      named += plan.bucket > 0 ? 1 : 0;
+      of_checksums += plan.checksum ? 1 : 0;
+    }
+    EXPECT_EQ(named > 10, graphs);
+    EXPECT_GT(of_checksums, 0);
+  }
+}
+
 TEST(Serving, OneRequest) {
   auto cluster = ReadyCluster(TestOptions());
   const GenerateRequest r = MakeRequest(1, 10, 20);

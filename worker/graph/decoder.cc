@@ -63,6 +63,20 @@ absl::Status CheckEnds(const DecoderParts& p) {
   return CheckMatrix(*p.table, "head", p.weights->head, vocab, hidden);
 }
 
+// What the backend has limits for.
+absl::Status CheckSizes(const DecoderParts& p) {
+  if (p.table->check_sizes == nullptr) return absl::OkStatus();
+  return p.table->check_sizes({.hidden = p.config.hidden,
+                               .q_dim = int64_t{p.shard.heads.size()} * p.config.head_dim,
+                               .ffn = p.shard.ffn.size(),
+                               .head_dim = p.config.head_dim,
+                               .rot_dim = p.config.rope.dim,
+                               .interleaved = p.config.rope.interleaved,
+                               .vocab = p.shard.has_head && p.tensor->index() == 0 ? p.config.vocab : 0,
+                               .kv_type = p.kv.empty() ? DType::kBF16 : p.kv[0].dtype,
+                               .block_size = p.kv.empty() ? 16 : p.kv[0].block_size});
+}
+
 // The columns of logits that each tensor rank has: the cut of the vocabulary does not depend on the stages.
 absl::StatusOr<std::vector<int32_t>> VocabWidths(const DecoderParts& p) {
   const int tp = p.tensor->size();
@@ -149,6 +163,7 @@ absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Create(const model::ModelConfi
                         .operation = operation,
                         .vocab_widths = {}};
   SHOAL_RETURN_IF_ERROR(CheckTable(*parts.table));
+  SHOAL_RETURN_IF_ERROR(CheckSizes(parts));
   SHOAL_RETURN_IF_ERROR(CheckLayers(parts));
   SHOAL_RETURN_IF_ERROR(CheckEnds(parts));
   SHOAL_ASSIGN_OR_RETURN(parts.vocab_widths, VocabWidths(parts));

@@ -122,6 +122,7 @@ absl::Status StagedBatch::Stage(const Batch& batch) {
   samples_ = batch.bucket != 0 ? batch.bucket : static_cast<int>(batch.sample_rows.size());
   checksum_ = batch.checksum;
   host_.clear();
+  most_rows_ = batch.bucket != 0 ? 1 : 0;
   const auto tokens = static_cast<size_t>(tokens_), samples = static_cast<size_t>(samples_);
   Put<int32_t>(batch.sources, batch.sources.empty() ? 0 : tokens, 0, &at_.sources);
   Put<int64_t>(batch.slots, tokens, -1, &at_.slots);
@@ -164,7 +165,9 @@ void StagedBatch::CutSequences(const Batch& batch) {
 }
 
 ops::AttentionPlanShape StagedBatch::plan_shape() const {
-  return ShapeOf(shape_, device_->stream().threads(), tokens_);
+  ops::AttentionPlanShape shape = ShapeOf(shape_, device_->stream().threads(), tokens_);
+  shape.max_rows = most_rows_;
+  return shape;
 }
 
 void StagedBatch::PutPlan() {

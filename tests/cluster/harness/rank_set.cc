@@ -7,6 +7,7 @@
 #include "common/base/check.h"
 #include "common/base/rng.h"
 #include "common/base/status_macros.h"
+#include "worker/comm/staged.h"
 #include "worker/kv/kv_cache.h"
 
 namespace shoal::testing {
@@ -46,10 +47,19 @@ absl::StatusOr<std::unique_ptr<RankSet>> RankSet::Make(std::shared_ptr<const Sha
     const plan::RankShard& shard = s.plan.ranks[r];
     Rank& rank = set->ranks_.emplace_back();
     rank.page = std::make_unique<rank::ControlPage>();
-    rank.device = device::MakeHostDevice(s.table, options.threads);
+    if (options.device == nullptr) {
+      rank.device = device::MakeHostDevice(s.table, options.threads);
+    } else {
+      SHOAL_ASSIGN_OR_RETURN(rank.device, options.device(s.table));
+    }
+    if (!rank.device->is_host()) {
+      set->group_->rank(r) = comm::MakeStaged(std::move(set->group_->rank(r)), rank.device.get());
+    }
     const kv::KvShape kv = kv::MakeKvShape(shard, config, options.kv, options.block_size, options.blocks);
-    rank.kv_memory = MakeMemory(kv::RegionBytes(kv), 0xff);
-    rank.kv = kv::MakeLayers(kv, {rank.kv_memory.get(), static_cast<size_t>(kv::RegionBytes(kv))});
+    const std::vector<std::byte> poison(static_cast<size_t>(kv::RegionBytes(kv)), std::byte{0xff});
+    SHOAL_ASSIGN_OR_RETURN(rank.kv_memory, rank.device->Allocate(poison.size()));
+    SHOAL_RETURN_IF_ERROR(rank.device->Upload(rank.kv_memory.data(), poison.data(), poison.size()));
+    rank.kv = kv::MakeLayers(kv, {rank.kv_memory.data(), poison.size()});
     const graph::DecoderOptions decoder = {options.max_tokens, options.max_samples, options.max_model_len};
     SHOAL_ASSIGN_OR_RETURN(rank.decoder,
                            graph::Decoder::Create(config, shard, decoder, rank.device.get(), &s.weights[r], rank.kv,
