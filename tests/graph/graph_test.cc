@@ -128,6 +128,21 @@ TEST_F(DecoderTest, RefusesAChannelOfAnotherRank) {
   ExpectRefused("another tensor rank");
 }
 
+// Before anything is allocated or run.
+TEST_F(DecoderTest, RefusesSizesThatItsBackendDoesNotServe) {
+  ops::OpTable table = ranks_->rank(0).device->table();
+  table.check_sizes = [](const ops::OpSizes& s) {
+    return s.hidden == 64 && s.q_dim == 64 && s.ffn == 96 && s.vocab > 0 && s.block_size >= 16
+               ? absl::InvalidArgumentError("no such sizes")
+               : absl::OkStatus();
+  };
+  const auto device = device::MakeHostDevice(&table, 1);
+  const absl::Status status = Decoder::Create(shards_->model.config, shard_, options_, device.get(), &weights_, kv_,
+                                              ranks_->group().rank(0).tensor.get(), &operation_)
+                                  .status();
+  EXPECT_EQ(status, absl::InvalidArgumentError("no such sizes"));
+}
+
 TEST_F(DecoderTest, RefusesABatchThatDoesNotFit) {
   auto decoder = Create();
   ASSERT_TRUE(decoder.ok());
