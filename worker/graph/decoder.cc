@@ -17,11 +17,13 @@ absl::Status CheckTable(const ops::OpTable& t) {
   const bool complete = t.supports && t.quantises && t.gather_ids && t.scatter_ids && t.embed && t.gather_rows &&
                         t.rms_norm && t.matmul && t.rope_kv && t.attention && t.attention_workspace && t.glu &&
                         t.sample && t.copy_blocks && t.checksum;
-  return complete ? absl::OkStatus() : absl::InternalError(absl::StrCat("backend ", std::string(t.name), " lacks ops"));
+  const bool plans = (t.attention_plan_bytes == nullptr) == (t.attention_plan == nullptr);
+  if (complete && plans) return absl::OkStatus();
+  return absl::InternalError(absl::StrCat("backend ", std::string(t.name), " lacks ops"));
 }
 
 absl::Status CheckMatrix(const ops::OpTable& table, const char* name, const ops::Weight& w, int64_t n, int64_t k) {
-  if (!table.supports(w.dtype)) {
+  if (!table.supports(w.dtype) || (table.quantises(w.dtype) && table.quantise == nullptr)) {
     return absl::InvalidArgumentError(absl::StrCat("backend ", std::string(table.name), " has no ",
                                                    std::string(Info(w.dtype).name), " weights (", name, ")"));
   }
