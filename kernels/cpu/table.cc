@@ -50,7 +50,9 @@ struct Bound {
                                   .glu = Glu,
                                   .sample = Sample,
                                   .copy_blocks = CopyBlocks,
-                                  .checksum = ChecksumOnHost};
+                                  .checksum = ChecksumOnHost,
+                                  .sum_ranks = SumRanksOnHost,
+                                  .place_columns = PlaceColumnsOnHost};
     return table;
   }
 };

@@ -11,10 +11,12 @@
 #include "kernels/cuda/glu.h"
 #include "kernels/cuda/linear.h"
 #include "kernels/cuda/linear_layout.h"
+#include "kernels/cuda/place_columns.h"
 #include "kernels/cuda/queue_stream.h"
 #include "kernels/cuda/rms_norm.h"
 #include "kernels/cuda/rope_kv.h"
 #include "kernels/cuda/sample.h"
+#include "kernels/cuda/sum_ranks.h"
 #include "kernels/cuda/table.h"
 
 namespace shoal::cuda {
@@ -135,6 +137,13 @@ absl::Status Activate(ops::Stream& stream, const ops::GluArgs& a) {
                                       .activation = a.activation});
 }
 
+absl::Status Sum(ops::Stream& stream, const ops::SumRanksArgs& a) {
+  return Enqueue(
+      QueueOf(stream),
+      SumRanks{
+          .parts = a.parts.as<bf16>(), .stride = a.stride, .y = a.y.as<bf16>(), .count = a.count, .ranks = a.ranks});
+}
+
 // As each kernel's Enqueue refuses them.
 absl::Status CheckSizes(const ops::OpSizes& s) {
   std::string problems;
@@ -186,7 +195,9 @@ const ops::OpTable& Table() {
                                           .glu = Activate,
                                           .sample = Same<ops::SampleArgs>,
                                           .copy_blocks = Same<ops::CopyBlocksArgs>,
-                                          .checksum = Same};
+                                          .checksum = Same,
+                                          .sum_ranks = Sum,
+                                          .place_columns = Same<ops::PlaceColumnsArgs>};
   return kTable;
 }
 

@@ -35,7 +35,9 @@ const OpTable& Table() {
                                      .glu = Glu,
                                      .sample = Sample,
                                      .copy_blocks = CopyBlocks,
-                                     .checksum = ChecksumOnHost};
+                                     .checksum = ChecksumOnHost,
+                                     .sum_ranks = SumRanksOnHost,
+                                     .place_columns = PlaceColumnsOnHost};
   return kTable;
 }
 

@@ -14,10 +14,12 @@
 #include "kernels/ops/gather_rows.h"
 #include "kernels/ops/glu.h"
 #include "kernels/ops/matmul.h"
+#include "kernels/ops/place_columns.h"
 #include "kernels/ops/quantise.h"
 #include "kernels/ops/rms_norm.h"
 #include "kernels/ops/rope_kv.h"
 #include "kernels/ops/sample.h"
+#include "kernels/ops/sum_ranks.h"
 
 namespace shoal::ops {
 
@@ -65,6 +67,8 @@ struct OpTable {
   SampleFn sample;
   CopyBlocksFn copy_blocks;
   ChecksumFn checksum;
+  SumRanksFn sum_ranks;
+  PlaceColumnsFn place_columns;
 };
 
 }  // namespace shoal::ops

@@ -43,7 +43,9 @@ const OpTable& Table() {
                                      .glu = Glu,
                                      .sample = Sample,
                                      .copy_blocks = CopyBlocks,
-                                     .checksum = ChecksumOnHost};
+                                     .checksum = ChecksumOnHost,
+                                     .sum_ranks = SumRanksOnHost,
+                                     .place_columns = PlaceColumnsOnHost};
   return kTable;
 }
 

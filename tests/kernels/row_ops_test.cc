@@ -290,6 +290,26 @@ TEST_P(RowOps, CopyBlocksCopiesInOrder) {
   }
 }
 
+// Magnitudes apart, so that another order would show.
+TEST_P(RowOps, PartsOfRanksAreSummedInTheirOrder) {
+  const std::unique_ptr<Stream> stream = Threads(2);
+  const std::vector<float> parts = {1e8f, 1.0f, 0.0f, -1e8f, 2.0f, 0.0f, 1.0f, 3.0f, 0.0f};
+  std::vector<float> y(2, -1.0f);
+  ASSERT_TRUE(table().sum_ranks(*stream, {parts.data(), 3, 3, y.data(), 2}).ok());
+  EXPECT_EQ(y, (std::vector<float>{1.0f, 6.0f}));
+  const std::vector<float> others = {1e8f, 1.0f, -1e8f};
+  ASSERT_TRUE(table().sum_ranks(*stream, {others.data(), 1, 3, y.data(), 1}).ok());
+  EXPECT_EQ(y[0], 0.0f);
+}
+
+TEST_P(RowOps, ColumnsArePlacedAndNothingElseIsTouched) {
+  const std::unique_ptr<Stream> stream = Threads(2);
+  const std::vector<float> x = {1, 2, 3, 4, 5, 6};
+  std::vector<float> y(10, 0.0f);
+  ASSERT_TRUE(table().place_columns(*stream, {x.data(), y.data() + 1, 5, 2, 3}).ok());
+  EXPECT_EQ(y, (std::vector<float>{0, 1, 2, 3, 0, 0, 4, 5, 6, 0}));
+}
+
 std::vector<const OpTable*> RealTables() {
   std::vector<const OpTable*> tables = FastTables();
   tables.push_back(&RefTable());
