@@ -67,6 +67,26 @@ struct Q4 {
   }
 };
 
+__device__ float Fp8ToFloat(uint32_t code) {
+  const uint32_t sign = (code & 0x80) << 24, magnitude = code & 0x7f;
+  if (magnitude == 0x7f) return __uint_as_float(sign | 0x7fc00000u);
+  return __uint_as_float(sign | magnitude << 20) * 0x1p120f;  // the biases are 127 and 7; subnormal or not, exact
+}
+
+template <DType kType>
+struct Bytes {
+  static constexpr int kBlock = 1;
+  static __device__ Vec8 Read(const void* table, int64_t row, int64_t dim, int at) {
+    const uint2 raw = *reinterpret_cast<const uint2*>(static_cast<const uint8_t*>(table) + row * dim + at);
+    Vec8 v;
+    SHOAL_UNROLL for (int i = 0; i < 8; ++i) {
+      const uint32_t code = (i < 4 ? raw.x : raw.y) >> i % 4 * 8 & 0xff;
+      v.of[i] = kType == DType::kI8 ? static_cast<float>(static_cast<int8_t>(code)) : Fp8ToFloat(code);
+    }
+    return v;
+  }
+};
+
 template <typename Reader>
 __global__ void __launch_bounds__(kRowThreads) EmbedRow(const Embed op) {
   const int at = 8 * RowVector(), t = static_cast<int>(blockIdx.x);
@@ -75,7 +95,8 @@ __global__ void __launch_bounds__(kRowThreads) EmbedRow(const Embed op) {
   Vec8 v = {};
   if (row >= 0 && row < op.table.n) {
     v = Reader::Read(op.table.data, row, op.table.k, at);
-    SHOAL_UNROLL for (int i = 0; i < 8; ++i) v.of[i] *= op.scale;
+    const float row_scale = op.table.row_scale == nullptr ? 1.0f : op.table.row_scale[row];
+    SHOAL_UNROLL for (int i = 0; i < 8; ++i) v.of[i] = v.of[i] * row_scale * op.scale;
   }
   Store8(op.x + t * op.table.k + at, v);
 }
@@ -104,6 +125,10 @@ absl::Status Enqueue(DeviceStream stream, const Embed& op) {
       return EnqueueWith<Q4<false>>(stream, op);
     case DType::kQ4_1:
       return EnqueueWith<Q4<true>>(stream, op);
+    case DType::kF8E4M3:
+      return EnqueueWith<Bytes<DType::kF8E4M3>>(stream, op);
+    case DType::kI8:
+      return EnqueueWith<Bytes<DType::kI8>>(stream, op);
   }
   return absl::InvalidArgumentError("embed: a type that no table has");
 }
