@@ -83,6 +83,7 @@ TEST(LinearSchedule, TheTileFillsTheDeviceWhereTheShapeLetsIt) {
   EXPECT_EQ(TileFor(DType::kBF16, 1, 1280), 0) << "few rows: narrow tiles";
   EXPECT_EQ(TileFor(DType::kBF16, 1, 8192), 1);
   EXPECT_EQ(TileFor(DType::kBF16, 4096, 8192), 6);
+  EXPECT_EQ(TileFor(DType::kF8E4M3, 4096, 8192), 6);
   EXPECT_EQ(TileFor(DType::kQ4_0, 4096, 8192), 5) << "that has no tile 6";
 }
 
