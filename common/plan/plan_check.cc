@@ -1,5 +1,6 @@
 #include "common/plan/plan_check.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "absl/strings/str_cat.h"
@@ -81,6 +82,14 @@ absl::Status PlanMirror::Apply(const StepPlan& plan, bool check_digest) {
   return status;
 }
 
+absl::Status PlanMirror::CheckBucket(const StepPlan& plan) const {
+  const int32_t smallest = plan.bucket == 0 ? 0 : BucketOf(plan, limits_);
+  const int32_t most = std::min(limits_.max_tokens, limits_.max_sequences);
+  if (plan.bucket == 0 || (smallest != 0 && plan.bucket >= smallest && plan.bucket <= most)) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("plan ", plan.stamp.step, " of ", plan.rows.size(), " rows cannot be one of bucket ", plan.bucket));
+}
+
 absl::Status PlanMirror::Try(const StepPlan& plan, bool check_digest) {
   if (plan.stamp.step != last_step_ + 1) {
     return absl::InvalidArgumentError(
@@ -103,6 +112,7 @@ absl::Status PlanMirror::Try(const StepPlan& plan, bool check_digest) {
   if (tokens > limits_.max_tokens) {
     return absl::InvalidArgumentError(absl::StrCat(tokens, " tokens in one plan, at most ", limits_.max_tokens));
   }
+  SHOAL_RETURN_IF_ERROR(CheckBucket(plan));
   for (Entry* entry : touched_) {
     if (entry->ended) continue;
     entry->hash = HashOf(entry->id, *entry, entry->table_hash);
@@ -304,6 +314,14 @@ void PlanMirror::RecordSample(SequenceId id, int32_t token) {
 const MirroredSequence* PlanMirror::Find(SequenceId id) const {
   auto it = sequences_.find(id);
   return it == sequences_.end() ? nullptr : it->second.get();
+}
+
+int32_t BucketOf(const StepPlan& plan, const MirrorLimits& limits) {
+  const bool alike = std::all_of(plan.rows.begin(), plan.rows.end(),
+                                 [](const Row& r) { return r.count == 1 && r.output == RowOutput::kSample; });
+  if (!alike || plan.checksum) return 0;
+  return GraphBucket(static_cast<int32_t>(plan.rows.size()),
+                     std::min({limits.max_tokens, limits.max_sequences, kLargestBucket}));
 }
 
 }  // namespace shoal::plan

@@ -55,6 +55,7 @@ struct MirroredSequence {
 //   a row begins where the KV ends (position == computed), its blocks cover it, and no other table holds those it
 //   writes a literal row stays within the tokens of the start; a last-sample row is the one token behind them, sampled
 //   earlier a row samples only at the end of its sequence
+//   a bucket holds the plan's rows, each of which is one token that samples, and there is no checksum
 // Invariants after every Apply: each sequence's blocks cover `computed`; computed <= length <= max_model_len.
 class PlanMirror {
  public:
@@ -95,6 +96,7 @@ class PlanMirror {
   absl::Status End(SequenceId id);
   absl::Status Start(const SequenceStart& start);
   absl::Status AddBlocks(const BlocksAdded& added);
+  absl::Status CheckBucket(const StepPlan& plan) const;
   absl::Status CheckCopies(const std::vector<BlockCopy>& copies) const;
   absl::Status ApplyRow(const Row& row, uint64_t step);
   absl::Status CheckRow(const Row& row, const Entry& entry) const;
@@ -116,5 +118,9 @@ class PlanMirror {
   std::vector<Entry*> touched_;
   std::vector<std::pair<int32_t, int32_t>> ref_changes_;  // block, delta
 };
+
+// The bucket that a plan may have: the smallest for its rows, or 0: a row of it is more than one token that samples,
+// a checksum is asked for, or they are too many.
+int32_t BucketOf(const StepPlan& plan, const MirrorLimits& limits);
 
 }  // namespace shoal::plan

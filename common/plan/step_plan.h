@@ -76,13 +76,23 @@ struct StepPlan {
   std::vector<BlocksAdded> blocks_added;
   std::vector<BlockCopy> copies;
   std::vector<Row> rows;
-  int32_t cohort = 0;          // which decode cohort: shown in traces only
-  bool checksum = false;       // every rank answers with a checksum of its hidden states
+  int32_t cohort = 0;     // which decode cohort: shown in traces only
+  bool checksum = false;  // every rank answers with a checksum of its hidden states
+  // Not 0: a rank on an accelerator launches the step as a graph, recorded for so many rows, of which those behind the
+  // plan's own are padding. Each row is then one token that samples, and no checksum is asked for. GraphBucket() has
+  // the sizes. Other ranks make nothing of it.
+  int32_t bucket = 0;
   uint64_t mirror_digest = 0;  // PlanMirror::digest() after this plan
 
   int32_t TokenCount() const;
   int32_t SampleCount() const;
 };
+
+// The smallest size of a recorded step that holds `rows` rows (at least 1); 0: none of at most `most` does. Steps of
+// about a quarter: padding costs little, and few graphs are recorded.
+int32_t GraphBucket(int32_t rows, int32_t most);
+// Recording takes time and memory, and larger steps gain little by it.
+inline constexpr int32_t kLargestBucket = 512;
 
 // What happened to one row that wanted a sample, in plan order.
 enum class RowError : uint8_t { kNone, kNotFinite };  // kNotFinite: NaN, +Inf or nothing finite in its logits

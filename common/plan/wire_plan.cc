@@ -144,6 +144,7 @@ std::string EncodePlan(const StepPlan& plan) {
   out.set_cohort(plan.cohort);
   out.set_mirror_digest(plan.mirror_digest);
   out.set_checksum(plan.checksum);
+  out.set_bucket(plan.bucket);
   return Serialise(out);
 }
 
@@ -164,6 +165,7 @@ absl::StatusOr<StepPlan> DecodePlan(std::string_view bytes) {
   out.cohort = in.cohort();
   out.mirror_digest = in.mirror_digest();
   out.checksum = in.checksum();
+  out.bucket = in.bucket();
   return out;
 }
 

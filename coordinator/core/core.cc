@@ -133,6 +133,7 @@ class Core::Impl {
     group.ranks = layout.ranks();
     group.sampling_rank = (layout.pp - 1) * layout.tp;
     group.checksum_interval = options_.checksum_interval;
+    group.graphs = options_.graphs;
     group.reformed = membership_.reformed();
     group.agents = membership_.GroupAgents();
     serving_.GroupReady(std::move(group), membership_.kv_kept(), now_, fx_);

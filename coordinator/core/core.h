@@ -40,6 +40,7 @@ struct CoreOptions {
   DurationNs adopt_timeout = 2 * kSecond;
   DurationNs canary_interval = 10 * kSecond;  // between two while idle; 0: there is no canary
   std::vector<KnownCanary> known_canaries{};  // what former coordinators learned, see CanaryLearned
+  bool graphs = false;                        // ranks can record steps: plans of tokens alone name a bucket
   int32_t checksum_interval = 64;             // plans from one that asks for checksums to the next; 0: none asks
   // How long a lost group waits for the ranks that were asked for before it is formed with fewer; 0: for ever.
   DurationNs replace_timeout = 0;

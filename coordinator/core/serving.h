@@ -33,6 +33,7 @@ struct ServingGroup {
   int32_t ranks = 1;
   int32_t sampling_rank = 0;
   int32_t checksum_interval = 0;  // plans; 0: none asks
+  bool graphs = false;            // ranks can record steps
   bool reformed = false;          // with another layout or numerics than the group before it
   std::vector<plan::AgentId> agents;
 };

@@ -168,6 +168,7 @@ void Serving::AddRow(Sequence& s, int32_t count) {
 void Serving::Send(int32_t cohort, EffectList& fx) {
   plan::StepPlan plan = group_->builder.Finish(cohort);
   plan.checksum = group_->checksums.Ask(plan.stamp.step, canary_runs());
+  if (group_->info.graphs) plan.bucket = plan::BucketOf(plan, group_->info.limits);
   group_->flight.Sent(plan);
   ++steps_;
   fx.control.push_back(SendPlan{group_->info.agents, plan.stamp, plan::EncodePlan(plan)});

@@ -106,6 +106,7 @@ class Ranking {
 };
 
 int32_t SampleOne(const KernelSet& set, const float* logits, int vocab, const SampleRow& p) {
+  if (p.top_k < 0) return -1;
   const int32_t best = ArgMax(logits, vocab);
   if (best < 0 || std::isinf(logits[best])) return -1;
   if (p.temperature <= 0) return best;

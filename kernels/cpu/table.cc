@@ -34,6 +34,7 @@ struct Bound {
                                   .row_group = kSet.lanes,
                                   .packed_bytes = PackedBytes,
                                   .pack_rows = PackRows,
+                                  .check_sizes = nullptr,
                                   .gather_ids = GatherIdsOnHost,
                                   .scatter_ids = ScatterIdsOnHost,
                                   .embed = Embed,

@@ -15,13 +15,6 @@
 
 namespace shoal::cuda {
 
-// The rows [row_begin, row_begin + row_count) of the batch are consecutive tokens of one sequence, the first at
-// `position`; its blocks are block_tables[block_table + i] and cover positions [0, position + row_count).
-struct AttentionSequence {
-  int64_t block_table;
-  int32_t row_begin, row_count, position;
-};
-
 // An AttentionWork on the device. Its arrays may be written anew between replays of a graph.
 struct AttentionList {
   const AttentionItem* items = nullptr;
@@ -41,10 +34,9 @@ struct Attention {
   const bf16* v;
   int block_size, kv_heads, head_dim;  // a power of two >= 16; any; a multiple of 16 up to 256
   int q_heads;
-  float scale;                         // > 0
-  const AttentionSequence* sequences;  // on the device, as the three that follow
-  const int32_t* block_tables;
-  const int32_t* heads_begin;  // [kv_heads + 1], HeadsBegin()
+  float scale;                              // > 0
+  const ops::AttentionSequence* sequences;  // on the device, as what follows
+  const int32_t* heads_begin;               // [kv_heads + 1], PutHeadsBegin()
   // A worker of `narrow` is one warp that streams K and V by itself, made for decode; one of `wide` is a block whose
   // warps share what it copies, made for prefill.
   AttentionList narrow, wide;

@@ -6,11 +6,11 @@
 // and its splits meet in slots of the list's partials (attention.h), which a join folds.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
 #include <limits>
 #include <span>
-#include <vector>
+
+#include "kernels/ops/attention.h"
 
 namespace shoal::cuda {
 
@@ -34,10 +34,6 @@ struct AttentionJoin {
   int32_t slot, count;
 };
 
-struct AttentionLength {
-  int row_count;  // tokens of the sequence in this step; 0: none
-  int position;   // of the first of them
-};
 struct AttentionTiling {
   int tile_rows;  // NarrowRows() or WideRows() of attention.h
   int workers;    // of the launch: its warps when narrow, its blocks when wide
@@ -45,23 +41,25 @@ struct AttentionTiling {
   // Only sequences with so many tokens; the others are another list's.
   int tokens_min = 1, tokens_max = std::numeric_limits<int>::max();
 };
+// A list, in memory of the caller's.
 struct AttentionWork {
-  std::vector<AttentionItem> items;
-  std::vector<int32_t> first;  // [workers + 1]: worker w has the items [first[w], first[w + 1])
-  std::vector<AttentionJoin> joins;
-  int slots = 0;  // used
+  AttentionItem* items;                           // [AttentionItemsMax()]
+  int32_t* first;                                 // [workers + 1]: worker w has the items [first[w], first[w + 1])
+  AttentionJoin* joins;                           // [workers]
+  int item_count = 0, join_count = 0, slots = 0;  // used
 };
 
-// heads_begin [kv_heads + 1]: the query heads of kv head h are [heads_begin[h], heads_begin[h + 1]).
-AttentionWork MakeAttentionWork(std::span<const AttentionLength> sequences, std::span<const int32_t> heads_begin,
-                                const AttentionTiling& tiling);
+// Fills `work`. Of the sequences only rows and positions are read. heads_begin [kv_heads + 1]: the query heads of kv
+// head h are [heads_begin[h], heads_begin[h + 1]). Allocates nothing: it is done for each step.
+void MakeAttentionWork(std::span<const ops::AttentionSequence> sequences, std::span<const int32_t> heads_begin,
+                       const AttentionTiling& tiling, AttentionWork* work);
 
-// The sizes that hold every list of at most `sequences` sequences with `tokens` tokens together: items; joins are fewer
-// than workers.
-int64_t AttentionItemsMax(int sequences, int tokens, std::span<const int32_t> heads_begin,
-                          const AttentionTiling& tiling);
+// Items of any list of at most `sequences` sequences with `tokens` tokens together. q_to_kv as in ops/attention.h.
+int64_t AttentionItemsMax(int sequences, int tokens, std::span<const int32_t> q_to_kv, const AttentionTiling& tiling);
 
-// heads_begin of a map from query heads to kv heads (kernels/ops/attention.h), which does not decrease.
-std::vector<int32_t> HeadsBegin(std::span<const int32_t> q_to_kv, int kv_heads);
+// heads_begin of q_to_kv.
+void PutHeadsBegin(std::span<const int32_t> q_to_kv, std::span<int32_t> heads_begin);
+// Of the kv head that most query heads share.
+int HeadsMax(std::span<const int32_t> q_to_kv);
 
 }  // namespace shoal::cuda

@@ -1,6 +1,4 @@
-// kernels/ops/copy_blocks.h on a device, for all layers of a rank in one launch.
-//   buffer[dst block] = buffer[src block] for each buffer and each pair, in order: a pair may read what one before
-//   wrote
+// kernels/ops/copy_blocks.h on a device, with the pairs in its memory: a pair may read what one before wrote.
 #pragma once
 
 #include "kernels/cuda/lang.h"
@@ -8,13 +6,7 @@
 
 namespace shoal::cuda {
 
-struct CopyBlocks {
-  void* const* buffers;  // [buffer_count], on the device: each layer's K and V, 16-byte aligned
-  int buffer_count;
-  int64_t block_bytes;          // of one block in one buffer: a multiple of 16
-  const ops::BlockPair* pairs;  // [max_pairs], on the device; the first whose src is negative ends the list
-  int max_pairs;
-};
-absl::Status Enqueue(DeviceStream stream, const CopyBlocks& op);
+// K and V are 16-byte aligned, a block a multiple of 16 bytes.
+absl::Status Enqueue(DeviceStream stream, const ops::CopyBlocksArgs& op);
 
 }  // namespace shoal::cuda

@@ -13,7 +13,7 @@ namespace shoal::cuda {
 inline constexpr int kMaxLinearParts = 4;
 
 struct LinearPart {
-  const void* w;     // [n, k] as PackLinear leaves it, 128-byte aligned
+  const void* w;     // [n, k] as PackLinear leaves it, 64-byte aligned
   DType type;        // all but kF32
   int n;             // 0: the part is absent
   bf16* y;           // [tokens, n], rows y_stride apart; or null:

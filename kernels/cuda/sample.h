@@ -9,17 +9,9 @@
 
 namespace shoal::cuda {
 
-struct Sample {
-  const float* logits;           // [rows, vocab], 16-byte aligned
-  int64_t stride;                // floats from row to row, a multiple of 4
-  const ops::SampleRow* params;  // [rows], on the device
-  int32_t* tokens;               // [rows], out; -1: the row has a NaN or +Inf, or nothing finite
-  int32_t* mailbox;              // null, or for gather_ids: mailbox[places[r]] = the token, 0 where that is -1
-  const int32_t* places;         // [rows], on the device; negative: the row is padding, is not read and gives -1.
-                                 // Null: none is; then there is no mailbox
-  int rows;
-  int vocab;  // at most 262144
-};
-absl::Status Enqueue(DeviceStream stream, const Sample& op);
+inline constexpr int kMaxSampledVocab = 1 << 18;
+
+// All arrays on the device. Rows that begin on borders of 16 bytes are read faster.
+absl::Status Enqueue(DeviceStream stream, const ops::SampleArgs& op);
 
 }  // namespace shoal::cuda

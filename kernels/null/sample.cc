@@ -9,6 +9,10 @@ namespace shoal::ops::null {
 
 absl::Status Sample(Stream& stream, const SampleArgs& a) {
   for (int64_t r = 0; r < a.rows; ++r) {
+    if (a.params[r].top_k < 0) {
+      a.tokens[r] = -1;
+      continue;
+    }
     uint64_t hash = Mix(0, ToInteger(a.logits[r * a.stride]));
     if (a.params[r].temperature > 0) {
       uint32_t bits;

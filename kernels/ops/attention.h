@@ -23,6 +23,7 @@ struct AttentionSequence {
   int row_count;
   int position;
 };
+struct AttentionPlanShape;
 struct AttentionArgs {
   ConstActs q;  // [tokens, q_heads, head_dim], token stride q_stride (floats)
   Acts out;     // [tokens, q_heads, head_dim], contiguous; must not alias q
@@ -36,6 +37,7 @@ struct AttentionArgs {
   float scale;
   float* workspace;            // at least attention_workspace(...) floats
   const void* plan = nullptr;  // what attention_plan wrote for these sequences; null where the backend has none
+  const AttentionPlanShape* plan_shape = nullptr;  // that it was written for, in host memory; read during the call
 };
 using AttentionFn = absl::Status (*)(Stream&, const AttentionArgs&);
 
@@ -48,10 +50,13 @@ struct AttentionPlanShape {
   int max_tokens, max_sequences, max_context;  // of a batch
   const int32_t* q_to_kv;                      // [q_heads], in host memory
   int q_heads, kv_heads, head_dim;
+  int max_rows = 0;  // of one sequence in a batch; 0: max_tokens. 1 where all batches decode: then less is launched
 };
 // Which part of a batch's attention is whose is decided on the host, once for all layers of a step. A backend that does
 // so says how many bytes its decision takes, at most, for such batches (a multiple of 16, the same whatever the batch),
-// and writes them for one of them; they are copied to where AttentionArgs::plan says. Both null: nothing is decided.
+// and writes them for one of them; they are copied to where AttentionArgs::plan says, 16-byte aligned. Where things lie
+// in a plan follows from its shape: a recorded call can be replayed with the plan of another batch at the same address.
+// Writing allocates nothing and does not read the block tables. Both null: nothing is decided.
 using AttentionPlanBytesFn = int64_t (*)(const AttentionPlanShape&);
 using AttentionPlanFn = void (*)(const AttentionPlanShape&, const AttentionSequence* sequences, int sequence_count,
                                  void* plan);

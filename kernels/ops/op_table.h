@@ -20,6 +20,16 @@
 
 namespace shoal::ops {
 
+// What the ops of a decoder on one rank are called with, where a backend may have limits.
+struct OpSizes {
+  int64_t hidden, q_dim, ffn;  // columns of weights; 0: there are none
+  int head_dim, rot_dim;
+  bool interleaved;  // rope_kv's
+  int64_t vocab;     // logits of a row that is sampled; 0: none is
+  DType kv_type;
+  int block_size;
+};
+
 struct OpTable {
   std::string_view name;  // "ref", "cpu-avx2", "cpu-scalar", "null": part of numerics_id
   DType acts;             // element type of activations between ops (acts.h): kF32 or kBF16
@@ -34,12 +44,16 @@ struct OpTable {
   size_t (*packed_bytes)(DType, int64_t n, int64_t k);
   void (*pack_rows)(DType, const void* src, int64_t row_begin, int64_t rows, int64_t n, int64_t k, void* dst);
 
+  // InvalidArgument: sizes that some op does not serve, with all of them told; asked when a model is loaded, so that no
+  // step fails. Null: there are no limits of that kind.
+  absl::Status (*check_sizes)(const OpSizes&);
+
   GatherIdsFn gather_ids;
   ScatterIdsFn scatter_ids;
   EmbedFn embed;
   GatherRowsFn gather_rows;
   RmsNormFn rms_norm;
-  QuantiseFn quantise;
+  QuantiseFn quantise;  // null: no weights take quantised activations
   MatmulFn matmul;
   RopeKvFn rope_kv;
   AttentionFn attention;

@@ -5,6 +5,7 @@
 //   max(p) renormalise; the token is the first, by falling p (ties: lower id first), where the running sum exceeds
 //   `uniform`.
 // Sums in double. A row with a NaN or +Inf, or without any finite logit, gives token -1; -Inf forbids a token.
+// A row whose top_k is negative is padding: its logits are not read, its token is -1.
 #pragma once
 
 #include "absl/status/status.h"
@@ -14,7 +15,7 @@ namespace shoal::ops {
 
 struct SampleRow {
   float temperature = 0;
-  int32_t top_k = 0;
+  int32_t top_k = 0;  // -1: padding
   float top_p = 1;
   float min_p = 0;
   float uniform = 0;  // in [0, 1): common/base/rng.h SamplingUniform

@@ -12,6 +12,7 @@ namespace shoal::ops::ref {
 namespace {
 
 int32_t SampleOne(const float* logits, int vocab, const SampleRow& p) {
+  if (p.top_k < 0) return -1;
   int32_t best = -1;
   for (int i = 0; i < vocab; ++i) {
     if (std::isnan(logits[i])) return -1;

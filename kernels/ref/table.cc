@@ -27,6 +27,7 @@ const OpTable& Table() {
                                      .row_group = 1,
                                      .packed_bytes = PackedBytes,
                                      .pack_rows = PackRows,
+                                     .check_sizes = nullptr,
                                      .gather_ids = GatherIdsOnHost,
                                      .scatter_ids = ScatterIdsOnHost,
                                      .embed = Embed,

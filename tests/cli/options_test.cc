@@ -92,7 +92,7 @@ TEST(CommandLine, YamlCarriesEveryOptionOfServe) {
   o.kv_cache_blocks = 100, o.kv_cache_memory_bytes = 1ll << 40, o.max_model_len = 100, o.max_num_seqs = 3;
   o.max_num_batched_tokens = 99, o.max_queued_requests = 17, o.shutdown_timeout = 1.5, o.orphan_timeout = 2.5;
   o.report_dir = "/reports";
-  o.canary_interval = 0.5, o.checksum_interval = 7;
+  o.canary_interval = 0.5, o.checksum_interval = 7, o.enforce_eager = true;
   const std::string file = WriteFile(ToYaml(o));
   const auto line = Parse({"coordinator", "--config", file.c_str()});
   ASSERT_TRUE(line.ok()) << line.status();

@@ -48,6 +48,30 @@ std::unique_ptr<VirtualCluster> ReadyCluster(const CoreOptions& options, uint64_
   return cluster;
 }
 
+TEST(Serving, StepsOfTokensAloneNameABucketWhereRanksCanRecordThem) {
+  CoreOptions options = TestOptions();
+  options.checksum_interval = 3;
+  for (const bool graphs : {false, true}) {
+    options.graphs = graphs;
+    auto cluster = ReadyCluster(options);
+    std::vector<GenerateRequest> requests;
+    for (RequestId id = 1; id <= 3; ++id) requests.push_back(MakeRequest(id, 2 + 3 * static_cast<int32_t>(id), 20));
+    for (const GenerateRequest& r : requests) cluster->Submit(r);
+    ASSERT_TRUE(cluster->RunUntilAnswered());
+    ExpectAsAlone(*cluster, requests);
+    int named = 0, of_checksums = 0;
+    for (const VirtualCluster::PlanTrace& plan : cluster->plans()) {
+      const bool alike = plan.rows == plan.tokens && plan.decode_rows == plan.rows;
+      if (alike) EXPECT_EQ(plan.bucket, graphs && !plan.checksum ? plan::GraphBucket(plan.rows, 8) : 0);
+      if (plan.tokens > plan.rows) EXPECT_EQ(plan.bucket, 0);
+      named += plan.bucket > 0 ? 1 : 0;
+      of_checksums += plan.checksum ? 1 : 0;
+    }
+    EXPECT_EQ(named > 10, graphs);
+    EXPECT_GT(of_checksums, 0);
+  }
+}
+
 TEST(Serving, OneRequest) {
   auto cluster = ReadyCluster(TestOptions());
   const GenerateRequest r = MakeRequest(1, 10, 20);

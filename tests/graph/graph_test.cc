@@ -134,7 +134,7 @@ TEST_F(DecoderTest, RefusesABatchThatDoesNotFit) {
   const std::vector<int32_t> positions(5);
   const std::vector<int64_t> slots(5);
   const Batch batch = {
-      .tokens = 5, .ids = {}, .positions = positions, .slots = slots, .sequences = {}, .sample_rows = {}};
+      .tokens = 5, .sources = {}, .positions = positions, .slots = slots, .sequences = {}, .sample_rows = {}};
   EXPECT_EQ((*decoder)->Begin(batch).code(), absl::StatusCode::kInvalidArgument);
 }
 

@@ -274,6 +274,44 @@ TEST(PlanCheck, RefusesBrokenBlocks) { ExpectRefused(BlockViolations()); }
 TEST(PlanCheck, RefusesBrokenRows) { ExpectRefused(RowViolations()); }
 TEST(PlanCheck, RefusesLaterFeaturesAndBadSampling) { ExpectRefused(LaterFeatures()); }
 
+TEST(PlanCheck, ABucketHoldsRowsThatAllSampleOneToken) {
+  const auto apply = [](int32_t bucket, const std::function<void(StepPlan&)>& change) {
+    PlanMirror mirror(kLimits);
+    StepPlan plan;
+    plan.stamp.step = 1;
+    plan.starts = {MakeStart(1, {10}, {0})};
+    plan.rows = {Literal(1, 0, 1, true)};
+    plan.bucket = bucket;
+    change(plan);
+    return mirror.Apply(plan, false).code();
+  };
+  const auto nothing = [](StepPlan&) {};
+  const int32_t most = std::min(kLimits.max_tokens, kLimits.max_sequences);
+  EXPECT_EQ(apply(1, nothing), absl::StatusCode::kOk);
+  EXPECT_EQ(apply(most, nothing), absl::StatusCode::kOk);
+  EXPECT_EQ(apply(most + 1, nothing), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(apply(-1, nothing), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(apply(1, [](StepPlan& p) { p.checksum = true; }), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(apply(1, [](StepPlan& p) { p.rows[0].output = RowOutput::kNone; }), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(apply(3, [](StepPlan& p) { p = First(), p.bucket = 3; }), absl::StatusCode::kInvalidArgument);
+}
+
+TEST(PlanCheck, GraphBucketsHoldTheirRows) {
+  EXPECT_EQ(GraphBucket(1, 256), 1);
+  EXPECT_EQ(GraphBucket(3, 256), 4);
+  EXPECT_EQ(GraphBucket(17, 256), 20);
+  EXPECT_EQ(GraphBucket(33, 256), 40);
+  EXPECT_EQ(GraphBucket(129, 256), 160);
+  EXPECT_EQ(GraphBucket(97, 100), 100);
+  EXPECT_EQ(GraphBucket(101, 100), 0);
+  for (int32_t rows = 1; rows <= 1000; ++rows) {
+    const int32_t bucket = GraphBucket(rows, 1000);
+    EXPECT_GE(bucket, rows);
+    EXPECT_EQ(GraphBucket(bucket, 1000), bucket);
+    EXPECT_LE(bucket, std::max(rows + 3, rows * 5 / 4)) << rows;
+  }
+}
+
 TEST(PlanCheck, RefusesToGrowBeyondTheModelLength) {
   PlanMirror mirror(kLimits);
   StepPlan p;

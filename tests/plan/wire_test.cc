@@ -55,6 +55,9 @@ TEST(WirePlan, RoundTripKeepsEveryField) {
   StepPlan asks = plan;
   asks.checksum = true;
   EXPECT_TRUE(DecodePlan(EncodePlan(asks)).value().checksum);
+  EXPECT_EQ(back.bucket, 0);
+  asks.bucket = 24;
+  EXPECT_EQ(DecodePlan(EncodePlan(asks)).value().bucket, 24);
 }
 
 TEST(WirePlan, RefusesWhatIsNotAPlan) {

@@ -29,8 +29,10 @@ TEST(StepBatchTest, LaysOutRowsByTheirBlockTables) {
   plan.rows.push_back({.id = 6, .position = 0, .count = 5});
   plan.rows.push_back({.id = 5, .position = 0, .count = 6, .output = plan::RowOutput::kSample});
   ASSERT_TRUE(mirror.Apply(plan, false).ok());
+  Places places(8);
+  places.Apply(plan);
   StepBatch batch;
-  batch.Build(plan, mirror);
+  batch.Build(plan, mirror, places);
   EXPECT_EQ(batch.batch().tokens, 11);
   EXPECT_EQ(List(batch.batch().positions), (std::vector<int32_t>{0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 5}));
   EXPECT_EQ(List(batch.batch().slots), (std::vector<int64_t>{28, 29, 30, 31, 80, 40, 41, 42, 43, 12, 13}));
@@ -39,10 +41,13 @@ TEST(StepBatchTest, LaysOutRowsByTheirBlockTables) {
   EXPECT_EQ(batch.batch().sequences[1].row_begin, 5);
   EXPECT_EQ(batch.batch().sequences[1].row_count, 6);
   EXPECT_EQ(batch.batch().sequences[1].block_table[1], 3);
+  ASSERT_EQ(batch.batch().places.size(), 2u);
+  EXPECT_NE(batch.batch().places[0].index, batch.batch().places[1].index);
+  const graph::SequencePlace place = batch.batch().places[1];
   EXPECT_EQ(batch.sampled(), (std::vector<plan::SequenceId>{5}));
-  EXPECT_FLOAT_EQ(batch.sampling()[0].temperature, 0.5f);
+  EXPECT_FLOAT_EQ(batch.batch().sampling[0].temperature, 0.5f);
   // Keyed by the position of the token that is being sampled.
-  EXPECT_EQ(batch.sampling()[0].uniform, SamplingUniform(45, 0, 6, 0));
+  EXPECT_EQ(batch.batch().sampling[0].uniform, SamplingUniform(45, 0, 6, 0));
   EXPECT_FALSE(batch.decodes());
 
   plan = {};
@@ -55,12 +60,33 @@ TEST(StepBatchTest, LaysOutRowsByTheirBlockTables) {
   plan.blocks_added.push_back({6, {21}});
   plan.copies.clear();
   ASSERT_TRUE(mirror.Apply(plan, false).ok());
-  batch.Build(plan, mirror);
+  places.Apply(plan);
+  batch.Build(plan, mirror, places);
   EXPECT_EQ(List(batch.batch().slots), (std::vector<int64_t>{14}));
   EXPECT_EQ(batch.batch().sequences[0].position, 6);
-  EXPECT_EQ(batch.sampling()[0].uniform, SamplingUniform(45, 0, 7, 0));
+  EXPECT_EQ(batch.batch().places[0].index, place.index);
+  EXPECT_EQ(batch.batch().places[0].owner, place.owner);
+  EXPECT_EQ(batch.batch().sampling[0].uniform, SamplingUniform(45, 0, 7, 0));
   EXPECT_TRUE(batch.decodes());
   EXPECT_TRUE(batch.copies().empty());
+}
+
+TEST(PlacesTest, APlaceThatIsFreeAgainHasAnotherOwner) {
+  Places places(2);
+  plan::StepPlan plan;
+  plan.rows = {{.id = 1}, {.id = 2}};
+  places.Apply(plan);
+  const graph::SequencePlace first = *places.Find(1), second = *places.Find(2);
+  EXPECT_NE(first.index, second.index);
+  EXPECT_LT(std::max(first.index, second.index), 2);
+  plan.ends = {1, 77};  // the last never had rows
+  plan.rows = {{.id = 3}, {.id = 2}};
+  places.Apply(plan);
+  EXPECT_EQ(places.Find(1), nullptr);
+  EXPECT_EQ(places.Find(3)->index, first.index);
+  EXPECT_NE(places.Find(3)->owner, first.owner);
+  EXPECT_NE(places.Find(3)->owner, 0u);
+  EXPECT_EQ(places.Find(2)->owner, second.owner);
 }
 
 }  // namespace

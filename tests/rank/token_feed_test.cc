@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "absl/status/statusor.h"
+#include "kernels/ops/backends.h"
 #include "tests/comm/group.h"
 
 namespace shoal::rank {
@@ -16,7 +17,9 @@ class TokenFeedTest : public ::testing::Test {
       : group_({.tp = 1, .pp = 1, .max_samples = 8, .mailbox_slots = kSlots}, comm::TestTransport::kLocal),
         mirror_(
             {.blocks = 64, .block_size = 16, .max_sequences = 8, .max_tokens = 64, .max_model_len = 64, .vocab = 100}),
-        feed_(group_.rank(0).mailbox_in.get(), kSlots) {
+        device_(device::MakeHostDevice(ops::FindOpTable("cpu").value(), 1)),
+        places_(8),
+        feed_(TokenFeed::Create(device_.get(), group_.rank(0).mailbox_in.get(), kSlots, 8, &places_).value()) {
     group_.abort(0) = 1;  // whatever would wait fails at once
   }
 
@@ -43,8 +46,11 @@ class TokenFeedTest : public ::testing::Test {
   absl::StatusOr<std::vector<int32_t>> Ids() {
     const absl::Status applied = mirror_.Apply(plan_, false);
     if (!applied.ok()) return applied;
+    places_.Apply(plan_);
     std::vector<int32_t> ids;
-    const absl::Status status = feed_.Ids(plan_, mirror_, &ids);
+    absl::Status status = feed_.Sources(plan_, mirror_, &ids);
+    const ops::GatherIdsArgs args = {ids.data(), feed_.last(), ids.data(), static_cast<int>(ids.size())};
+    if (status.ok()) status = device_->table().gather_ids(device_->stream(), args);
     if (!status.ok()) return status;
     return ids;
   }
@@ -54,6 +60,8 @@ class TokenFeedTest : public ::testing::Test {
 
   comm::TestGroup group_;
   plan::PlanMirror mirror_;
+  const std::unique_ptr<device::Device> device_;
+  Places places_;
   TokenFeed feed_;
   plan::StepPlan plan_;
   uint64_t step_ = 0;
@@ -114,6 +122,16 @@ TEST_F(TokenFeedTest, TakesTheOldestMessageOnceTheMailboxWouldBeFull) {
   Start(kSlots + 1, {1});
   EXPECT_TRUE(Ids().ok());
   EXPECT_TRUE(Post(kSlots + 1, {99}).ok());
+}
+
+TEST_F(TokenFeedTest, ARowWithoutAFiniteLogitGoesOnAsTokenZero) {
+  NewPlan();
+  Start(1, {11});
+  ASSERT_TRUE(Ids().ok());
+  ASSERT_TRUE(Post(1, {-1}).ok());
+  NewPlan();
+  Continue(1, 1);
+  EXPECT_EQ(Ids().value(), (Tokens{0}));
 }
 
 TEST_F(TokenFeedTest, AnEndedSequencesSampleGoesToNobody) {

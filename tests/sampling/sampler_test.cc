@@ -47,9 +47,11 @@ TEST(SamplerTest, EachRowGetsItsOwnParameters) {
         {.temperature = 1, .top_k = 1, .uniform = 0.99f},
         {.temperature = 1, .uniform = 0.1f},
     };
-    std::vector<int32_t> tokens(4, -7);
-    ASSERT_TRUE(Sampler(device.get()).Sample(logits, kVocab, rows, tokens).ok());
-    EXPECT_EQ(tokens, (std::vector<int32_t>{9, 20, 9, -1}));
+    auto sampler = Sampler::Create(device.get(), 5);
+    ASSERT_TRUE(sampler.ok());
+    const auto tokens = sampler->Sample(logits, kVocab, rows.data(), 4);
+    ASSERT_TRUE(tokens.ok());
+    EXPECT_EQ(std::vector<int32_t>(tokens->begin(), tokens->end()), (std::vector<int32_t>{9, 20, 9, -1}));
   }
 }
 

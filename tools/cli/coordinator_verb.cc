@@ -108,6 +108,7 @@ server::CoordinatorOptions ToCoordinatorOptions(const ServeOptions& o) {
   core.kv_memory_bytes = o.kv_cache_memory_bytes;
   core.canary_interval = static_cast<DurationNs>(o.canary_interval * kSecond);
   core.checksum_interval = o.checksum_interval;
+  core.graphs = core.engine.device == "cuda" && !o.enforce_eager;
   return out;
 }
 

@@ -91,6 +91,7 @@ void AddServeFlags(CLI::App* app, ServeOptions& o) {
   Flag(app, "--canary-interval", o.canary_interval,
        "Seconds from one canary, a tiny prompt with a known answer, to the next while idle; 0: none")
       ->check(CLI::Range(0.0, 86400.0));
+  Switch(app, "--enforce-eager", o.enforce_eager, "On CUDA: launch each kernel of a step by itself, record no graphs");
   Flag(app, "--checksum-interval", o.checksum_interval,
        "Steps from one in which tensor ranks compare their hidden states to the next; 0: never")
       ->check(CLI::Range(0, kMaxInt));
@@ -345,6 +346,7 @@ std::string ToYaml(const ServeOptions& o) {
   put("max-queued-requests", o.max_queued_requests);
   put("canary-interval", o.canary_interval);
   put("checksum-interval", o.checksum_interval);
+  put("enforce-eager", o.enforce_eager);
   put("shutdown-timeout", o.shutdown_timeout);
   put("orphan-timeout", o.orphan_timeout);
   if (!o.state_dir.empty()) put("state-dir", o.state_dir);

@@ -32,7 +32,8 @@ struct ServeOptions {
   int kv_cache_blocks = 0;
   long long kv_cache_memory_bytes = 0;
   int max_model_len = 0, max_num_seqs = 64, max_num_batched_tokens = 512, max_queued_requests = 512;
-  double canary_interval = 10;                        // seconds; 0: no canary
+  double canary_interval = 10;  // seconds; 0: no canary
+  bool enforce_eager = false;
   int checksum_interval = 64;                         // plans; 0: never
   double shutdown_timeout = 30, orphan_timeout = 60;  // seconds
   std::string state_dir;                              // empty: a private one, for as long as the launcher lives

@@ -78,6 +78,7 @@ class Maker {
   void Shape() {
     core::CoreOptions& o = s_.options;
     o = TestOptions();
+    o.graphs = s_.seed % 2 == 1;
     o.tp = Draw(1, 3);
     o.pp = Draw(1, 3);
     o.max_num_seqs = Draw(1, 40);

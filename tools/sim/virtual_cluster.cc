@@ -362,7 +362,7 @@ void VirtualCluster::On(const core::SendPlan& e) {
   }
   max_in_flight_ = std::max(max_in_flight_, ++in_flight_);
   plans_.push_back({e.stamp.epoch, e.stamp.step, plan->cohort, plan->TokenCount(), decode_rows, hash,
-                    static_cast<int32_t>(plan->rows.size()), plan->checksum, world_.now(), 0, 0});
+                    static_cast<int32_t>(plan->rows.size()), plan->bucket, plan->checksum, world_.now(), 0, 0});
 }
 
 void VirtualCluster::On(const core::EmitTokens& e) {

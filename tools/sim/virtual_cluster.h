@@ -150,7 +150,7 @@ class VirtualCluster : private VirtualCoordinator::Observer {
     uint64_t epoch, step;
     int32_t cohort, tokens, decode_rows;
     uint64_t bytes_hash;
-    int32_t rows;
+    int32_t rows, bucket;
     bool checksum;
     TimeNs sent, ended, answered;  // ended: at the last stage; answered: known to the core, 0: not yet
   };

@@ -26,30 +26,33 @@ class HostDevice final : public Device {
     if (data == nullptr) return absl::ResourceExhaustedError(absl::StrCat("no memory for ", bytes >> 20, " MiB"));
     return Memory(data, bytes, std::free);
   }
+  absl::StatusOr<Memory> AllocateHost(size_t bytes) override { return Allocate(bytes); }
   absl::Status Upload(void* to, const void* from, size_t bytes) override {
-    std::memcpy(to, from, bytes);
+    if (bytes > 0) std::memcpy(to, from, bytes);
     return absl::OkStatus();
   }
   absl::Status Download(void* to, const void* from, size_t bytes) override {
-    std::memcpy(to, from, bytes);
+    if (bytes > 0) std::memcpy(to, from, bytes);
     return absl::OkStatus();
+  }
+  absl::Status Fetch(void* to, const void* from, size_t bytes) override { return Download(to, from, bytes); }
+  absl::StatusOr<uint64_t> Mark() override { return ++marks_; }
+  absl::StatusOr<bool> Reached(uint64_t) override { return true; }
+  absl::Status Milestone() override { return absl::OkStatus(); }
+  absl::StatusOr<std::unique_ptr<ops::AcceleratorGraph>> Record(const std::function<absl::Status()>&) override {
+    return absl::FailedPreconditionError("a CPU records no graphs");
+  }
+  absl::Status Launch(ops::AcceleratorGraph&) override {
+    return absl::FailedPreconditionError("a CPU launches no graphs");
   }
 
  private:
   const ops::OpTable* const table_;
   const std::unique_ptr<ops::Stream> stream_;
+  uint64_t marks_ = 0;
 };
 
 }  // namespace
-
-absl::Status UploadBuffer::PutBytes(const void* from, size_t bytes) {
-  if (bytes > memory_.size()) {
-    auto larger = device_->Allocate(2 * bytes);
-    if (!larger.ok()) return larger.status();
-    memory_ = std::move(*larger);
-  }
-  return device_->Upload(memory_.data(), from, bytes);
-}
 
 std::unique_ptr<Device> MakeHostDevice(const ops::OpTable* table, int threads) {
   return std::make_unique<HostDevice>(table, threads);

@@ -63,6 +63,20 @@ absl::Status CheckEnds(const DecoderParts& p) {
   return CheckMatrix(*p.table, "head", p.weights->head, vocab, hidden);
 }
 
+// What the backend has limits for.
+absl::Status CheckSizes(const DecoderParts& p) {
+  if (p.table->check_sizes == nullptr) return absl::OkStatus();
+  return p.table->check_sizes({.hidden = p.config.hidden,
+                               .q_dim = int64_t{p.shard.heads.size()} * p.config.head_dim,
+                               .ffn = p.shard.ffn.size(),
+                               .head_dim = p.config.head_dim,
+                               .rot_dim = p.config.rope.dim,
+                               .interleaved = p.config.rope.interleaved,
+                               .vocab = p.shard.has_head && p.tensor->index() == 0 ? p.config.vocab : 0,
+                               .kv_type = p.kv.empty() ? DType::kBF16 : p.kv[0].dtype,
+                               .block_size = p.kv.empty() ? 16 : p.kv[0].block_size});
+}
+
 // The columns of logits that each tensor rank has: the cut of the vocabulary does not depend on the stages.
 absl::StatusOr<std::vector<int32_t>> VocabWidths(const DecoderParts& p) {
   const int tp = p.tensor->size();
@@ -93,23 +107,29 @@ ScratchShape ShapeOf(const model::ModelConfig& config, const plan::RankShard& sh
           .quantises = table.quantise != nullptr};
 }
 
-absl::StatusOr<device::Memory> UploadHeadMap(const DecoderParts& p) {
-  std::vector<int32_t> map;
-  for (int32_t head = p.shard.heads.begin; head < p.shard.heads.end; ++head) {
-    map.push_back(model::KvHeadOf(p.config, head) - p.shard.kv_heads.begin);
+BatchShape BatchShapeOf(const model::ModelConfig& config, const plan::RankShard& shard, const DecoderOptions& options,
+                        int block_size) {
+  BatchShape shape = {.options = options,
+                      .rope = config.rope,
+                      .block_size = block_size,
+                      .q_to_kv = {},
+                      .kv_heads = shard.kv_heads.size(),
+                      .head_dim = config.head_dim};
+  for (int32_t head = shard.heads.begin; head < shard.heads.end; ++head) {
+    shape.q_to_kv.push_back(model::KvHeadOf(config, head) - shard.kv_heads.begin);
   }
-  SHOAL_ASSIGN_OR_RETURN(device::Memory memory, p.device->Allocate(map.size() * sizeof(int32_t)));
-  SHOAL_RETURN_IF_ERROR(p.device->Upload(memory.data(), map.data(), map.size() * sizeof(int32_t)));
-  return memory;
+  return shape;
 }
 
 // The decoder with its memory. ResourceExhausted: there is not so much.
 absl::StatusOr<std::unique_ptr<Decoder>> Build(DecoderParts p) {
   const ScratchShape shape = ShapeOf(p.config, p.shard, p.tensor->size(), p.options, *p.table, p.stream->threads());
   SHOAL_ASSIGN_OR_RETURN(Scratch scratch, Scratch::Create(*p.device, shape));
-  SHOAL_ASSIGN_OR_RETURN(StagedBatch staged, StagedBatch::Create(p.device, p.options, p.config.rope,
-                                                                 p.kv.empty() ? 1 : p.kv[0].block_size));
-  SHOAL_ASSIGN_OR_RETURN(device::Memory map, UploadHeadMap(p));
+  BatchShape batch = BatchShapeOf(p.config, p.shard, p.options, p.kv.empty() ? 1 : p.kv[0].block_size);
+  const size_t map_bytes = batch.q_to_kv.size() * sizeof(int32_t);
+  SHOAL_ASSIGN_OR_RETURN(device::Memory map, p.device->Allocate(map_bytes));
+  SHOAL_RETURN_IF_ERROR(p.device->Upload(map.data(), batch.q_to_kv.data(), map_bytes));
+  SHOAL_ASSIGN_OR_RETURN(StagedBatch staged, StagedBatch::Create(p.device, std::move(batch)));
   return std::make_unique<DecoderImpl>(std::move(p), std::move(scratch), std::move(staged), std::move(map));
 }
 
@@ -117,9 +137,10 @@ absl::StatusOr<std::unique_ptr<Decoder>> Build(DecoderParts p) {
 
 int64_t DecoderBytes(const model::ModelConfig& config, const plan::RankShard& shard, int tp,
                      const DecoderOptions& options, const ops::OpTable& table, int threads) {
+  constexpr int kSmallestBlock = 16;  // tokens: ops::KvLayer; the longest block tables
   const bool is_host = table.acts == DType::kF32;
   return ScratchBytes(ShapeOf(config, shard, tp, options, table, threads)) +
-         StagedBatch::Bytes(is_host, options, config.rope);
+         StagedBatch::Bytes(is_host, table, threads, BatchShapeOf(config, shard, options, kSmallestBlock));
 }
 
 absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Create(const model::ModelConfig& config, const plan::RankShard& shard,
@@ -142,6 +163,7 @@ absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Create(const model::ModelConfi
                         .operation = operation,
                         .vocab_widths = {}};
   SHOAL_RETURN_IF_ERROR(CheckTable(*parts.table));
+  SHOAL_RETURN_IF_ERROR(CheckSizes(parts));
   SHOAL_RETURN_IF_ERROR(CheckLayers(parts));
   SHOAL_RETURN_IF_ERROR(CheckEnds(parts));
   SHOAL_ASSIGN_OR_RETURN(parts.vocab_widths, VocabWidths(parts));
@@ -161,6 +183,11 @@ DecoderImpl::DecoderImpl(DecoderParts parts, Scratch scratch, StagedBatch staged
       b_(std::move(staged)),
       q_to_kv_(std::move(q_to_kv)) {}
 
+absl::Status DecoderImpl::Begin(const Batch& batch) {
+  last_ = batch.last;
+  return b_.Stage(batch);
+}
+
 std::span<std::byte> DecoderImpl::residual() {
   return {s_.x.as<std::byte>(), static_cast<size_t>(b_.tokens() * p_.config.hidden * act_bytes_)};
 }
@@ -168,8 +195,10 @@ std::span<std::byte> DecoderImpl::residual() {
 absl::Status DecoderImpl::Embed() {
   SHOAL_CHECK(p_.shard.has_embedding);
   Start(Operation::kEmbed);
+  SHOAL_RETURN_IF_ERROR(
+      p_.table->gather_ids(*p_.stream, {.sources = b_.sources(), .last = last_, .ids = s_.ids, .tokens = b_.tokens()}));
   SHOAL_RETURN_IF_ERROR(p_.table->embed(*p_.stream, {.table = p_.weights->embedding,
-                                                     .ids = b_.ids(),
+                                                     .ids = s_.ids,
                                                      .row_begin = p_.shard.vocab.begin,
                                                      .scale = p_.config.embedding_scale,
                                                      .x = s_.x,

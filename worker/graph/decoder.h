@@ -29,15 +29,30 @@
 
 namespace shoal::graph {
 
+class StagedBatch;
+
+// Where a device keeps what it knows of a sequence from step to step: its block table, its last sampled token. `index`
+// is below DecoderOptions::max_samples; another `owner` (never 0) says that the place has changed hands.
+struct SequencePlace {
+  int32_t index = 0;
+  uint64_t owner = 0;
+};
+
 // One micro-batch, as the rank engine lays it out from a plan, in host memory. Rows of one sequence are consecutive.
 struct Batch {
   int tokens = 0;
-  std::span<const int32_t> ids;        // [tokens]; stage 0
-  std::span<const int32_t> positions;  // [tokens]
-  std::span<const int64_t> slots;      // [tokens] of the KV cache
-  std::span<const ops::AttentionSequence> sequences;
-  std::span<const int32_t> sample_rows;  // rows whose logits are wanted, ascending
-  bool checksum = false;                 // Forward makes one
+  std::span<const int32_t> sources = {};    // [tokens]; stage 0: as ops::GatherIdsArgs has them
+  const int32_t* last = nullptr;            // [places], in device memory: the same
+  std::span<const int32_t> positions = {};  // [tokens]
+  std::span<const int64_t> slots = {};      // [tokens] of the KV cache
+  std::span<const ops::AttentionSequence> sequences = {};
+  std::span<const SequencePlace> places = {};     // [sequences]; used on a device
+  std::span<const int32_t> sample_rows = {};      // rows whose logits are wanted, ascending
+  std::span<const ops::SampleRow> sampling = {};  // of these
+  bool checksum = false;                          // Forward makes one
+  // Not 0: rows behind `tokens`, up to so many, are padding, and what is enqueued for the batch depends on this number
+  // alone, so that it can be recorded once. Every row samples.
+  int bucket = 0;
 };
 
 struct DecoderOptions {
@@ -63,8 +78,11 @@ class Decoder {
   virtual ~Decoder() = default;
 
   // Takes a batch's words to the device; the calls below are about this batch, until the next one. What `batch` views
-  // may change once this returns, but for the block tables. InvalidArgument: it is larger than the options said.
+  // may change once this returns, but for the block tables on a host. InvalidArgument: it is larger than the options
+  // said.
   virtual absl::Status Begin(const Batch& batch) = 0;
+  // Of that batch: rows (those of its bucket, when it has one) and its sampling parameters in device memory.
+  virtual const StagedBatch& staged() const = 0;
   // The batch's residual stream, [tokens, hidden] of OpTable::acts, in device memory: stage 0 fills it by Embed, others
   // receive into it.
   virtual std::span<std::byte> residual() = 0;

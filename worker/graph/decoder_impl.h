@@ -32,7 +32,8 @@ class DecoderImpl final : public Decoder {
  public:
   DecoderImpl(DecoderParts parts, Scratch scratch, StagedBatch staged, device::Memory q_to_kv);
 
-  absl::Status Begin(const Batch& batch) override { return b_.Stage(batch); }
+  absl::Status Begin(const Batch& batch) override;
+  const StagedBatch& staged() const override { return b_; }
   std::span<std::byte> residual() override;
   absl::Status Embed() override;
   absl::Status Forward() override;
@@ -90,8 +91,9 @@ class DecoderImpl final : public Decoder {
   const Scratch s_;
   const int64_t act_bytes_;  // of one activation
   StagedBatch b_;
-  const device::Memory q_to_kv_;  // int32 [local heads] -> local kv head
-  std::vector<std::byte> host_;   // where the host looks at a device's memory
+  const int32_t* last_ = nullptr;  // of the batch
+  const device::Memory q_to_kv_;   // int32 [local heads] -> local kv head
+  std::vector<std::byte> host_;    // where the host looks at a device's memory
   uint64_t checksum_ = 1;
 };
 

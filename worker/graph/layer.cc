@@ -56,6 +56,7 @@ absl::Status DecoderImpl::WriteCache(const ops::KvLayer& cache) {
 
 absl::Status DecoderImpl::Attend(const ops::KvLayer& cache) {
   Start(Operation::kAttention);
+  const ops::AttentionPlanShape shape = b_.plan_shape();
   for (const StagedBatch::Part& part : b_.parts()) {
     SHOAL_RETURN_IF_ERROR(p_.table->attention(*p_.stream, {.q = s_.q,
                                                            .out = s_.attended,
@@ -67,7 +68,9 @@ absl::Status DecoderImpl::Attend(const ops::KvLayer& cache) {
                                                            .q_heads = p_.shard.heads.size(),
                                                            .q_head_begin = p_.shard.heads.begin,
                                                            .scale = p_.config.attention_scale,
-                                                           .workspace = s_.workspace}));
+                                                           .workspace = s_.workspace,
+                                                           .plan = b_.plan(),
+                                                           .plan_shape = &shape}));
   }
   return absl::OkStatus();
 }

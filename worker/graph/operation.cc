@@ -5,7 +5,7 @@
 namespace shoal::graph {
 namespace {
 
-constexpr std::array<std::string_view, 25> kNames = {
+constexpr std::array<std::string_view, 27> kNames = {
     "waiting for a plan",
     "checking a plan",
     "waiting for sampled tokens",
@@ -31,8 +31,10 @@ constexpr std::array<std::string_view, 25> kNames = {
     "posting tokens",
     "sending activations to the next stage",
     "handing over its answer",
+    "launching a recorded step",
+    "waiting for its device",
 };
-static_assert(kNames.size() == static_cast<size_t>(Operation::kAnswer) + 1);
+static_assert(kNames.size() == static_cast<size_t>(Operation::kAwait) + 1);
 
 }  // namespace
 

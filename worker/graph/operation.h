@@ -32,6 +32,8 @@ enum class Operation : uint32_t {
   kPostTokens,
   kSend,
   kAnswer,  // handing its result to the agent
+  kGraph,   // launching a recorded step
+  kAwait,   // everything is enqueued; the device has not come so far
 };
 
 // "attention", "all-reduce after attention", ...; "unknown" for any other number.

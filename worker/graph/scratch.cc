@@ -33,6 +33,7 @@ void LayOut(const ScratchShape& s, Pieces& pieces, Scratch& to) {
   const auto acts = [&](int64_t rows, int64_t width) {
     return ops::Acts(pieces.Take(static_cast<int64_t>(RowBytes(s.acts, rows * width))));
   };
+  to.ids = static_cast<int32_t*>(pieces.Take(s.tokens * static_cast<int64_t>(sizeof(int32_t))));
   to.x = acts(s.tokens, s.hidden);
   to.h = acts(std::max(s.tokens, s.samples), s.hidden);
   to.q = acts(s.tokens, s.q_dim);

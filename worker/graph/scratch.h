@@ -27,6 +27,7 @@ struct Scratch {
   // ResourceExhausted: there is not so much memory.
   static absl::StatusOr<Scratch> Create(device::Device& device, const ScratchShape& shape);
 
+  int32_t* ids = nullptr;         // [tokens]
   ops::Acts x;                    // [tokens, hidden] residual stream
   ops::Acts h;                    // [tokens, hidden] normed
   ops::Acts q;                    // [tokens, q_dim]

@@ -1,168 +1,202 @@
 #include "worker/rank/engine.h"
 
 #include <algorithm>
+#include <chrono>
+#include <deque>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "common/base/check.h"
 #include "common/base/status_macros.h"
 #include "common/plan/control.h"
 #include "worker/rank/operation.h"
-#include "worker/rank/step_batch.h"
-#include "worker/rank/token_feed.h"
-#include "worker/sampling/sampler.h"
+#include "worker/rank/step_runner.h"
 
 namespace shoal::rank {
 namespace {
 
+// Looks at a device that has not come so far: at once, then with pauses short against a step.
+constexpr int kLooksAtOnce = 200;
+constexpr std::chrono::microseconds kLookPause(20);
+
+// A plan that the device is executing.
+struct Flight {
+  plan::StepResult result;
+  EnqueuedStep step;
+  std::vector<plan::SequenceId> sequences;  // with rows in it
+  DurationNs waited = 0;                    // on other ranks, while it was enqueued
+};
+
 class Engine {
  public:
-  explicit Engine(EngineParts parts)
-      : p_(std::move(parts)),
-        mirror_(p_.limits),
-        feed_(p_.comm->mailbox_in.get(), p_.mailbox_slots),
-        sampler_(p_.device),
-        pairs_(p_.device) {}
+  Engine(EngineParts* parts, std::unique_ptr<StepRunner> runner, int steps)
+      : p_(*parts), mirror_(p_.limits), runner_(std::move(runner)), steps_(steps) {}
 
   absl::Status Run();
 
  private:
-  absl::Status Step(const plan::StepPlan& plan, TimeNs arrived);
-  absl::Status Execute(const plan::StepPlan& plan, plan::StepResult* result);
-  absl::Status FillResidual(const plan::StepPlan& plan);
-  absl::Status Copy();
-  absl::Status Sample(uint64_t step, std::vector<plan::RowResult>* rows);
-  absl::Status SampleHere(uint64_t step, std::span<const float> logits, std::vector<plan::RowResult>* rows);
-  void Count(const plan::StepPlan& plan, bool next_is_here);
+  absl::Status TakePlan(bool* ended);
+  absl::Status Enqueue(const plan::StepPlan& plan, TimeNs arrived);
+  absl::StatusOr<bool> FinishOldest();
+  absl::Status FinishAll();
+  absl::Status Fail(Flight flight, const absl::Status& why);
+  void FillRows(Flight& flight);
+  void Count(const Flight& flight, bool next_is_here);
+  absl::Status Pause();
 
   void Begin(Operation op) {
     p_.page->operation.store(static_cast<uint32_t>(op), std::memory_order_relaxed);
     p_.device->stream().Advance();
   }
   void SetState(plan::RankState s) { p_.page->state.store(static_cast<uint32_t>(s), std::memory_order_relaxed); }
-  std::span<std::byte> ResidualBytes() { return p_.decoder->residual(); }
+  bool stopped() const { return p_.page->stop.load(std::memory_order_acquire) != 0; }
+  bool aborted() const { return p_.page->abort.load(std::memory_order_acquire) != 0; }
 
-  EngineParts p_;
+  EngineParts& p_;
   plan::PlanMirror mirror_;
-  StepBatch batch_;
-  TokenFeed feed_;  // used on stage 0 only
-  sampling::Sampler sampler_;
-  device::UploadBuffer pairs_;
-  std::vector<int32_t> ids_, tokens_;
-  DurationNs sampling_ = 0;  // of the present step
+  const std::unique_ptr<StepRunner> runner_;
+  const size_t steps_;
+  std::deque<Flight> flights_;  // oldest first
+  TimeNs idle_since_ = 0;       // end of the last step
+  int looks_ = 0;               // in a row that found nothing
 };
 
+// Plans go to the device as they come; results are handed over as it comes to them.
 absl::Status Engine::Run() {
   p_.device->stream().progress = &p_.page->progress;
-  while (p_.page->stop.load(std::memory_order_acquire) == 0) {
+  bool ended = false;
+  while (!stopped() && !ended) {
+    if (!flights_.empty()) {
+      SHOAL_ASSIGN_OR_RETURN(const bool finished, FinishOldest());
+      if (finished) continue;
+      if (flights_.size() >= steps_ || !p_.plans->HasNext()) {
+        SHOAL_RETURN_IF_ERROR(Pause());
+        continue;
+      }
+    }
+    SHOAL_RETURN_IF_ERROR(TakePlan(&ended));
+  }
+  return FinishAll();
+}
+
+// Waits for one while the device has nothing to do.
+absl::Status Engine::TakePlan(bool* ended) {
+  if (flights_.empty()) {
     Begin(Operation::kIdle);
     SetState(plan::RankState::kReady);
-    plan::StepPlan plan;
-    TimeNs arrived = 0;
-    const absl::Status next = p_.plans->Next(&plan, &arrived);
-    if (absl::IsCancelled(next)) return absl::OkStatus();
-    SHOAL_RETURN_IF_ERROR(next);
-    if (p_.page->abort.load(std::memory_order_acquire) != 0) return absl::AbortedError("the group was aborted");
-    SetState(plan::RankState::kRunning);
-    SHOAL_RETURN_IF_ERROR(Step(plan, arrived));
   }
-  return absl::OkStatus();
+  plan::StepPlan plan;
+  TimeNs arrived = 0;
+  const absl::Status next = p_.plans->Next(&plan, &arrived);
+  *ended = absl::IsCancelled(next);
+  if (*ended) return absl::OkStatus();
+  SHOAL_RETURN_IF_ERROR(next);
+  if (aborted()) return absl::AbortedError("the group was aborted");
+  SetState(plan::RankState::kRunning);
+  return Enqueue(plan, arrived);
 }
 
-absl::Status Engine::Step(const plan::StepPlan& plan, TimeNs arrived) {
-  plan::StepResult result = {.stamp = plan.stamp, .rank = p_.rank, .rows = {}, .times = {}, .checksum = 0, .error = {}};
-  result.times.received = arrived;
-  result.times.started = p_.clock->Now();
+absl::Status Engine::Enqueue(const plan::StepPlan& plan, TimeNs arrived) {
+  Flight flight;
+  flight.result.stamp = plan.stamp;
+  flight.result.rank = p_.rank;
+  flight.result.times.received = arrived;
+  flight.result.times.started = p_.clock->Now();
+  for (const plan::Row& row : plan.rows) flight.sequences.push_back(row.id);
   const DurationNs waited = p_.comm->stats->waited;
-  sampling_ = 0;
-  const absl::Status status = Execute(plan, &result);
+  Begin(Operation::kCheckPlan);
+  absl::Status status = mirror_.Apply(plan, true);
+  if (status.ok()) status = runner_->Enqueue(plan, mirror_, &flight.step);
+  flight.waited = p_.comm->stats->waited - waited;
+  if (status.ok()) {
+    flights_.push_back(std::move(flight));
+    return absl::OkStatus();
+  }
   // Nobody waits for the answer any more, or another rank is lost, and its agent says so.
   if (absl::IsAborted(status) || absl::IsUnavailable(status)) return status;
-  const bool next_is_here = p_.plans->HasNext();
-  result.times.ended = p_.clock->Now();
-  result.times.waited = p_.comm->stats->waited - waited;
-  result.times.sampling = sampling_;
-  if (status.ok()) {
-    Count(plan, next_is_here);
-  } else {
-    result.rows.clear();
-    result.checksum = 0;
-    result.error = status.ToString();
+  SHOAL_RETURN_IF_ERROR(FinishAll());  // answers are in the order of plans
+  return Fail(std::move(flight), status);
+}
+
+absl::StatusOr<bool> Engine::FinishOldest() {
+  Flight& flight = flights_.front();
+  const absl::StatusOr<bool> reached = p_.device->Reached(flight.step.mark);
+  if (!reached.ok()) {
+    Flight failed = std::move(flight);
+    flights_.clear();
+    return Fail(std::move(failed), reached.status());
   }
+  if (!*reached) return false;
+  looks_ = 0;
+  plan::StepTimes& times = flight.result.times;
+  times.started = std::max(times.started, idle_since_);
+  times.ended = idle_since_ = p_.clock->Now();
+  times.waited = flight.waited;
+  times.sampling = flight.step.sampling;
+  flight.result.checksum = flight.step.checksum;
+  FillRows(flight);
+  Count(flight, flights_.size() > 1 || p_.plans->HasNext());
+  const Flight done = std::move(flight);
+  flights_.pop_front();
   Begin(Operation::kAnswer);
-  const absl::Status answered = p_.on_result(std::move(result));
-  return status.ok() ? answered : status;
+  SHOAL_RETURN_IF_ERROR(p_.on_result(done.result));
+  return true;
 }
 
-absl::Status Engine::Execute(const plan::StepPlan& plan, plan::StepResult* result) {
-  Begin(Operation::kCheckPlan);
-  SHOAL_RETURN_IF_ERROR(mirror_.Apply(plan, true));
-  batch_.Build(plan, mirror_);
-  SHOAL_RETURN_IF_ERROR(FillResidual(plan));
-  SHOAL_RETURN_IF_ERROR(Copy());
-  SHOAL_RETURN_IF_ERROR(p_.decoder->Forward());
-  if (plan.checksum) result->checksum = p_.decoder->checksum();
-  if (p_.comm->next == nullptr) return Sample(plan.stamp.step, &result->rows);
-  Begin(Operation::kSend);
-  return p_.comm->next->Send(ResidualBytes());
-}
-
-absl::Status Engine::FillResidual(const plan::StepPlan& plan) {
-  if (p_.comm->previous != nullptr) {
-    SHOAL_RETURN_IF_ERROR(p_.decoder->Begin(batch_.batch()));
-    Begin(Operation::kReceive);
-    return p_.comm->previous->Receive(ResidualBytes());
-  }
-  Begin(Operation::kTakeTokens);
-  SHOAL_RETURN_IF_ERROR(feed_.Ids(plan, mirror_, &ids_));
-  graph::Batch batch = batch_.batch();
-  batch.ids = ids_;
-  SHOAL_RETURN_IF_ERROR(p_.decoder->Begin(batch));
-  return p_.decoder->Embed();
-}
-
-absl::Status Engine::Copy() {
-  if (batch_.copies().empty()) return absl::OkStatus();
-  Begin(Operation::kCopyBlocks);
-  const std::vector<ops::BlockPair>& copies = batch_.copies();
-  SHOAL_ASSIGN_OR_RETURN(const ops::BlockPair* const pairs, pairs_.Put(std::span<const ops::BlockPair>(copies)));
-  for (const ops::KvLayer& layer : p_.kv) {
-    SHOAL_RETURN_IF_ERROR(p_.device->table().copy_blocks(
-        p_.device->stream(), {.cache = layer, .pairs = pairs, .pair_count = static_cast<int>(copies.size())}));
+absl::Status Engine::FinishAll() {
+  while (!flights_.empty()) {
+    SHOAL_ASSIGN_OR_RETURN(const bool finished, FinishOldest());
+    if (!finished) SHOAL_RETURN_IF_ERROR(Pause());
   }
   return absl::OkStatus();
 }
 
-// On all ranks of the last stage: each of them has a part of the logits.
-absl::Status Engine::Sample(uint64_t step, std::vector<plan::RowResult>* rows) {
-  if (batch_.sampled().empty()) return absl::OkStatus();
-  SHOAL_ASSIGN_OR_RETURN(const std::span<const float> logits, p_.decoder->Logits());
-  return p_.comm->mailbox_out == nullptr ? absl::OkStatus() : SampleHere(step, logits, rows);
+absl::Status Engine::Pause() {
+  if (aborted()) return absl::AbortedError("the group was aborted");
+  p_.page->operation.store(static_cast<uint32_t>(Operation::kAwait), std::memory_order_relaxed);
+  if (++looks_ > kLooksAtOnce) std::this_thread::sleep_for(kLookPause);
+  return absl::OkStatus();
 }
 
-absl::Status Engine::SampleHere(uint64_t step, std::span<const float> logits, std::vector<plan::RowResult>* rows) {
-  Begin(Operation::kSample);
-  const TimeNs begin = p_.clock->Now();
-  tokens_.resize(batch_.sampled().size());
-  SHOAL_RETURN_IF_ERROR(sampler_.Sample(logits, p_.limits.vocab, batch_.sampling(), tokens_));
-  sampling_ = p_.clock->Now() - begin;
-  for (size_t i = 0; i < tokens_.size(); ++i) {
-    plan::RowResult& row = rows->emplace_back();
-    row.id = batch_.sampled()[i];
-    if (tokens_[i] >= 0) {
-      row.tokens = {tokens_[i]};
-      continue;
+// The answer that carries the error. A device does not say what of a step has failed: its sequences are named.
+absl::Status Engine::Fail(Flight flight, const absl::Status& why) {
+  constexpr size_t kNamed = 8;
+  const size_t named = std::min(flight.sequences.size(), kNamed);
+  const absl::Status full(
+      why.code(), p_.device->is_host()
+                      ? std::string(why.message())
+                      : absl::StrCat(why.message(), " (step ", flight.result.stamp.step, ", sequences ",
+                                     absl::StrJoin(flight.sequences.begin(), flight.sequences.begin() + named, ", "),
+                                     named < flight.sequences.size() ? ", ..." : "", ")"));
+  flight.result.times.ended = p_.clock->Now();
+  flight.result.times.waited = flight.waited;
+  flight.result.rows.clear();
+  flight.result.checksum = 0;
+  flight.result.error = full.ToString();
+  Begin(Operation::kAnswer);
+  p_.on_result(std::move(flight.result)).IgnoreError();  // it ends anyway
+  return full;
+}
+
+void Engine::FillRows(Flight& flight) {
+  for (size_t i = 0; i < flight.step.sampled.size(); ++i) {
+    plan::RowResult& row = flight.result.rows.emplace_back();
+    row.id = flight.step.sampled[i];
+    const int32_t token = flight.step.tokens[i];
+    // The coordinator will end this sequence. Plans that are under way already continue from token 0.
+    if (token < 0) {
+      row.error = plan::RowError::kNotFinite;
+    } else {
+      row.tokens = {token};
     }
-    // The coordinator will end this sequence. Plans that are under way already continue from a sample of it.
-    row.error = plan::RowError::kNotFinite;
-    tokens_[i] = 0;
   }
-  Begin(Operation::kPostTokens);
-  return p_.comm->mailbox_out->Post(step, tokens_);
 }
 
-void Engine::Count(const plan::StepPlan& plan, bool next_is_here) {
+void Engine::Count(const Flight& flight, bool next_is_here) {
   ControlPage& page = *p_.page;
   for (size_t t = 0; t < comm::kTransportNames.size(); ++t) {
     const comm::SentBytes& sent = p_.comm->stats->sent[t];
@@ -170,18 +204,20 @@ void Engine::Count(const plan::StepPlan& plan, bool next_is_here) {
     page.sent[t].activation.store(sent.activation, std::memory_order_relaxed);
     page.sent[t].token.store(sent.token, std::memory_order_relaxed);
   }
-  if (batch_.decodes()) {
+  if (flight.step.decodes) {
     page.decode_steps.fetch_add(1, std::memory_order_relaxed);
     if (next_is_here) page.decode_steps_planned.fetch_add(1, std::memory_order_relaxed);
   }
-  page.step.store(plan.stamp.step, std::memory_order_release);
+  page.step.store(flight.result.stamp.step, std::memory_order_release);
 }
 
 }  // namespace
 
 absl::Status RunEngine(EngineParts parts) {
   SHOAL_CHECK(parts.decoder != nullptr && parts.comm != nullptr && parts.page != nullptr && parts.on_result != nullptr);
-  return Engine(std::move(parts)).Run();
+  const int steps = parts.mailbox_slots;
+  SHOAL_ASSIGN_OR_RETURN(std::unique_ptr<StepRunner> runner, StepRunner::Create(&parts, steps));
+  return Engine(&parts, std::move(runner), steps).Run();
 }
 
 }  // namespace shoal::rank

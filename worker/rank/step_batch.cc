@@ -5,11 +5,12 @@
 
 namespace shoal::rank {
 
-void StepBatch::Build(const plan::StepPlan& plan, const plan::PlanMirror& mirror) {
+void StepBatch::Build(const plan::StepPlan& plan, const plan::PlanMirror& mirror, const Places& places) {
   positions_.clear();
   sample_rows_.clear();
   slots_.clear();
   sequences_.clear();
+  places_.clear();
   sampled_.clear();
   sampling_.clear();
   copies_.clear();
@@ -23,6 +24,7 @@ void StepBatch::Build(const plan::StepPlan& plan, const plan::PlanMirror& mirror
                           .row_begin = static_cast<int>(positions_.size()),
                           .row_count = row.count,
                           .position = row.position});
+    places_.push_back(*places.Find(row.id));
     for (int32_t p = row.position; p < row.position + row.count; ++p) {
       positions_.push_back(p);
       slots_.push_back(sequence->blocks[p / block_size] * block_size + p % block_size);
@@ -34,12 +36,16 @@ void StepBatch::Build(const plan::StepPlan& plan, const plan::PlanMirror& mirror
     sampling_.push_back(sampling::MakeRow(sequence->sampling, row.position + row.count));
   }
   batch_ = {.tokens = static_cast<int>(positions_.size()),
-            .ids = {},
+            .sources = {},
+            .last = nullptr,
             .positions = positions_,
             .slots = slots_,
             .sequences = sequences_,
+            .places = places_,
             .sample_rows = sample_rows_,
-            .checksum = plan.checksum};
+            .sampling = sampling_,
+            .checksum = plan.checksum,
+            .bucket = plan.bucket};
 }
 
 }  // namespace shoal::rank

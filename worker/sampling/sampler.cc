@@ -14,21 +14,23 @@ ops::SampleRow MakeRow(const plan::SamplingParams& params, int32_t position) {
           .uniform = SamplingUniform(params.seed, params.choice, static_cast<uint32_t>(position), 0)};
 }
 
-absl::Status Sampler::Sample(std::span<const float> logits, int vocab, std::span<const ops::SampleRow> rows,
-                             std::span<int32_t> tokens) {
-  SHOAL_CHECK(tokens.size() == rows.size() && logits.size() >= rows.size() * vocab);
-  if (tokens.size_bytes() > tokens_.size()) {
-    SHOAL_ASSIGN_OR_RETURN(tokens_, device_->Allocate(2 * tokens.size_bytes()));
-  }
-  SHOAL_ASSIGN_OR_RETURN(const ops::SampleRow* const params, rows_.Put(rows));
-  auto* const sampled = reinterpret_cast<int32_t*>(tokens_.data());
+absl::StatusOr<Sampler> Sampler::Create(device::Device* device, int max_rows) {
+  Sampler sampler(device);
+  SHOAL_ASSIGN_OR_RETURN(sampler.tokens_, device->Allocate(static_cast<size_t>(max_rows) * sizeof(int32_t)));
+  return sampler;
+}
+
+absl::StatusOr<std::span<const int32_t>> Sampler::Sample(std::span<const float> logits, int vocab,
+                                                         const ops::SampleRow* rows, int count) {
+  const auto size = static_cast<size_t>(count);
+  SHOAL_CHECK(size * sizeof(int32_t) <= tokens_.size() && logits.size() >= size * static_cast<size_t>(vocab));
   SHOAL_RETURN_IF_ERROR(device_->table().sample(device_->stream(), {.logits = logits.data(),
                                                                     .stride = vocab,
-                                                                    .params = params,
-                                                                    .tokens = sampled,
-                                                                    .rows = static_cast<int>(rows.size()),
+                                                                    .params = rows,
+                                                                    .tokens = tokens_.as<int32_t>(),
+                                                                    .rows = count,
                                                                     .vocab = vocab}));
-  return device_->Download(tokens.data(), sampled, tokens.size_bytes());
+  return std::span<const int32_t>(tokens_.as<const int32_t>(), size);
 }
 
 }  // namespace shoal::sampling

@@ -4,7 +4,7 @@
 
 #include <span>
 
-#include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "common/plan/plan_check.h"
 #include "worker/device/device.h"
 
@@ -16,15 +16,18 @@ ops::SampleRow MakeRow(const plan::SamplingParams& params, int32_t position);
 // One thread.
 class Sampler {
  public:
-  explicit Sampler(device::Device* device) : device_(device), rows_(device) {}
+  // ResourceExhausted: no memory for the tokens of `max_rows` rows.
+  static absl::StatusOr<Sampler> Create(device::Device* device, int max_rows);
 
-  // tokens[i] for each row of logits [rows, vocab] in device memory; -1 where the row has no finite logit.
-  absl::Status Sample(std::span<const float> logits, int vocab, std::span<const ops::SampleRow> rows,
-                      std::span<int32_t> tokens);
+  // One token for each row of logits [rows, vocab] with rows[r] as parameters, all in device memory, until the next
+  // call and always at the same place; -1 where the row has no finite logit.
+  absl::StatusOr<std::span<const int32_t>> Sample(std::span<const float> logits, int vocab, const ops::SampleRow* rows,
+                                                  int count);
 
  private:
-  device::Device* const device_;
-  device::UploadBuffer rows_;
+  explicit Sampler(device::Device* device) : device_(device) {}
+
+  device::Device* device_;
   device::Memory tokens_;
 };
 

@@ -2,6 +2,7 @@
 #include "kernels/cuda/emulated/block.h"
 
 #include <algorithm>
+#include <atomic>
 #include <boost/context/fiber.hpp>
 #include <boost/context/pooled_fixedsize_stack.hpp>
 #include <cstdio>
@@ -23,8 +24,9 @@ constexpr size_t kSharedAlignment = 128;
 
 thread_local ctx::pooled_fixedsize_stack t_stacks(kStackBytes);
 
-Order g_order = Order::kAscending;
-uint64_t g_seed = 0;
+// Read by every thread that launches.
+std::atomic<Order> g_order = Order::kAscending;
+std::atomic<uint64_t> g_seed = 0;
 
 struct Copy {
   void* to;
@@ -108,10 +110,11 @@ void RunThread(Block& block, Thread& thread, const std::function<void()>& body) 
 }
 
 std::vector<unsigned> Turns(unsigned count, std::mt19937_64& random) {
+  const Order order = g_order;
   std::vector<unsigned> turns(count);
   std::iota(turns.begin(), turns.end(), 0u);
-  if (g_order == Order::kDescending) std::reverse(turns.begin(), turns.end());
-  if (g_order == Order::kShuffled) std::shuffle(turns.begin(), turns.end(), random);
+  if (order == Order::kDescending) std::reverse(turns.begin(), turns.end());
+  if (order == Order::kShuffled) std::shuffle(turns.begin(), turns.end(), random);
   return turns;
 }
 

@@ -4,11 +4,13 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <tuple>
 #include <utility>
 
 #include "absl/status/status.h"
 #include "common/base/dtype.h"
 #include "kernels/cuda/emulated/block.h"
+#include "kernels/cuda/emulated/queue.h"
 
 #define __global__
 #define __device__
@@ -49,8 +51,7 @@ struct bf16 {
 struct f16 {
   uint16_t bits;
 };
-struct EmulatedStream;
-using DeviceStream = EmulatedStream*;
+using DeviceStream = emulated::Queue*;
 
 inline float ToFloat(bf16 x) { return BF16ToF32(x.bits); }
 inline float ToFloat(f16 x) { return F16ToF32(x.bits); }
@@ -109,16 +110,20 @@ struct LaunchShape {
   dim3 grid, block;
   size_t shared_bytes = 0;
 };
+// The kernel has its arguments by value, as a device does: what they were when it was enqueued.
 template <typename... P, typename... A>
-absl::Status Launch(DeviceStream, const char* name, const LaunchShape& s, void (*kernel)(P...), A... a) {
+absl::Status Launch(DeviceStream stream, const char* name, const LaunchShape& s, void (*kernel)(P...), A... a) {
   const unsigned threads = s.block.x * s.block.y * s.block.z;
   // The limits of compute capability 8.0 (CUDA C++ Programming Guide, technical specifications).
   if (threads < 1 || threads > 1024 || s.shared_bytes > 163 << 10 || s.grid.x < 1 || s.grid.y > 65535 ||
       s.grid.z > 65535) {
     return absl::InternalError(std::string(name) + ": a launch that no device takes");
   }
-  emulated::RunGrid(s.grid, s.block, s.shared_bytes, [&] { kernel(static_cast<P>(a)...); });
-  return absl::OkStatus();
+  auto run = [s, kernel, arguments = std::tuple<P...>(static_cast<P>(a)...)] {
+    emulated::RunGrid(s.grid, s.block, s.shared_bytes, [&] { std::apply(kernel, arguments); });
+    return absl::OkStatus();
+  };
+  return stream == nullptr ? run() : stream->Enqueue(name, std::move(run));
 }
 
 }  // namespace shoal::cuda

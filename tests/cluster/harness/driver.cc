@@ -35,6 +35,8 @@ class Driver {
         while (unanswered_[cohort] >= options_.ahead) SHOAL_RETURN_IF_ERROR(Answer());
         plan.stamp = {.epoch = 1, .incarnation = 1, .step = ++step_};
         plan.cohort = cohort;
+        if (options_.graphs) plan.bucket = plan::BucketOf(plan, limits_);
+        bucketed_ += plan.bucket > 0 ? 1 : 0;
         SHOAL_RETURN_IF_ERROR(mirror_.Apply(plan, false));
         plan.mirror_digest = mirror_.digest();
         cohort_of_step_.push_back(cohort);
@@ -49,6 +51,7 @@ class Driver {
       result.errors.push_back(s.error);
     }
     result.plans = static_cast<int>(step_);
+    result.bucketed = bucketed_;
     return result;
   }
 
@@ -134,6 +137,7 @@ class Driver {
   std::vector<int> unanswered_;      // per cohort
   std::vector<int> cohort_of_step_;  // [step]
   uint64_t step_ = 0, answered_ = 0;
+  int bucketed_ = 0;
 };
 
 }  // namespace

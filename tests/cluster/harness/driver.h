@@ -17,15 +17,16 @@ struct TestRequest {
 };
 
 struct DriverOptions {
-  int chunk = 32;   // prompt tokens of one sequence per plan
-  int cohorts = 1;  // request i is in cohort i % cohorts; a plan holds rows of one cohort
-  int ahead = 2;    // unanswered plans per cohort
+  int chunk = 32;       // prompt tokens of one sequence per plan
+  int cohorts = 1;      // request i is in cohort i % cohorts; a plan holds rows of one cohort
+  int ahead = 2;        // unanswered plans per cohort
+  bool graphs = false;  // plans name a bucket where they may
 };
 
 struct DriverResult {
   std::vector<std::vector<int32_t>> tokens;  // per request
   std::vector<plan::RowError> errors;        // per request: the last row's
-  int plans = 0;
+  int plans = 0, bucketed = 0;
 };
 
 // All requests start at once.

@@ -7,6 +7,7 @@
 #include "common/base/check.h"
 #include "common/base/rng.h"
 #include "common/base/status_macros.h"
+#include "worker/comm/staged.h"
 #include "worker/kv/kv_cache.h"
 
 namespace shoal::testing {
@@ -46,10 +47,19 @@ absl::StatusOr<std::unique_ptr<RankSet>> RankSet::Make(std::shared_ptr<const Sha
     const plan::RankShard& shard = s.plan.ranks[r];
     Rank& rank = set->ranks_.emplace_back();
     rank.page = std::make_unique<rank::ControlPage>();
-    rank.device = device::MakeHostDevice(s.table, options.threads);
+    if (options.device == nullptr) {
+      rank.device = device::MakeHostDevice(s.table, options.threads);
+    } else {
+      SHOAL_ASSIGN_OR_RETURN(rank.device, options.device(s.table));
+    }
+    if (!rank.device->is_host()) {
+      set->group_->rank(r) = comm::MakeStaged(std::move(set->group_->rank(r)), rank.device.get());
+    }
     const kv::KvShape kv = kv::MakeKvShape(shard, config, options.kv, options.block_size, options.blocks);
-    rank.kv_memory = MakeMemory(kv::RegionBytes(kv), 0xff);
-    rank.kv = kv::MakeLayers(kv, {rank.kv_memory.get(), static_cast<size_t>(kv::RegionBytes(kv))});
+    const std::vector<std::byte> poison(static_cast<size_t>(kv::RegionBytes(kv)), std::byte{0xff});
+    SHOAL_ASSIGN_OR_RETURN(rank.kv_memory, rank.device->Allocate(poison.size()));
+    SHOAL_RETURN_IF_ERROR(rank.device->Upload(rank.kv_memory.data(), poison.data(), poison.size()));
+    rank.kv = kv::MakeLayers(kv, {rank.kv_memory.data(), poison.size()});
     const graph::DecoderOptions decoder = {options.max_tokens, options.max_samples, options.max_model_len};
     SHOAL_ASSIGN_OR_RETURN(rank.decoder,
                            graph::Decoder::Create(config, shard, decoder, rank.device.get(), &s.weights[r], rank.kv,
@@ -66,8 +76,9 @@ absl::Status RankSet::StepOf(int r, const graph::Batch& batch, std::vector<float
   SHOAL_RETURN_IF_ERROR(decoder.Forward());
   if (comm.next != nullptr) return comm.next->Send(decoder.residual());
   SHOAL_ASSIGN_OR_RETURN(const std::span<const float> out, decoder.Logits());
-  if (comm.mailbox_out != nullptr) logits->assign(out.begin(), out.end());
-  return absl::OkStatus();
+  if (comm.mailbox_out == nullptr) return absl::OkStatus();
+  logits->resize(out.size());
+  return ranks_[r].device->Download(logits->data(), out.data(), out.size_bytes());
 }
 
 absl::StatusOr<std::vector<float>> RankSet::Step(const std::vector<Chunk>& chunks, int sequences) {
@@ -76,11 +87,13 @@ absl::StatusOr<std::vector<float>> RankSet::Step(const std::vector<Chunk>& chunk
   std::vector<int32_t> positions, ids, rows;
   std::vector<int64_t> slots;
   std::vector<ops::AttentionSequence> parts;
+  std::vector<graph::SequencePlace> places;
   for (const Chunk& chunk : chunks) {
     const int32_t* table = blocks.data() + chunk.sequence * stride;
     const int count = static_cast<int>(chunk.ids.size());
     SHOAL_CHECK(chunk.begin + count <= stride * options_.block_size);
     parts.push_back({table, static_cast<int>(ids.size()), count, chunk.begin});
+    places.push_back({chunk.sequence, static_cast<uint64_t>(chunk.sequence) + 1});
     for (int i = 0; i < count; ++i) {
       const int p = chunk.begin + i;
       positions.push_back(p);
@@ -89,12 +102,16 @@ absl::StatusOr<std::vector<float>> RankSet::Step(const std::vector<Chunk>& chunk
       ids.push_back(chunk.ids[i]);
     }
   }
+  const std::vector<ops::SampleRow> sampling(rows.size());
   const graph::Batch batch = {.tokens = static_cast<int>(ids.size()),
-                              .ids = ids,
+                              .sources = ids,
+                              .last = nullptr,
                               .positions = positions,
                               .slots = slots,
                               .sequences = parts,
-                              .sample_rows = rows};
+                              .places = places,
+                              .sample_rows = rows,
+                              .sampling = sampling};
   std::vector<float> logits;
   for (const absl::Status& s : group_->Run([&](int r) { return StepOf(r, batch, &logits); })) {
     SHOAL_RETURN_IF_ERROR(s);

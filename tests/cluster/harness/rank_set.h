@@ -25,6 +25,8 @@ struct RankSetOptions {
   int max_tokens = 64;   // rows of one batch
   int max_samples = 64;  // rows whose logits are wanted
   int max_model_len = 512;
+  // Makes the device of each rank; null: the CPU, `threads` of it. Ranks whose device is no host exchange by way of it.
+  std::function<absl::StatusOr<std::unique_ptr<device::Device>>(const ops::OpTable*)> device = nullptr;
 };
 
 class RankSet {
@@ -35,7 +37,7 @@ class RankSet {
   struct Rank {
     std::unique_ptr<rank::ControlPage> page;
     std::unique_ptr<device::Device> device;
-    Memory kv_memory;
+    device::Memory kv_memory;
     std::vector<ops::KvLayer> kv;
     std::unique_ptr<graph::Decoder> decoder;
   };

@@ -36,9 +36,15 @@ Memory MakeMemory(size_t bytes, int fill) {
 
 absl::StatusOr<std::shared_ptr<const Shards>> LoadShards(const TestModel& model, int tp, int pp,
                                                          const std::string& table, bool compute_f32) {
+  SHOAL_ASSIGN_OR_RETURN(const ops::OpTable* const found, ops::FindOpTable(table));
+  return LoadShards(model, tp, pp, found, compute_f32);
+}
+
+absl::StatusOr<std::shared_ptr<const Shards>> LoadShards(const TestModel& model, int tp, int pp,
+                                                         const ops::OpTable* table, bool compute_f32) {
   auto shards = std::make_shared<Shards>();
   shards->model = model;
-  SHOAL_ASSIGN_OR_RETURN(shards->table, ops::FindOpTable(table));
+  shards->table = table;
   SHOAL_ASSIGN_OR_RETURN(shards->plan, plan::MakeShardPlan(model.config, tp, pp));
   for (const plan::RankShard& shard : shards->plan.ranks) {
     SHOAL_ASSIGN_OR_RETURN(const weights::WeightLayout layout,

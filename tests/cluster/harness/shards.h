@@ -41,5 +41,7 @@ struct Shards {
 };
 absl::StatusOr<std::shared_ptr<const Shards>> LoadShards(const TestModel& model, int tp, int pp,
                                                          const std::string& table, bool compute_f32);
+absl::StatusOr<std::shared_ptr<const Shards>> LoadShards(const TestModel& model, int tp, int pp,
+                                                         const ops::OpTable* table, bool compute_f32);
 
 }  // namespace shoal::testing

@@ -3,30 +3,14 @@
 #include <algorithm>
 #include <limits>
 
-#include "common/base/rng.h"
-#include "kernels/cuda/sm80/attention/tile.h"
-#include "tests/kernels/cuda/buffers.h"
+#include "tests/kernels/cuda/attention_memory.h"
 
 namespace shoal::cuda {
 namespace {
 
-struct Shape {
-  std::vector<int32_t> q_to_kv;
-  int kv_heads, head_dim, block_size;
-  int q_heads() const { return static_cast<int>(q_to_kv.size()); }
-  size_t row() const { return q_to_kv.size() * static_cast<size_t>(head_dim); }
-  int heads_max() const {
-    const auto begin = HeadsBegin(q_to_kv, kv_heads);
-    int most = 0;
-    for (size_t h = 0; h + 1 < begin.size(); ++h) most = std::max(most, begin[h + 1] - begin[h]);
-    return most;
-  }
-};
-
-// The tokens [begin, end) of a sequence whose contents are numbered `id`.
-struct Part {
-  int id, begin, end;
-};
+using Shape = AttentionShape;
+using Part = AttentionPart;
+using Memory = AttentionMemory;
 
 // How the work is cut.
 struct Cut {
@@ -38,75 +22,10 @@ struct Cut {
 
 constexpr float kScale = 0.11f;
 
-// Values [0, count) of a position's query (which 0), key (1) or value (2).
-std::vector<float> Contents(int id, int which, int position, size_t count) {
-  return RandomBf16(count, static_cast<uint64_t>((id * 3 + which) * 100000 + position));
-}
-
-// A cache of just these parts' contexts, in blocks dealt out by cut.placement; what was never written is NaN.
-struct Memory {
-  Memory(const Shape& shape, const std::vector<Part>& parts, const Cut& cut)
-      : k(Size(shape, parts)), v(k.size()), q(Tokens(parts) * (shape.row() + 2)), out(Tokens(parts) * shape.row()) {
-    std::vector<int32_t> free(k.size() / BlockSize(shape));
-    for (size_t b = 0; b < free.size(); ++b) free[b] = static_cast<int32_t>(b);
-    int row = 0;
-    for (const Part& p : parts) {
-      sequences.push_back({static_cast<int64_t>(tables.size()), row, p.end - p.begin, p.begin});
-      lengths.push_back({p.end - p.begin, p.begin});
-      for (int at = 0; at < p.end; ++at) {
-        if (at % shape.block_size == 0) {
-          const size_t pick = RandomBits(cut.placement, 9, tables.size()) % free.size();
-          tables.push_back(free[pick]);
-          free.erase(free.begin() + static_cast<std::ptrdiff_t>(pick));
-        }
-        WriteKv(shape, p.id, at);
-        if (at >= p.begin) WriteQ(shape, p.id, at, row++);
-      }
-    }
-    heads_begin = HeadsBegin(shape.q_to_kv, shape.kv_heads);
-  }
-  static size_t BlockSize(const Shape& s) {
-    return static_cast<size_t>(s.block_size) * static_cast<size_t>(s.kv_heads * s.head_dim);
-  }
-  static size_t Size(const Shape& s, const std::vector<Part>& parts) {
-    size_t blocks = 3;
-    for (const Part& p : parts) blocks += static_cast<size_t>((p.end + s.block_size - 1) / s.block_size);
-    return blocks * BlockSize(s);
-  }
-  static size_t Tokens(const std::vector<Part>& parts) {
-    size_t tokens = 0;
-    for (const Part& p : parts) tokens += static_cast<size_t>(p.end - p.begin);
-    return tokens;
-  }
-  void WriteKv(const Shape& s, int id, int at) {
-    const size_t dim = static_cast<size_t>(s.head_dim), heads = static_cast<size_t>(s.kv_heads);
-    const auto keys = Contents(id, 1, at, heads * dim), values = Contents(id, 2, at, heads * dim);
-    for (size_t h = 0; h < heads; ++h) {
-      const int64_t to =
-          CacheOffset(tables.back(), at % s.block_size, static_cast<int>(h), s.kv_heads, s.block_size, s.head_dim);
-      for (size_t d = 0; d < dim; ++d) {
-        k.data()[to + static_cast<int64_t>(d)] = FromFloat<bf16>(keys[h * dim + d]);
-        v.data()[to + static_cast<int64_t>(d)] = FromFloat<bf16>(values[h * dim + d]);
-      }
-    }
-  }
-  void WriteQ(const Shape& s, int id, int at, int row) {
-    const auto values = Contents(id, 0, at, s.row());
-    for (size_t i = 0; i < s.row(); ++i) {
-      q.data()[static_cast<size_t>(row) * (s.row() + 2) + i] = FromFloat<bf16>(values[i]);
-    }
-  }
-
-  Buffer<bf16> k, v, q, out;
-  std::vector<AttentionSequence> sequences;
-  std::vector<AttentionLength> lengths;
-  std::vector<int32_t> tables, heads_begin;
-};
-
 // A list on the "device".
 struct DeviceList {
   DeviceList(const Memory& m, const AttentionTiling& tiling, int head_dim)
-      : work(MakeAttentionWork(m.lengths, m.heads_begin, tiling)),
+      : work(m.sequences, m.heads_begin, tiling),
         join_count(static_cast<int32_t>(work.joins.size())),
         partials(static_cast<size_t>(tiling.slots) * AttentionSlotFloats(tiling.tile_rows, head_dim)) {
     view = {work.items.data(),
@@ -117,7 +36,7 @@ struct DeviceList {
             tiling.workers,
             tiling.slots > 0 ? tiling.workers : 0};
   }
-  AttentionWork work;
+  AttentionLists work;
   int32_t join_count;
   Buffer<float> partials;
   AttentionList view;
@@ -136,9 +55,8 @@ Attention OpOf(const Shape& s, Memory& m) {
   op.q_heads = s.q_heads();
   op.scale = kScale;
   op.sequences = m.sequences.data();
-  op.block_tables = m.tables.data();
   op.heads_begin = m.heads_begin.data();
-  op.narrow_rows = NarrowRows(s.head_dim, s.heads_max());
+  op.narrow_rows = NarrowRows(s.head_dim, HeadsMax(s.q_to_kv));
   return op;
 }
 
@@ -155,16 +73,12 @@ std::vector<float> Enqueued(const Shape& s, Memory& m, const Cut& cut) {
 
 // out [tokens, q_heads, head_dim] of all the parts' tokens in their order.
 std::vector<float> Attend(const Shape& s, const std::vector<Part>& parts, const Cut& cut) {
-  Memory memory(s, parts, cut);
+  Memory memory(s, parts, cut.placement);
   return Enqueued(s, memory, cut);
 }
 
 std::vector<float> Reference(const Shape& s, const std::vector<Part>& parts) {
-  Memory m(s, parts, {});
-  std::vector<ops::AttentionSequence> sequences;
-  for (const AttentionSequence& q : m.sequences) {
-    sequences.push_back({m.tables.data() + q.block_table, q.row_begin, q.row_count, q.position});
-  }
+  Memory m(s, parts, 1);
   const std::vector<float> q = m.q.Floats();
   std::vector<float> out(m.out.size());
   ops::AttentionArgs a{};
@@ -172,8 +86,8 @@ std::vector<float> Reference(const Shape& s, const std::vector<Part>& parts) {
   a.out = out.data();
   a.q_stride = static_cast<int64_t>(s.row()) + 2;
   a.cache = {m.k.data(), m.v.data(), DType::kBF16, s.block_size, s.kv_heads, s.head_dim};
-  a.sequences = sequences.data();
-  a.sequence_count = static_cast<int>(sequences.size());
+  a.sequences = m.sequences.data();
+  a.sequence_count = static_cast<int>(m.sequences.size());
   a.q_to_kv = s.q_to_kv.data();
   a.q_heads = s.q_heads();
   a.scale = kScale;
@@ -302,7 +216,7 @@ TEST(CudaAttention, OtherSequencesWorkersAndBlocksDoNotShow) {
 }
 
 TEST(CudaAttention, LargeScoresDoNotOverflow) {
-  Memory m(kGrouped, {{1, 290, 291}, {2, 20, 26}}, {});
+  Memory m(kGrouped, {{1, 290, 291}, {2, 20, 26}}, 1);
   for (size_t i = 0; i < m.q.size(); ++i) m.q.data()[i] = FromFloat<bf16>(ToFloat(m.q.data()[i]) * 300);
   const auto y = Enqueued(kGrouped, m, {.workers = 4, .slots = 10});
   EXPECT_TRUE(std::all_of(y.begin(), y.end(), [](float x) { return std::isfinite(x); }));
@@ -311,7 +225,7 @@ TEST(CudaAttention, LargeScoresDoNotOverflow) {
 
 TEST(CudaAttention, NanStaysNanAndInItsHead) {
   for (const int narrow_tokens : {0, 2}) {
-    Memory m(kGrouped, {{1, 290, 292}}, {});
+    Memory m(kGrouped, {{1, 290, 292}}, 1);
     m.q.data()[kGrouped.row() + 2 + 70] = FromFloat<bf16>(NAN);  // token 1, head 1
     const auto y = Enqueued(kGrouped, m, {.workers = 4, .slots = 10, .narrow_tokens = narrow_tokens});
     for (size_t i = 0; i < y.size(); ++i) {
@@ -321,7 +235,7 @@ TEST(CudaAttention, NanStaysNanAndInItsHead) {
 }
 
 TEST(CudaAttention, RefusesWhatItCannotServe) {
-  Memory m(kGrouped, {{1, 0, 1}}, {});
+  Memory m(kGrouped, {{1, 0, 1}}, 1);
   const auto refused = [&](const Shape& s, float scale, int64_t q_stride, int narrow_rows) {
     Attention op = OpOf(s, m);
     op.scale = scale;

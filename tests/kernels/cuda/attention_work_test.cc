@@ -7,6 +7,7 @@
 #include <tuple>
 
 #include "common/base/rng.h"
+#include "tests/kernels/cuda/attention_lists.h"
 
 namespace shoal::cuda {
 namespace {
@@ -16,14 +17,14 @@ using Unit = std::tuple<int, int, int>;
 int Tiles(int keys) { return (keys + kAttentionTile - 1) / kAttentionTile; }
 
 struct Case {
-  std::vector<AttentionLength> sequences;
+  std::vector<ops::AttentionSequence> sequences;
   std::vector<int32_t> heads_begin;
   AttentionTiling tiling;
   // Keys of the last row of each unit that has to be there.
   std::map<Unit, int> Units() const {
     std::map<Unit, int> units;
     for (size_t i = 0; i < sequences.size(); ++i) {
-      const AttentionLength s = sequences[i];
+      const ops::AttentionSequence& s = sequences[i];
       if (s.row_count < tiling.tokens_min || s.row_count > tiling.tokens_max) continue;
       for (size_t h = 0; h + 1 < heads_begin.size(); ++h) {
         const int heads = heads_begin[h + 1] - heads_begin[h];
@@ -37,7 +38,7 @@ struct Case {
 };
 
 // Every split of every unit once and in order, slots as the header says, sizes within their bounds.
-void ExpectComplete(const Case& c, const AttentionWork& work) {
+void ExpectComplete(const Case& c, const AttentionLists& work) {
   const auto units = c.Units();
   std::map<Unit, int> done, slots;
   std::vector<bool> used(static_cast<size_t>(work.slots), false);
@@ -77,13 +78,13 @@ void ExpectComplete(const Case& c, const AttentionWork& work) {
   EXPECT_EQ(work.first.back(), static_cast<int>(work.items.size()));
   EXPECT_TRUE(std::is_sorted(work.first.begin(), work.first.end()));
   int tokens = 0;
-  for (const AttentionLength& s : c.sequences) tokens += s.row_count;
+  for (const ops::AttentionSequence& s : c.sequences) tokens += s.row_count;
   EXPECT_LE(static_cast<int64_t>(work.items.size()),
-            AttentionItemsMax(static_cast<int>(c.sequences.size()), tokens, c.heads_begin, c.tiling));
+            AttentionItemsMax(static_cast<int>(c.sequences.size()), tokens, QToKv(c.heads_begin), c.tiling));
 }
 
 // Key tiles of the worker that has most.
-int Longest(const Case& c, const AttentionWork& work) {
+int Longest(const Case& c, const AttentionLists& work) {
   const auto units = c.Units();
   int longest = 0;
   for (size_t w = 0; w + 1 < work.first.size(); ++w) {
@@ -99,7 +100,9 @@ int Longest(const Case& c, const AttentionWork& work) {
   return longest;
 }
 
-AttentionWork Make(const Case& c) { return MakeAttentionWork(c.sequences, c.heads_begin, c.tiling); }
+AttentionLists Make(const Case& c) { return {c.sequences, c.heads_begin, c.tiling}; }
+
+ops::AttentionSequence Rows(int count, int position) { return {nullptr, 0, count, position}; }
 
 TEST(AttentionWork, HoldsEverySplitOnce) {
   for (uint64_t seed = 0; seed < 400; ++seed) {
@@ -112,7 +115,10 @@ TEST(AttentionWork, HoldsEverySplitOnce) {
     const int kv_heads = pick(4) + 1;
     for (int h = 0; h < kv_heads; ++h) c.heads_begin.push_back(c.heads_begin.back() + pick(10));
     const int sequences = pick(6);
-    for (int i = 0; i < sequences; ++i) c.sequences.push_back({pick(3) == 0 ? pick(200) : pick(2), pick(5000)});
+    for (int i = 0; i < sequences; ++i) {
+      const int count = pick(3) == 0 ? pick(200) : pick(2);
+      c.sequences.push_back(Rows(count, pick(5000)));
+    }
     c.tiling = {8 << pick(5), pick(40) + 1, pick(3) == 0 ? 0 : pick(300)};
     if (pick(2) == 0) c.tiling.tokens_max = 1;
     ExpectComplete(c, Make(c));
@@ -120,8 +126,8 @@ TEST(AttentionWork, HoldsEverySplitOnce) {
 }
 
 TEST(AttentionWork, OneLongSequenceOccupiesEveryWorker) {
-  const Case c = {{{1, 32767}}, {0, 8, 16, 24, 32, 40, 48, 56, 64}, {8, 132 * 4, 4096}};
-  const AttentionWork work = Make(c);
+  const Case c = {{Rows(1, 32767)}, {0, 8, 16, 24, 32, 40, 48, 56, 64}, {8, 132 * 4, 4096}};
+  const AttentionLists work = Make(c);
   ExpectComplete(c, work);
   EXPECT_EQ(Longest(c, work), 8);  // two splits: 1,024 splits over 528 workers
   EXPECT_EQ(work.joins.size(), 8u);
@@ -129,8 +135,8 @@ TEST(AttentionWork, OneLongSequenceOccupiesEveryWorker) {
 
 TEST(AttentionWork, WorkersOfAFullBatchEndTogether) {
   Case c = {{}, {0, 8, 16, 24, 32, 40, 48, 56, 64}, {8, 132 * 4, 1 << 20}};
-  for (int i = 0; i < 128; ++i) c.sequences.push_back({1, 1000 + i % 50});
-  const AttentionWork work = Make(c);
+  for (int i = 0; i < 128; ++i) c.sequences.push_back(Rows(1, 1000 + i % 50));
+  const AttentionLists work = Make(c);
   ExpectComplete(c, work);
   int tiles = 0;
   for (const auto& [unit, keys] : c.Units()) tiles += Tiles(keys);
@@ -138,14 +144,14 @@ TEST(AttentionWork, WorkersOfAFullBatchEndTogether) {
 }
 
 TEST(AttentionWork, WithoutSlotsNothingIsCut) {
-  const Case c = {{{1, 4000}, {1, 100}, {700, 0}}, {0, 3, 3, 4}, {16, 9, 0}};
-  const AttentionWork work = Make(c);
+  const Case c = {{Rows(1, 4000), Rows(1, 100), Rows(700, 0)}, {0, 3, 3, 4}, {16, 9, 0}};
+  const AttentionLists work = Make(c);
   ExpectComplete(c, work);
   EXPECT_TRUE(work.joins.empty());
 }
 
 TEST(AttentionWork, TwoListsShareABatchByTokens) {
-  const std::vector<AttentionLength> sequences = {{1, 10}, {40, 0}, {2, 300}, {0, 5}};
+  const std::vector<ops::AttentionSequence> sequences = {Rows(1, 10), Rows(40, 0), Rows(2, 300), Rows(0, 5)};
   const Case narrow = {sequences, {0, 4}, {8, 3, 10, 1, 2}}, wide = {sequences, {0, 4}, {128, 3, 10, 3}};
   ExpectComplete(narrow, Make(narrow));
   ExpectComplete(wide, Make(wide));
@@ -154,8 +160,10 @@ TEST(AttentionWork, TwoListsShareABatchByTokens) {
 }
 
 TEST(AttentionWork, HeadsBeginCountsTheMap) {
-  EXPECT_EQ(HeadsBegin(std::vector<int32_t>{1, 1, 2, 4}, 6), (std::vector<int32_t>{0, 0, 2, 3, 3, 4, 4}));
-  EXPECT_EQ(HeadsBegin(std::vector<int32_t>{0, 0}, 1), (std::vector<int32_t>{0, 2}));
+  EXPECT_EQ(HeadsBegin({1, 1, 2, 4}, 6), (std::vector<int32_t>{0, 0, 2, 3, 3, 4, 4}));
+  EXPECT_EQ(HeadsBegin({0, 0}, 1), (std::vector<int32_t>{0, 2}));
+  EXPECT_EQ(HeadsMax(std::vector<int32_t>{1, 1, 2, 4}), 2);
+  EXPECT_EQ(HeadsMax(std::vector<int32_t>{0, 1, 2, 4, 4, 4}), 3);
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
 #include "kernels/cuda/embed.h"
 
+#include "kernels/cuda/linear.h"
 #include "tests/kernels/cuda/buffers.h"
 
 namespace shoal::cuda {
@@ -17,6 +18,13 @@ std::vector<float> Expected(const ops::PackedWeight& w, const std::vector<int32_
   return x;
 }
 
+// As PackLinear leaves it.
+Buffer<uint8_t> Packed(DType t, const std::vector<uint8_t>& canonical, int n, int k) {
+  Buffer<uint8_t> packed(LinearBytes(t, n, k));
+  PackLinear(t, canonical.data(), 0, n, k, packed.data());
+  return packed;
+}
+
 std::vector<float> OnDevice(const ops::Weight& table, std::vector<int32_t> ids, int row_begin) {
   Buffer<bf16> x(ids.size() * static_cast<size_t>(table.k));
   const Embed op = {table, ids.data(), row_begin, kScale, x.data(), static_cast<int>(ids.size())};
@@ -29,12 +37,14 @@ TEST(CudaEmbed, IsTheReferenceForEveryType) {
   for (const DType t : ops::AllDTypes()) {
     for (const int dim : {32, 96, 2112}) {
       SCOPED_TRACE(testing::Message() << Info(t).name << " x " << dim);
-      // The reference's layout is the canonical one.
-      ops::PackedWeight w = ops::Pack(ops::RefTable(), t, ops::RandomWeight(t, 37, dim, 5), 37, dim);
+      const auto canonical = ops::RandomWeight(t, 37, dim, 5);
+      ops::PackedWeight w = ops::Pack(ops::RefTable(), t, canonical, 37, dim);
+      Buffer<uint8_t> packed = Packed(t, canonical, 37, dim);
       Buffer<float> row_scale(ops::RandomFloats(37, 7));
       w.view.row_scale = dim == 96 ? row_scale.data() : nullptr;
+      const ops::Weight table = {packed.data(), t, 37, dim, w.view.row_scale};
       const auto expected = Expected(w, ids, 100);
-      ops::ExpectSameBits(expected, InEveryOrder<float>([&] { return OnDevice(w.view, ids, 100); }));
+      ops::ExpectSameBits(expected, InEveryOrder<float>([&] { return OnDevice(table, ids, 100); }));
       const auto row = [&](size_t i) {
         const auto begin = expected.begin() + static_cast<int64_t>(i) * dim;
         return std::vector<float>(begin, begin + dim);
@@ -47,8 +57,9 @@ TEST(CudaEmbed, IsTheReferenceForEveryType) {
 }
 
 TEST(CudaEmbed, EveryCodeOfFp8IsItsValue) {
-  Buffer<uint8_t> table(256);
-  for (size_t i = 0; i < 256; ++i) table.data()[i] = static_cast<uint8_t>(i);
+  std::vector<uint8_t> codes(256);
+  for (size_t i = 0; i < 256; ++i) codes[i] = static_cast<uint8_t>(i);
+  Buffer<uint8_t> table = Packed(DType::kF8E4M3, codes, 1, 256);
   Buffer<bf16> x(256);
   const std::vector<int32_t> ids = {0};
   const Embed op = {{table.data(), DType::kF8E4M3, 1, 256}, ids.data(), 0, 1, x.data(), 1};
@@ -58,7 +69,7 @@ TEST(CudaEmbed, EveryCodeOfFp8IsItsValue) {
     if (i % 128 == 127) {
       EXPECT_TRUE(std::isnan(value)) << i;
     } else {
-      EXPECT_EQ(value, F8E4M3ToF32(static_cast<uint8_t>(i))) << i;
+      EXPECT_EQ(value, F8E4M3ToF32(codes[i])) << i;
     }
   }
 }

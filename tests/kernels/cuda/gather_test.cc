@@ -1,4 +1,4 @@
-// gather_rows and gather_ids.
+// gather_rows, gather_ids and scatter_ids.
 #include "kernels/cuda/gather_ids.h"
 #include "kernels/cuda/gather_rows.h"
 #include "tests/kernels/cuda/buffers.h"
@@ -27,22 +27,37 @@ TEST(CudaGatherRows, RefusesAWidthThatIsNotInWholeVectors) {
   EXPECT_EQ(Enqueue(nullptr, GatherRows{nullptr, nullptr, nullptr, 1, 20}).code(), absl::StatusCode::kInvalidArgument);
 }
 
-TEST(CudaGatherIds, TakesLiteralsAndWhatTheMailboxHas) {
-  std::vector<int32_t> mailbox(4 * 8), sources(600), expected(600);
-  for (int i = 0; i < 32; ++i) mailbox[static_cast<size_t>(i)] = 5000 + i;
+TEST(CudaGatherIds, TakesLiteralsAndWhatWasSampled) {
+  std::vector<int32_t> last(32), sources(600), expected(600);
+  for (int i = 0; i < 32; ++i) last[static_cast<size_t>(i)] = 5000 + i;
   for (int t = 0; t < 600; ++t) {
-    const int slot = t % 4, index = t % 7;
-    sources[static_cast<size_t>(t)] = t % 3 == 0 ? t : ~(slot * 8 + index);
-    expected[static_cast<size_t>(t)] = t % 3 == 0 ? t : 5000 + slot * 8 + index;
+    const int place = t * 5 % 32;
+    sources[static_cast<size_t>(t)] = t % 3 == 0 ? t : ~place;
+    expected[static_cast<size_t>(t)] = t % 3 == 0 ? t : 5000 + place;
   }
   const auto run = [&](bool alias) {
     std::vector<int32_t> from = sources, to(600, -7);
     int32_t* const ids = alias ? from.data() : to.data();
-    EXPECT_TRUE(Enqueue(nullptr, GatherIds{from.data(), mailbox.data(), ids, 600}).ok());
+    EXPECT_TRUE(Enqueue(nullptr, ops::GatherIdsArgs{from.data(), last.data(), ids, 600}).ok());
     return alias ? from : to;
   };
   EXPECT_EQ(InEveryOrder<int32_t>([&] { return run(false); }), expected);
   EXPECT_EQ(run(true), expected);
+}
+
+TEST(CudaScatterIds, FillsPlacesAndSkipsPadding) {
+  std::vector<int32_t> tokens(300), places(300), expected(400, -99);
+  for (int i = 0; i < 300; ++i) {
+    tokens[static_cast<size_t>(i)] = i % 7 == 0 ? -1 : 1000 + i;
+    places[static_cast<size_t>(i)] = i % 5 == 0 ? -1 : 399 - i;
+    if (i % 5 != 0) expected[static_cast<size_t>(399 - i)] = i % 7 == 0 ? 0 : 1000 + i;
+  }
+  const auto last = InEveryOrder<int32_t>([&] {
+    std::vector<int32_t> to(400, -99);
+    EXPECT_TRUE(Enqueue(nullptr, ops::ScatterIdsArgs{tokens.data(), places.data(), to.data(), 300}).ok());
+    return to;
+  });
+  EXPECT_EQ(last, expected);
 }
 
 }  // namespace

@@ -107,6 +107,7 @@ std::vector<uint8_t> Expected(const Case& c, const Inputs& in, DType t) {
                                 in.row,
                                 cos.data(),
                                 sin.data(),
+                                nullptr,
                                 in.slots.data(),
                                 {k, k + cache_bytes / 2, t, kBlockSize, kKvHeads, c.head_dim},
                                 c.tokens,

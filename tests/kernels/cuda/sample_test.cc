@@ -11,18 +11,23 @@ namespace {
 
 using ops::SampleRow;
 
-// Rows of `vocab` logits, one after the other; on the device each begins on a border of four, and NaN fills the gap.
-std::vector<int32_t> OnDevice(const std::vector<float>& logits, int vocab, const std::vector<SampleRow>& params) {
-  const size_t rows = params.size(), stride = (static_cast<size_t>(vocab) + 7) / 4 * 4;
+// Rows of `vocab` logits, one after the other; on the device NaN fills `gap` between them.
+std::vector<int32_t> OnDevice(const std::vector<float>& logits, int vocab, const std::vector<SampleRow>& params,
+                              size_t gap) {
+  const size_t rows = params.size(), width = static_cast<size_t>(vocab), stride = width + gap;
   Buffer<float> x(rows * stride);
   for (size_t r = 0; r < rows; ++r) {
-    std::memcpy(x.data() + r * stride, logits.data() + r * static_cast<size_t>(vocab), sizeof(float) * vocab);
+    std::memcpy(x.data() + r * stride, logits.data() + r * width, sizeof(float) * width);
   }
   std::vector<int32_t> tokens(rows, -99);
-  const Sample op = {x.data(), static_cast<int64_t>(stride), params.data(), tokens.data(), nullptr,
-                     nullptr,  static_cast<int>(rows),       vocab};
+  const ops::SampleArgs op = {x.data(),      static_cast<int64_t>(stride), params.data(),
+                              tokens.data(), static_cast<int>(rows),       vocab};
   EXPECT_TRUE(Enqueue(nullptr, op).ok());
   return tokens;
+}
+// Each row begins on a border of 16 bytes.
+std::vector<int32_t> OnDevice(const std::vector<float>& logits, int vocab, const std::vector<SampleRow>& params) {
+  return OnDevice(logits, vocab, params, 4 + static_cast<size_t>(4 - vocab % 4) % 4);
 }
 
 std::vector<int32_t> Expected(const std::vector<float>& logits, int vocab, const std::vector<SampleRow>& params) {
@@ -196,27 +201,32 @@ TEST(CudaSample, ARowAloneIsTheRowAmongOthersInEveryOrder) {
   }
 }
 
-TEST(CudaSample, FillsTheMailboxAndSkipsPadding) {
-  Buffer<float> logits(std::vector<float>{1, 2, 3, 4, 9, 8, 7, 6, NAN, 0, 0, 0, 0, 5, 0, 0});
-  const std::vector<SampleRow> params(4);
-  const std::vector<int32_t> places = {6, -1, 1, 4};
-  std::vector<int32_t> tokens(4, -99), mailbox(8, -99);
-  ASSERT_TRUE(
-      Enqueue(nullptr, Sample{logits.data(), 4, params.data(), tokens.data(), mailbox.data(), places.data(), 4, 4})
-          .ok());
-  EXPECT_EQ(tokens, (std::vector<int32_t>{3, -1, -1, 1}));
-  EXPECT_EQ(mailbox, (std::vector<int32_t>{-99, 0, -99, -99, 1, -99, 3, -99})) << "0 where there is no token";
+TEST(CudaSample, RowsMayBeginAnywhere) {
+  constexpr uint32_t kRows = 21;
+  const auto params = ManyParams(kRows);
+  for (const int vocab : {1, 2, 3, 5, 1009, 1010, 1011}) {
+    const auto logits = ops::RandomFloats(static_cast<size_t>(vocab) * kRows, 79, 3);
+    const auto expected = Expected(logits, vocab, params);
+    for (const size_t gap : {0, 1, 2}) EXPECT_EQ(OnDevice(logits, vocab, params, gap), expected) << vocab << " " << gap;
+  }
+}
+
+TEST(CudaSample, PaddingIsNotRead) {
+  const std::vector<float> logits = {1, 2, 3, 4, 9, 8, 7, 6, NAN, 0, 0, 0, 0, 5, 0, 0};
+  std::vector<SampleRow> params(4);
+  params[1].top_k = -1;
+  params[1].temperature = 1;
+  EXPECT_EQ(OnDevice(logits, 4, params), (std::vector<int32_t>{3, -1, -1, 1}));
+  EXPECT_EQ(Expected(logits, 4, params), (std::vector<int32_t>{3, -1, -1, 1}));
 }
 
 TEST(CudaSample, RefusesWhatItCannotServe) {
-  int32_t mailbox = 0;
-  const auto refused = [](const Sample& op) {
-    return Enqueue(nullptr, op).code() == absl::StatusCode::kInvalidArgument;
+  const auto refused = [](int vocab) {
+    return Enqueue(nullptr, ops::SampleArgs{nullptr, vocab, nullptr, nullptr, 1, vocab}).code() ==
+           absl::StatusCode::kInvalidArgument;
   };
-  EXPECT_TRUE(refused({nullptr, 8, nullptr, nullptr, nullptr, nullptr, 1, 0}));
-  EXPECT_TRUE(refused({nullptr, 8, nullptr, nullptr, nullptr, nullptr, 1, sample::kMaxVocab + 1}));
-  EXPECT_TRUE(refused({nullptr, 6, nullptr, nullptr, nullptr, nullptr, 1, 5}));
-  EXPECT_TRUE(refused({nullptr, 8, nullptr, nullptr, &mailbox, nullptr, 1, 5}));
+  EXPECT_TRUE(refused(0));
+  EXPECT_TRUE(refused(sample::kMaxVocab + 1));
 }
 
 }  // namespace

@@ -21,7 +21,7 @@ struct AttendShared {
 };
 
 __device__ __forceinline__ AttentionUnit UnitOf(const Attention& op, int sequence, int kv_head) {
-  const AttentionSequence s = op.sequences[sequence];
+  const ops::AttentionSequence s = op.sequences[sequence];
   const int begin = op.heads_begin[kv_head], heads = op.heads_begin[kv_head + 1] - begin;
   return {heads, s.row_count * heads, begin, s.row_begin, s.position, op.q_heads};
 }
@@ -134,9 +134,8 @@ __device__ __forceinline__ void AttendItem(const Attention& op, int block_shift,
   const int keys_end = min(keys, item.split_end * kAttentionSplit);
   const float scale_log2 = __fmul_rn(op.scale, 1.44269504f);  // log2(e)
   float* slot = list.partials + item.slot * AttentionSlotFloats(kTileRows, op.head_dim);
-  KvStream<kDim, kSlots, kThreads> stream(op, block_shift, shared.ring,
-                                          op.block_tables + op.sequences[item.sequence].block_table, item.kv_head,
-                                          item.split_begin * kTilesOfSplit, keys_end);
+  KvStream<kDim, kSlots, kThreads> stream(op, block_shift, shared.ring, op.sequences[item.sequence].block_table,
+                                          item.kv_head, item.split_begin * kTilesOfSplit, keys_end);
   AttentionRows<kDim, kColumns> rows;
   rows.Load(op, unit, row);
   FormerSplits<kDim, kColumns, kThreads> former(shared.former);

@@ -1,7 +1,8 @@
 // Tested by: tests/kernels/cuda/embed_test.cc
-// A thread has eight columns of a row. Moves the row's bytes in the table and 2 per element. Rows of quantised blocks
-// lie on 2-byte borders (4 for Q4_1), so their codes come as 16-bit words.
+// A thread has eight columns of a row. Moves the row's bytes in the table (of types that lie in tiles in pieces of 4 or
+// 8) and 2 per element.
 #include "kernels/cuda/embed.h"
+#include "kernels/cuda/linear_layout.h"
 #include "kernels/cuda/row_grid.h"
 #include "kernels/cuda/vec8.h"
 
@@ -17,71 +18,55 @@ struct Plain {
   }
 };
 
-__device__ float F16OfWord(uint16_t word) {
-  f16 x;
-  memcpy(&x, &word, sizeof(x));
-  return ToFloat(x);
-}
-
-// The block of 32 columns that has column `at`.
-template <int kWords>
-__device__ const uint16_t* BlockOf(const void* table, int64_t row, int64_t dim, int at) {
-  return static_cast<const uint16_t*>(table) + (row * (dim / 32) + at / 32) * kWords;
-}
-
-struct Q8 {
-  static constexpr int kBlock = 32;
-  static __device__ Vec8 Read(const void* table, int64_t row, int64_t dim, int at) {
-    const uint16_t* block = BlockOf<17>(table, row, dim, at);
-    const float d = F16OfWord(block[0]);
-    Vec8 v;
-    SHOAL_UNROLL for (int i = 0; i < 4; ++i) {
-      const uint16_t codes = block[1 + at % 32 / 2 + i];
-      v.of[2 * i] = d * static_cast<float>(static_cast<int8_t>(codes & 0xff));
-      v.of[2 * i + 1] = d * static_cast<float>(static_cast<int8_t>(codes >> 8));
-    }
-    return v;
-  }
-};
-
-// Byte i of a block has column i in its low half, column i + 16 in its high half. d * code is exact in f32, so that
-// adding the minimum rounds once, fused or not.
-template <bool kMinimum>
-struct Q4 {
-  static constexpr int kBlock = 32;
-  static constexpr int kHeader = kMinimum ? 2 : 1;
-  static __device__ Vec8 Read(const void* table, int64_t row, int64_t dim, int at) {
-    const uint16_t* block = BlockOf<kHeader + 8>(table, row, dim, at);
-    const float d = F16OfWord(block[0]), m = kMinimum ? F16OfWord(block[1]) : 0;
-    const int shift = at % 32 / 16 * 4, zero = kMinimum ? 0 : 8;
-    Vec8 v;
-    SHOAL_UNROLL for (int i = 0; i < 4; ++i) {
-      const int codes = block[kHeader + at % 16 / 2 + i] >> shift;
-      v.of[2 * i] = d * static_cast<float>((codes & 15) - zero);
-      v.of[2 * i + 1] = d * static_cast<float>((codes >> 8 & 15) - zero);
-      if (!kMinimum) continue;
-      v.of[2 * i] += m;
-      v.of[2 * i + 1] += m;
-    }
-    return v;
-  }
-};
-
 __device__ float Fp8ToFloat(uint32_t code) {
   const uint32_t sign = (code & 0x80) << 24, magnitude = code & 0x7f;
   if (magnitude == 0x7f) return __uint_as_float(sign | 0x7fc00000u);
   return __uint_as_float(sign | magnitude << 20) * 0x1p120f;  // the biases are 127 and 7; subnormal or not, exact
 }
 
+// Eight columns of a block lie together (linear_layout.h). d * code is exact in f32, so that adding the minimum rounds
+// once, fused or not.
 template <DType kType>
-struct Bytes {
-  static constexpr int kBlock = 1;
+struct Packed {
+  static constexpr int kBlock = kQuantBlock;
+  static constexpr bool kMinimum = kType == DType::kQ4_1;
+  static constexpr linear::BlockLayout kLayout = linear::LayoutOf(kType);
+
+  static __device__ float Number(const unsigned char* at) {
+    f16 x;
+    memcpy(&x, at, sizeof(x));
+    return ToFloat(x);
+  }
+  static __device__ float Code(uint2 codes, int i) {
+    if (kLayout.code_bytes == 8) {
+      const uint32_t code = (i < 4 ? codes.x : codes.y) >> i % 4 * 8 & 0xff;
+      return kType == DType::kF8E4M3 ? Fp8ToFloat(code) : static_cast<float>(static_cast<int8_t>(code));
+    }
+    const int code = static_cast<int>(codes.x >> (i / 2 * 4 + i % 2 * 16) & 15);
+    return static_cast<float>(kMinimum ? code : code - 8);
+  }
   static __device__ Vec8 Read(const void* table, int64_t row, int64_t dim, int at) {
-    const uint2 raw = *reinterpret_cast<const uint2*>(static_cast<const uint8_t*>(table) + row * dim + at);
+    const int block = at / kQuantBlock, blocks = static_cast<int>(dim / kQuantBlock);
+    const int of_unit = (block | 1) < blocks ? 2 : 1, in_tile = static_cast<int>(row % linear::kRowTile);
+    const int g = in_tile % 8, high = in_tile / 8;
+    const unsigned char* unit = static_cast<const unsigned char*>(table) +
+                                row / linear::kRowTile * linear::TileBytes(kLayout, dim) +
+                                linear::UnitOffset(kLayout, block / 2);
+    const unsigned char* codes_at =
+        unit + linear::CodeOffset(kLayout, of_unit, 4 * g + at % kQuantBlock / 8, block % 2, high);
+    uint2 codes = {0, 0};
+    if (kLayout.code_bytes == 8) {
+      codes = *reinterpret_cast<const uint2*>(codes_at);
+    } else {
+      codes.x = *reinterpret_cast<const uint32_t*>(codes_at);
+    }
+    const float d =
+        kLayout.number_bytes > 0 ? Number(unit + linear::NumberOffset(kLayout, of_unit, g, block % 2, high, 0)) : 1;
+    const float m = kMinimum ? Number(unit + linear::NumberOffset(kLayout, of_unit, g, block % 2, high, 1)) : 0;
     Vec8 v;
     SHOAL_UNROLL for (int i = 0; i < 8; ++i) {
-      const uint32_t code = (i < 4 ? raw.x : raw.y) >> i % 4 * 8 & 0xff;
-      v.of[i] = kType == DType::kI8 ? static_cast<float>(static_cast<int8_t>(code)) : Fp8ToFloat(code);
+      v.of[i] = d * Code(codes, i);
+      if (kMinimum) v.of[i] += m;
     }
     return v;
   }
@@ -120,15 +105,15 @@ absl::Status Enqueue(DeviceStream stream, const Embed& op) {
     case DType::kBF16:
       return EnqueueWith<Plain<bf16>>(stream, op);
     case DType::kQ8_0:
-      return EnqueueWith<Q8>(stream, op);
+      return EnqueueWith<Packed<DType::kQ8_0>>(stream, op);
     case DType::kQ4_0:
-      return EnqueueWith<Q4<false>>(stream, op);
+      return EnqueueWith<Packed<DType::kQ4_0>>(stream, op);
     case DType::kQ4_1:
-      return EnqueueWith<Q4<true>>(stream, op);
+      return EnqueueWith<Packed<DType::kQ4_1>>(stream, op);
     case DType::kF8E4M3:
-      return EnqueueWith<Bytes<DType::kF8E4M3>>(stream, op);
+      return EnqueueWith<Packed<DType::kF8E4M3>>(stream, op);
     case DType::kI8:
-      return EnqueueWith<Bytes<DType::kI8>>(stream, op);
+      return EnqueueWith<Packed<DType::kI8>>(stream, op);
   }
   return absl::InvalidArgumentError("embed: a type that no table has");
 }

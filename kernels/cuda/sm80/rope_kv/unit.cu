@@ -64,7 +64,7 @@ __global__ void __launch_bounds__(kRowThreads) RopeKvUnit(const RopeKv op, const
   Vec8 first = Load8(base + at), second = {};
   if (joined) second = Load8(base + at + half);
   if (u.rotate) {
-    const int64_t angle = static_cast<int64_t>(op.positions[t]) * half + rope::AngleOf(shape, u);
+    const int64_t angles = op.angles == nullptr ? t : op.angles[t], angle = angles * half + rope::AngleOf(shape, u);
     RotateUnit<kInterleaved>(op.cos + angle, op.sin + angle, first, second);
   }
   if (u.of == Of::kQ) {

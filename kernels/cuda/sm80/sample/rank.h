@@ -3,11 +3,11 @@
 // in any order.
 #pragma once
 
-#include "kernels/cuda/lang.h"
+#include "kernels/cuda/sample.h"
 
 namespace shoal::cuda::sample {
 
-inline constexpr int kMaxVocab = 1 << 18;
+inline constexpr int kMaxVocab = kMaxSampledVocab;
 inline constexpr int kOneLog2 = 41;  // weight of the largest logit
 inline constexpr int kBins = 2048;
 inline constexpr int kBinsPerUnit =

@@ -84,10 +84,10 @@ __device__ uint64_t Reduce(SampleShared& s, uint64_t x, F join) {
   return x;
 }
 
-// f(id, logit) for each, 16 bytes at a time; the next are under way meanwhile.
+// f(id, logit) for each, 16 bytes at a time where the row allows; the next are under way meanwhile.
 template <typename F>
 __device__ void ForEach(const float* logits, int vocab, F f) {
-  const int whole = vocab & ~3, step = 4 * Threads();
+  const int whole = reinterpret_cast<uintptr_t>(logits) % 16 == 0 ? vocab & ~3 : 0, step = 4 * Threads();
   float4 next = {0, 0, 0, 0};
   if (4 * Thread() < whole) next = *reinterpret_cast<const float4*>(logits + 4 * Thread());
   for (int i = 4 * Thread(); i < whole; i += step) {
@@ -98,7 +98,7 @@ __device__ void ForEach(const float* logits, int vocab, F f) {
     f(i + 2, now.z);
     f(i + 3, now.w);
   }
-  if (whole + Thread() < vocab) f(whole + Thread(), logits[whole + Thread()]);
+  for (int i = whole + Thread(); i < vocab; i += Threads()) f(i, logits[i]);
 }
 
 // The largest logit's key and, inverted, its lowest id; all ones when there is a NaN.
@@ -319,15 +319,13 @@ __device__ int32_t Choose(SampleShared& s, const float* logits, int vocab, const
   return Draw(s, row, largest, id, p);
 }
 
-__global__ void __launch_bounds__(kMaxThreads) SampleOneRow(const Sample op) {
+__global__ void __launch_bounds__(kMaxThreads) SampleOneRow(const ops::SampleArgs op) {
   SampleShared& s = Shared<SampleShared>();
   const int64_t r = blockIdx.x;
-  const int32_t place = op.places == nullptr ? 0 : op.places[r];
+  const ops::SampleRow params = op.params[r];
   int32_t token = -1;
-  if (place >= 0) token = Choose(s, op.logits + r * op.stride, op.vocab, op.params[r]);
-  if (threadIdx.x != 0) return;
-  op.tokens[r] = token;
-  if (op.mailbox != nullptr && place >= 0) op.mailbox[place] = max(token, 0);
+  if (params.top_k >= 0) token = Choose(s, op.logits + r * op.stride, op.vocab, params);
+  if (threadIdx.x == 0) op.tokens[r] = token;
 }
 
 // A power of two, so that the bins are shared out evenly; eight logits each fill it.
@@ -339,14 +337,10 @@ int ThreadsFor(int vocab) {
 
 }  // namespace
 
-absl::Status Enqueue(DeviceStream stream, const Sample& op) {
+absl::Status Enqueue(DeviceStream stream, const ops::SampleArgs& op) {
   if (op.rows == 0) return absl::OkStatus();
-  if (op.vocab < 1 || op.vocab > sample::kMaxVocab) {
+  if (op.vocab < 1 || op.vocab > kMaxSampledVocab) {
     return absl::InvalidArgumentError("sample: the vocabulary is not within 1 to 262144");
-  }
-  if (op.stride % 4 != 0) return absl::InvalidArgumentError("sample: the stride of the logits is no multiple of 4");
-  if (op.mailbox != nullptr && op.places == nullptr) {
-    return absl::InvalidArgumentError("sample: a mailbox without places in it");
   }
   const LaunchShape shape = {dim3{static_cast<unsigned>(op.rows)}, dim3{static_cast<unsigned>(ThreadsFor(op.vocab))},
                              sizeof(SampleShared)};

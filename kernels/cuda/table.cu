@@ -1,0 +1,192 @@
+// Tested by: tests/kernels/cuda/table_test.cc
+#include <string>
+
+#include "kernels/cuda/attention.h"
+#include "kernels/cuda/attention_plan.h"
+#include "kernels/cuda/copy_blocks.h"
+#include "kernels/cuda/embed.h"
+#include "kernels/cuda/gather_ids.h"
+#include "kernels/cuda/gather_rows.h"
+#include "kernels/cuda/glu.h"
+#include "kernels/cuda/linear.h"
+#include "kernels/cuda/linear_layout.h"
+#include "kernels/cuda/queue_stream.h"
+#include "kernels/cuda/rms_norm.h"
+#include "kernels/cuda/rope_kv.h"
+#include "kernels/cuda/sample.h"
+#include "kernels/cuda/table.h"
+
+namespace shoal::cuda {
+namespace {
+
+static_assert(kMaxLinearParts == ops::kMaxMatmulParts);
+
+DeviceStream QueueOf(ops::Stream& stream) { return static_cast<QueueStream&>(stream).queue(); }
+
+// Types that linear and embed both read.
+bool Supports(DType t) { return t != DType::kF32; }
+bool Quantises(DType) { return false; }
+void PackRows(DType t, const void* src, int64_t row_begin, int64_t rows, int64_t /*n*/, int64_t k, void* dst) {
+  PackLinear(t, src, row_begin, rows, k, dst);
+}
+
+// Ops whose arguments on a device are those of kernels/ops.
+template <typename Args>
+absl::Status Same(ops::Stream& stream, const Args& a) {
+  return Enqueue(QueueOf(stream), a);
+}
+
+absl::Status EmbedIds(ops::Stream& stream, const ops::EmbedArgs& a) {
+  return Enqueue(QueueOf(stream), Embed{.table = a.table,
+                                        .ids = a.ids,
+                                        .row_begin = a.row_begin,
+                                        .scale = a.scale,
+                                        .x = a.x.as<bf16>(),
+                                        .tokens = a.tokens});
+}
+
+absl::Status Gather(ops::Stream& stream, const ops::GatherRowsArgs& a) {
+  return Enqueue(QueueOf(stream),
+                 GatherRows{.x = a.x.as<bf16>(), .rows = a.rows, .y = a.y.as<bf16>(), .count = a.count, .dim = a.dim});
+}
+
+absl::Status Norm(ops::Stream& stream, const ops::RmsNormArgs& a) {
+  return Enqueue(QueueOf(stream), RmsNorm{.x = a.x.as<bf16>(),
+                                          .add = a.add.as<bf16>(),
+                                          .w = a.w,
+                                          .y = a.y.as<bf16>(),
+                                          .tokens = a.tokens,
+                                          .dim = a.dim,
+                                          .eps = a.eps,
+                                          .weight_bias = a.weight_bias});
+}
+
+// A part without rows, such as the vocabulary of a rank that has none, is nothing to do.
+absl::Status Multiply(ops::Stream& stream, const ops::MatmulArgs& a) {
+  Linear op = {.x = a.x.as<bf16>(), .parts = {}, .part_count = 0, .tokens = a.tokens, .k = a.k};
+  for (int p = 0; p < a.part_count; ++p) {
+    const ops::MatmulPart& part = a.parts[p];
+    if (part.w.n == 0) continue;
+    op.parts[op.part_count++] = {.w = part.w.data,
+                                 .type = part.w.dtype,
+                                 .n = static_cast<int>(part.w.n),
+                                 .y = a.f32_out ? nullptr : part.y.as<bf16>(),
+                                 .y_f32 = a.f32_out ? part.y.as<float>() : nullptr,
+                                 .y_stride = part.y_stride,
+                                 .row_scale = part.w.row_scale};
+  }
+  return Enqueue(QueueOf(stream), op);
+}
+
+absl::Status Rope(ops::Stream& stream, const ops::RopeKvArgs& a) {
+  return Enqueue(QueueOf(stream), RopeKv{.q = a.q.as<bf16>(),
+                                         .k = a.k.as<bf16>(),
+                                         .v = a.v.as<bf16>(),
+                                         .q_stride = a.q_stride,
+                                         .kv_stride = a.kv_stride,
+                                         .cos = a.cos,
+                                         .sin = a.sin,
+                                         .angles = a.angles,
+                                         .slots = a.slots,
+                                         .cache = a.cache,
+                                         .tokens = a.tokens,
+                                         .q_heads = a.q_heads,
+                                         .rot_dim = a.rot_dim,
+                                         .interleaved = a.interleaved});
+}
+
+absl::Status Attend(ops::Stream& stream, const ops::AttentionArgs& a) {
+  if (a.plan == nullptr || a.plan_shape == nullptr) return absl::InvalidArgumentError("attention: there is no plan");
+  if (a.cache.dtype != DType::kBF16) return absl::InvalidArgumentError("attention: the cache is not bf16");
+  const ops::AttentionPlanShape& s = *a.plan_shape;
+  if (s.q_heads != a.q_heads || s.kv_heads != a.cache.kv_heads || s.head_dim != a.cache.head_dim ||
+      s.threads != stream.threads()) {
+    return absl::InvalidArgumentError("attention: the plan is of another shape");
+  }
+  Attention op = {.q = a.q.as<bf16>(),
+                  .out = a.out.as<bf16>(),
+                  .q_stride = a.q_stride,
+                  .k = static_cast<const bf16*>(a.cache.k),
+                  .v = static_cast<const bf16*>(a.cache.v),
+                  .block_size = a.cache.block_size,
+                  .kv_heads = a.cache.kv_heads,
+                  .head_dim = a.cache.head_dim,
+                  .q_heads = a.q_heads,
+                  .scale = a.scale,
+                  .sequences = a.sequences,
+                  .heads_begin = nullptr,
+                  .narrow = {},
+                  .wide = {},
+                  .narrow_rows = 0};
+  TakeAttentionPlan(s, a.plan, a.workspace, &op);
+  return Enqueue(QueueOf(stream), op);
+}
+
+int64_t PlanBytes(const ops::AttentionPlanShape& shape) { return LayoutOf(shape).bytes; }
+
+absl::Status Activate(ops::Stream& stream, const ops::GluArgs& a) {
+  return Enqueue(QueueOf(stream), Glu{.gate = a.gate.as<bf16>(),
+                                      .up = a.up.as<bf16>(),
+                                      .in_stride = a.dim,
+                                      .y = a.y.as<bf16>(),
+                                      .y_stride = a.dim,
+                                      .tokens = a.tokens,
+                                      .dim = a.dim,
+                                      .activation = a.activation});
+}
+
+// As each kernel's Enqueue refuses them.
+absl::Status CheckSizes(const ops::OpSizes& s) {
+  std::string problems;
+  const auto check = [&](bool served, const std::string& problem) {
+    if (!served) problems += (problems.empty() ? "" : "; ") + problem;
+  };
+  for (const auto& [name, columns] :
+       {std::pair{"hidden size", s.hidden}, {"width of attention", s.q_dim}, {"feed-forward width", s.ffn}}) {
+    check(columns % kQuantBlock == 0,
+          std::string("the ") + name + ", " + std::to_string(columns) + " on a rank, is no multiple of 32");
+  }
+  check(s.head_dim >= 16 && s.head_dim <= 256 && s.head_dim % 16 == 0,
+        "head_dim " + std::to_string(s.head_dim) + " is no multiple of 16 up to 256");
+  const int rot_unit = s.interleaved ? 8 : 16;
+  check(s.rot_dim >= 0 && s.rot_dim <= s.head_dim && s.rot_dim % rot_unit == 0,
+        "the " + std::to_string(s.rot_dim) + " dimensions that rotate are no multiple of " + std::to_string(rot_unit) +
+            " up to head_dim");
+  check(s.vocab <= kMaxSampledVocab, "a vocabulary of " + std::to_string(s.vocab) + ", at most " +
+                                         std::to_string(kMaxSampledVocab) + " can be sampled from");
+  check(s.kv_type == DType::kBF16, "a KV cache of " + std::string(Info(s.kv_type).name) + ", it has to be bf16");
+  check(s.block_size >= 16 && (s.block_size & (s.block_size - 1)) == 0,
+        "blocks of " + std::to_string(s.block_size) + " tokens, no power of two from 16 on");
+  return problems.empty() ? absl::OkStatus() : absl::InvalidArgumentError("on a CUDA device: " + problems);
+}
+
+}  // namespace
+
+const ops::OpTable& Table() {
+  static constexpr ops::OpTable kTable = {.name = "cuda-sm80",
+                                          .acts = DType::kBF16,
+                                          .supports = Supports,
+                                          .quantises = Quantises,
+                                          .row_group = linear::kRowTile,
+                                          .packed_bytes = LinearBytes,
+                                          .pack_rows = PackRows,
+                                          .check_sizes = CheckSizes,
+                                          .gather_ids = Same<ops::GatherIdsArgs>,
+                                          .scatter_ids = Same<ops::ScatterIdsArgs>,
+                                          .embed = EmbedIds,
+                                          .gather_rows = Gather,
+                                          .rms_norm = Norm,
+                                          .quantise = nullptr,
+                                          .matmul = Multiply,
+                                          .rope_kv = Rope,
+                                          .attention = Attend,
+                                          .attention_workspace = AttentionWorkspace,
+                                          .attention_plan_bytes = PlanBytes,
+                                          .attention_plan = MakeAttentionPlan,
+                                          .glu = Activate,
+                                          .sample = Same<ops::SampleArgs>,
+                                          .copy_blocks = Same<ops::CopyBlocksArgs>};
+  return kTable;
+}
+
+}  // namespace shoal::cuda

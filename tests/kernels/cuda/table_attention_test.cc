@@ -1,0 +1,168 @@
+// Attention through the op table, with plans, beside the reference's.
+#include "kernels/cuda/queue_stream.h"
+#include "kernels/cuda/table.h"
+#include "tests/kernels/cuda/attention_memory.h"
+
+namespace shoal::cuda {
+namespace {
+
+constexpr int kThreads = 3;
+constexpr float kScale = 0.11f;
+
+// Everything that batches of one shape share: a plan is written anew over the one before it.
+class Backend {
+ public:
+  struct Most {
+    int tokens, sequences, context, rows = 0;
+  };
+  Backend(const AttentionShape& shape, const Most& most)
+      : shape_(shape),
+        plan_shape_({.threads = kThreads,
+                     .max_tokens = most.tokens,
+                     .max_sequences = most.sequences,
+                     .max_context = most.context,
+                     .q_to_kv = shape_.q_to_kv.data(),
+                     .q_heads = shape_.q_heads(),
+                     .kv_heads = shape_.kv_heads,
+                     .head_dim = shape_.head_dim,
+                     .max_rows = most.rows}),
+        plan_(static_cast<size_t>(Table().attention_plan_bytes(plan_shape_))),
+        floats_(static_cast<size_t>(
+            Table().attention_workspace(kThreads, most.tokens, shape_.q_heads(), shape_.head_dim, most.context))),
+        workspace_(floats_ + 16) {}
+
+  ops::AttentionArgs ArgsOf(AttentionMemory& m) {
+    return {.q = ops::ConstActs(static_cast<const void*>(m.q.data())),
+            .out = ops::Acts(static_cast<void*>(m.out.data())),
+            .q_stride = static_cast<int64_t>(shape_.row()) + 2,
+            .cache = {m.k.data(), m.v.data(), DType::kBF16, shape_.block_size, shape_.kv_heads, shape_.head_dim},
+            .sequences = m.sequences.data(),
+            .sequence_count = static_cast<int>(m.sequences.size()),
+            .q_to_kv = shape_.q_to_kv.data(),
+            .q_heads = shape_.q_heads(),
+            .q_head_begin = 0,
+            .scale = kScale,
+            .workspace = workspace_.data(),
+            .plan = plan_.data(),
+            .plan_shape = &plan_shape_};
+  }
+  absl::Status Enqueue(const ops::AttentionArgs& args) {
+    QueueStream stream(nullptr, kThreads);
+    return Table().attention(stream, args);
+  }
+  // out of all parts' tokens in their order; then the rows of padding.
+  std::vector<float> Attend(const std::vector<AttentionPart>& parts, uint64_t placement = 1, size_t padding = 0) {
+    AttentionMemory m(shape_, parts, placement, padding);
+    Table().attention_plan(plan_shape_, m.sequences.data(), static_cast<int>(m.sequences.size()), plan_.data());
+    const absl::Status status = Enqueue(ArgsOf(m));
+    EXPECT_TRUE(status.ok()) << status;
+    for (size_t i = 0; i < 16; ++i) EXPECT_TRUE(std::isnan(workspace_.data()[floats_ + i])) << "beyond the workspace";
+    return m.out.Floats();
+  }
+  std::vector<float> Reference(const std::vector<AttentionPart>& parts) {
+    AttentionMemory m(shape_, parts, 1);
+    const std::vector<float> q = m.q.Floats();
+    std::vector<float> out(m.out.size());
+    ops::AttentionArgs args = ArgsOf(m);
+    args.q = q.data();
+    args.out = out.data();
+    const auto stream = ops::MakeCpuStream(1);
+    EXPECT_TRUE(ops::RefTable().attention(*stream, args).ok());
+    return out;
+  }
+  void ExpectNear(const std::vector<AttentionPart>& parts) {
+    ops::ExpectRowsNear(Reference(parts), Attend(parts), static_cast<size_t>(shape_.head_dim), 1e-2f);
+  }
+  const ops::AttentionPlanShape& plan_shape() const { return plan_shape_; }
+
+ private:
+  const AttentionShape shape_;
+  const ops::AttentionPlanShape plan_shape_;
+  Buffer<uint8_t> plan_;
+  const size_t floats_;
+  Buffer<float> workspace_;  // 16 more, which nobody writes
+};
+
+const AttentionShape kUneven = {{1, 1, 1, 2, 2}, 4, 64, 16};  // kv heads 0 and 3 are not touched
+const AttentionShape kWideGroup = {{0, 0, 0, 0, 0, 0, 0, 0, 0}, 1, 128, 32};
+const AttentionShape kLarge = {{0, 0, 1}, 2, 256, 64};
+
+// Decode and prefill side by side, contexts of several splits, then other batches in the same plan.
+TEST(CudaTableAttention, AgreesWithTheReference) {
+  Backend uneven(kUneven, {120, 6, 1600});
+  uneven.ExpectNear({{1, 1500, 1501}, {2, 0, 1}, {3, 500, 560}, {4, 255, 256}, {5, 256, 258}});
+  uneven.ExpectNear({{6, 0, 70}});
+  uneven.ExpectNear({{7, 40, 41}, {8, 300, 301}, {9, 511, 515}});
+  Backend group(kWideGroup, {40, 4, 700});
+  group.ExpectNear({{1, 600, 601}, {2, 250, 270}, {3, 0, 3}});
+  Backend large(kLarge, {20, 2, 600});
+  large.ExpectNear({{1, 520, 521}, {2, 250, 262}});
+}
+
+TEST(CudaTableAttention, TheOrderOfThreadsDoesNotShow) {
+  Backend backend(kUneven, {50, 2, 800});
+  const auto y = InEveryOrder<float>([&] { return backend.Attend({{1, 700, 701}, {2, 300, 340}}); });
+  EXPECT_TRUE(std::all_of(y.begin(), y.end(), [](float x) { return std::isfinite(x); }));
+}
+
+// Whatever the batch, its shape, the plan's history and the blocks.
+TEST(CudaTableAttention, ARowAloneIsTheRowAmongOthers) {
+  for (const AttentionShape& shape : {kUneven, kWideGroup, kLarge}) {
+    const std::vector<AttentionPart> parts = {{1, 700, 701}, {2, 0, 1}, {3, 513, 560}, {4, 255, 256}, {5, 256, 258}};
+    std::vector<float> alone;
+    for (const AttentionPart& p : parts) {
+      for (int at = p.begin; at < p.end; at += p.begin == 513 ? 16 : 1) {  // in chunks, too
+        Backend backend(shape, {16, 1, 1024});
+        const auto y = backend.Attend({{p.id, at, std::min(at + (p.begin == 513 ? 16 : 1), p.end)}}, 3);
+        alone.insert(alone.end(), y.begin(), y.end());
+      }
+    }
+    Backend together(shape, {100, 8, 1024});
+    for (const uint64_t placement : {5, 6}) ops::ExpectSameBits(alone, together.Attend(parts, placement));
+  }
+}
+
+TEST(CudaTableAttention, ADecodingShapeGivesTheSameBits) {
+  const std::vector<AttentionPart> parts = {{1, 700, 701}, {2, 0, 1}, {3, 300, 301}};
+  Backend mixed(kUneven, {64, 8, 1024}), decoding(kUneven, {4, 4, 1024, 1});
+  ops::ExpectSameBits(mixed.Attend(parts), decoding.Attend(parts));
+}
+
+// A batch that fills a bucket in part: rows that are no sequence's are left alone.
+TEST(CudaTableAttention, PaddingIsNotWritten) {
+  Backend backend(kUneven, {8, 8, 512, 1});
+  const std::vector<AttentionPart> parts = {{1, 300, 301}, {2, 20, 21}};
+  const auto padded = backend.Attend(parts, 1, 6);
+  const size_t rows = 2 * kUneven.row();
+  ops::ExpectSameBits(backend.Attend(parts).data(), padded.data(), rows);
+  ASSERT_EQ(padded.size(), 4 * rows);
+  EXPECT_TRUE(
+      std::all_of(padded.begin() + static_cast<int64_t>(rows), padded.end(), [](float x) { return std::isnan(x); }));
+  const auto nothing = backend.Attend({}, 1, 8);
+  EXPECT_TRUE(std::all_of(nothing.begin(), nothing.end(), [](float x) { return std::isnan(x); }));
+}
+
+TEST(CudaTableAttention, RefusesOtherPlansAndCaches) {
+  Backend backend(kUneven, {8, 8, 512, 1});
+  AttentionMemory m(kUneven, {{1, 0, 1}}, 1);
+  const auto refused = [&](const ops::AttentionArgs& args) {
+    return backend.Enqueue(args).code() == absl::StatusCode::kInvalidArgument;
+  };
+  ops::AttentionArgs args = backend.ArgsOf(m);
+  args.plan = nullptr;
+  EXPECT_TRUE(refused(args));
+  args = backend.ArgsOf(m);
+  args.plan_shape = nullptr;
+  EXPECT_TRUE(refused(args));
+  args = backend.ArgsOf(m);
+  args.cache.dtype = DType::kF16;
+  EXPECT_TRUE(refused(args));
+  ops::AttentionPlanShape other = backend.plan_shape();
+  other.threads = kThreads + 1;
+  args = backend.ArgsOf(m);
+  args.plan_shape = &other;
+  EXPECT_TRUE(refused(args));
+}
+
+}  // namespace
+}  // namespace shoal::cuda

@@ -1,0 +1,73 @@
+// Everything that one plan enqueues on a rank's device, in order:
+//   stage 0: sources of the tokens; others: receive -> block copies -> [embed] layers -> last stage: logits, sample,
+//   post, fetch; others: send
+// A plan with a bucket has its middle part launched as a graph, recorded the first time the bucket is seen.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "worker/rank/engine.h"
+#include "worker/rank/operation.h"
+#include "worker/rank/places.h"
+#include "worker/rank/step_batch.h"
+#include "worker/rank/token_feed.h"
+#include "worker/sampling/sampler.h"
+
+namespace shoal::rank {
+
+// What is left to do once the mark is reached.
+struct EnqueuedStep {
+  uint64_t mark = 0;
+  std::vector<plan::SequenceId> sampled;  // in plan order; empty but on the sampling rank
+  const int32_t* tokens = nullptr;  // of these, in host memory, from the mark until `steps` more have been enqueued
+  uint64_t checksum = 0;            // 0: the plan asked for none
+  DurationNs sampling = 0;          // on a host: what it took
+  bool decodes = false;             // a row continues from a sample
+};
+
+class StepRunner {
+ public:
+  // `parts` outlives this. `steps`: how many may be enqueued and not looked at.
+  static absl::StatusOr<std::unique_ptr<StepRunner>> Create(EngineParts* parts, int steps);
+
+  // `mirror` has applied the plan.
+  absl::Status Enqueue(const plan::StepPlan& plan, const plan::PlanMirror& mirror, EnqueuedStep* step);
+
+ private:
+  // What is launched for a bucket, and where its tokens are then.
+  struct Graph {
+    std::unique_ptr<ops::AcceleratorGraph> launch;
+    std::span<const int32_t> tokens;
+  };
+
+  StepRunner(EngineParts* parts, std::unique_ptr<Places> places, TokenFeed feed, sampling::Sampler sampler,
+             device::Memory fetched, int steps);
+
+  absl::Status BeginBatch(const plan::StepPlan& plan, const plan::PlanMirror& mirror);
+  absl::Status Copy();
+  absl::Status Middle();
+  absl::Status LaunchMiddle(int bucket);
+  absl::Status Deliver(uint64_t number, EnqueuedStep* step);
+  void Begin(Operation op);
+
+  EngineParts& p_;
+  const std::unique_ptr<Places> places_;
+  StepBatch batch_;
+  TokenFeed feed_;  // used on stage 0 only
+  sampling::Sampler sampler_;
+  device::UploadBuffer pairs_;
+  std::vector<int32_t> sources_;
+  std::span<const int32_t> tokens_;  // of the present plan, on the sampling rank's device
+  DurationNs sampling_ = 0;
+  std::map<int, Graph> graphs_;  // by bucket
+
+  device::Memory fetched_;  // int32 [steps, max_sequences] in host memory, in turn
+  const int steps_;
+  int next_fetch_ = 0;
+};
+
+}  // namespace shoal::rank
