@@ -75,7 +75,8 @@ absl::Status Multiply(ops::Stream& stream, const ops::MatmulArgs& a) {
                                  .n = static_cast<int>(part.w.n),
                                  .y = a.f32_out ? nullptr : part.y.as<bf16>(),
                                  .y_f32 = a.f32_out ? part.y.as<float>() : nullptr,
-                                 .y_stride = part.y_stride};
+                                 .y_stride = part.y_stride,
+                                 .row_scale = part.w.row_scale};
   }
   return Enqueue(QueueOf(stream), op);
 }

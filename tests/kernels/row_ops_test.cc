@@ -44,6 +44,29 @@ TEST_P(RowOps, EmbedReadsBackWhatWasPacked) {
   }
 }
 
+// Each value times the row's scale, rounded, times the scale of all.
+TEST_P(RowOps, EmbedScalesRowsFirst) {
+  constexpr int kN = 37, kK = 96;
+  const auto scale = RandomFloats(kN, 4);
+  for (const DType t : AllDTypes()) {
+    const auto canonical = RandomWeight(t, kN, kK, 5);
+    PackedWeight w = Pack(table(), t, canonical, kN, kK);
+    w.view.row_scale = scale.data();
+    for (const float all : {1.0f, 1.7f}) {
+      const int32_t ids[] = {36, 0, 11};
+      std::vector<float> x(3 * kK), row(kK);
+      const EmbedArgs args = {w.view, ids, 0, all, x.data(), 3};
+      ASSERT_TRUE(table().embed(*Threads(1), args).ok());
+      for (size_t i = 0; i < 3; ++i) {
+        DequantiseRow(t, canonical.data() + RowBytes(t, kK) * static_cast<size_t>(ids[i]), kK, row.data());
+        for (float& v : row) v = v * scale[static_cast<size_t>(ids[i])] * all;
+        SCOPED_TRACE(testing::Message() << Info(t).name << " row " << ids[i]);
+        ExpectSameBits(row.data(), x.data() + i * kK, kK);
+      }
+    }
+  }
+}
+
 TEST_P(RowOps, PackedMatrixIsAlignedAndComplete) {
   EXPECT_GE(table().row_group, 1);
   for (const DType t : AllDTypes()) {
