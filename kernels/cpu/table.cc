@@ -50,6 +50,7 @@ struct Bound {
                                   .glu = Glu,
                                   .sample = Sample,
                                   .copy_blocks = CopyBlocks,
+                                  .checksum = ChecksumOnHost,
                                   .sum_ranks = SumRanksOnHost,
                                   .place_columns = PlaceColumnsOnHost};
     return table;

@@ -3,6 +3,7 @@
 
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/attention_plan.h"
+#include "kernels/cuda/checksum.h"
 #include "kernels/cuda/copy_blocks.h"
 #include "kernels/cuda/embed.h"
 #include "kernels/cuda/gather_ids.h"
@@ -74,7 +75,8 @@ absl::Status Multiply(ops::Stream& stream, const ops::MatmulArgs& a) {
                                  .n = static_cast<int>(part.w.n),
                                  .y = a.f32_out ? nullptr : part.y.as<bf16>(),
                                  .y_f32 = a.f32_out ? part.y.as<float>() : nullptr,
-                                 .y_stride = part.y_stride};
+                                 .y_stride = part.y_stride,
+                                 .row_scale = part.w.row_scale};
   }
   return Enqueue(QueueOf(stream), op);
 }
@@ -194,6 +196,7 @@ const ops::OpTable& Table() {
                                           .glu = Activate,
                                           .sample = Same<ops::SampleArgs>,
                                           .copy_blocks = Same<ops::CopyBlocksArgs>,
+                                          .checksum = Same,
                                           .sum_ranks = Sum,
                                           .place_columns = Same<ops::PlaceColumnsArgs>};
   return kTable;

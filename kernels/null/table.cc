@@ -35,6 +35,7 @@ const OpTable& Table() {
                                      .glu = Glu,
                                      .sample = Sample,
                                      .copy_blocks = CopyBlocks,
+                                     .checksum = ChecksumOnHost,
                                      .sum_ranks = SumRanksOnHost,
                                      .place_columns = PlaceColumnsOnHost};
   return kTable;

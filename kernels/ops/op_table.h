@@ -7,6 +7,7 @@
 
 #include "absl/status/statusor.h"
 #include "kernels/ops/attention.h"
+#include "kernels/ops/checksum.h"
 #include "kernels/ops/copy_blocks.h"
 #include "kernels/ops/embed.h"
 #include "kernels/ops/gather_ids.h"
@@ -65,6 +66,7 @@ struct OpTable {
   GluFn glu;
   SampleFn sample;
   CopyBlocksFn copy_blocks;
+  ChecksumFn checksum;
   SumRanksFn sum_ranks;
   PlaceColumnsFn place_columns;
 };

@@ -43,6 +43,7 @@ const OpTable& Table() {
                                      .glu = Glu,
                                      .sample = Sample,
                                      .copy_blocks = CopyBlocks,
+                                     .checksum = ChecksumOnHost,
                                      .sum_ranks = SumRanksOnHost,
                                      .place_columns = PlaceColumnsOnHost};
   return kTable;

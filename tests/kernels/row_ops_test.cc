@@ -44,6 +44,29 @@ TEST_P(RowOps, EmbedReadsBackWhatWasPacked) {
   }
 }
 
+// Each value times the row's scale, rounded, times the scale of all.
+TEST_P(RowOps, EmbedScalesRowsFirst) {
+  constexpr int kN = 37, kK = 96;
+  const auto scale = RandomFloats(kN, 4);
+  for (const DType t : AllDTypes()) {
+    const auto canonical = RandomWeight(t, kN, kK, 5);
+    PackedWeight w = Pack(table(), t, canonical, kN, kK);
+    w.view.row_scale = scale.data();
+    for (const float all : {1.0f, 1.7f}) {
+      const int32_t ids[] = {36, 0, 11};
+      std::vector<float> x(3 * kK), row(kK);
+      const EmbedArgs args = {w.view, ids, 0, all, x.data(), 3};
+      ASSERT_TRUE(table().embed(*Threads(1), args).ok());
+      for (size_t i = 0; i < 3; ++i) {
+        DequantiseRow(t, canonical.data() + RowBytes(t, kK) * static_cast<size_t>(ids[i]), kK, row.data());
+        for (float& v : row) v = v * scale[static_cast<size_t>(ids[i])] * all;
+        SCOPED_TRACE(testing::Message() << Info(t).name << " row " << ids[i]);
+        ExpectSameBits(row.data(), x.data() + i * kK, kK);
+      }
+    }
+  }
+}
+
 TEST_P(RowOps, PackedMatrixIsAlignedAndComplete) {
   EXPECT_GE(table().row_group, 1);
   for (const DType t : AllDTypes()) {
@@ -228,6 +251,25 @@ TEST_P(RowOps, GluSaturatesWithoutNan) {
     ASSERT_TRUE(table().glu(*stream, {gate.data(), up.data(), y.data(), 1, static_cast<int>(y.size()), act}).ok());
     for (size_t i = 0; i < 3; ++i) EXPECT_NEAR(y[i], 0, 1e-6) << gate[i];
     for (size_t i = 3; i < 6; ++i) EXPECT_FLOAT_EQ(y[i], gate[i]);
+  }
+}
+
+TEST_P(RowOps, AChecksumTellsOfEveryBit) {
+  const std::unique_ptr<Stream> stream = Threads(2);
+  for (const size_t count : {1u, 31u, 500u}) {
+    std::vector<float> values = RandomFloats(count, 1);
+    const auto sums = [&] {
+      std::vector<uint64_t> out(kChecksumParts);
+      EXPECT_TRUE(table().checksum(*stream, {values.data(), static_cast<int64_t>(count * 4), out.data()}).ok());
+      return out;
+    };
+    const std::vector<uint64_t> before = sums();
+    EXPECT_EQ(sums(), before);
+    for (size_t i = 0; i < count; i += 7) {
+      const float was = std::exchange(values[i], -values[i]);
+      EXPECT_NE(sums(), before) << i;
+      values[i] = was;
+    }
   }
 }
 
