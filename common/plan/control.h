@@ -79,8 +79,9 @@ struct EngineOptions {
   std::string kv_dtype = "auto";       // "auto" (f16; f32 when compute is f32) | "f32" | "f16" | "bf16"
   std::string load_format = "auto";    // "auto" | "dummy"
   uint64_t dummy_seed = 0;
-  // "auto" | "shm" | "gloo". The coordinator decides what "auto" is: shm inside one host, else gloo. Agents never see
-  // it but from tests, and take it for shm. Not part of the numerics id: all transports give the same bits.
+  // "auto" | "shm" | "gloo" | "nccl". The coordinator decides what "auto" is: nccl between ranks on CUDA, else shm
+  // inside one host and gloo between hosts. Agents never see it but from tests, and take it for shm. Not part of the
+  // numerics id: all transports give the same bits.
   std::string transport = "auto";
   int32_t block_size = 16;  // tokens per KV block
 };

@@ -133,7 +133,8 @@ class Core::Impl {
     group.ranks = layout.ranks();
     group.sampling_rank = (layout.pp - 1) * layout.tp;
     group.checksum_interval = options_.checksum_interval;
-    group.graphs = options_.graphs;
+    // Of a host's transport, no operation can be recorded; those of tensor ranks lie within a step.
+    group.graphs = options_.graphs && (layout.tp == 1 || membership_.between_devices());
     group.reformed = membership_.reformed();
     group.agents = membership_.GroupAgents();
     serving_.GroupReady(std::move(group), membership_.kv_kept(), now_, fx_);

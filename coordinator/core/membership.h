@@ -63,6 +63,8 @@ class Membership {
   int32_t ranks() const { return layout_.ranks(); }
   // The group that is ready computes otherwise than the one before: with another layout, or under other numerics.
   bool reformed() const { return reformed_; }
+  // The present group's ranks exchange data without their hosts.
+  bool between_devices() const { return transport_ == kBetweenDevices; }
   // The replacement did not come in time, and a group with fewer ranks is being formed.
   bool shrinking() const { return forming() && may_shrink_ && !(layout_ == asked_); }
 
@@ -213,7 +215,8 @@ class Membership {
   Agent* Member(const plan::AgentId& agent, uint64_t epoch);  // null: not of this group
   // Slots of an agent up to the last one that has a rank.
   static size_t SlotsUsed(const plan::AgentId& agent, const std::vector<plan::RankAssignment>& group);
-  static constexpr std::string_view kSharedMemory = "shm", kBetweenHosts = "gloo", kAutomatic = "auto";
+  static constexpr std::string_view kSharedMemory = "shm", kBetweenHosts = "gloo", kBetweenDevices = "nccl";
+  static constexpr std::string_view kAutomatic = "auto", kCudaDevice = "cuda";
   bool forming() const { return phase_ == Phase::kJoining || phase_ == Phase::kLoading; }
 
   // How often silence is counted: a lost agent is noticed at most this late.

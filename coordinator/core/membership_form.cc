@@ -33,6 +33,7 @@ bool MayPass(const absl::Status& status) {
 
 std::string Membership::TransportOf(const std::vector<plan::RankAssignment>& ranks) const {
   if (options_.engine.transport != kAutomatic) return options_.engine.transport;
+  if (options_.engine.device == kCudaDevice && ranks.size() > 1) return std::string(kBetweenDevices);
   const auto boot_id = [&](const plan::RankAssignment& a) { return agents_.at(a.agent).info.boot_id; };
   const bool one_host =
       std::all_of(ranks.begin(), ranks.end(), [&](const auto& a) { return boot_id(a) == boot_id(ranks[0]); });

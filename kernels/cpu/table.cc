@@ -49,7 +49,8 @@ struct Bound {
                                   .attention_plan = nullptr,
                                   .glu = Glu,
                                   .sample = Sample,
-                                  .copy_blocks = CopyBlocks};
+                                  .copy_blocks = CopyBlocks,
+                                  .checksum = ChecksumOnHost};
     return table;
   }
 };

@@ -10,6 +10,7 @@
 #include <cstdint>
 
 #include "absl/status/status.h"
+#include "kernels/cuda/device_stream.h"
 
 #if defined(__CUDACC__)
 #include <cuda_bf16.h>
@@ -25,7 +26,6 @@ namespace shoal::cuda {
 
 using bf16 = __nv_bfloat16;
 using f16 = __half;
-using DeviceStream = cudaStream_t;
 
 __device__ inline float ToFloat(bf16 x) { return __bfloat162float(x); }
 __device__ inline float ToFloat(f16 x) { return __half2float(x); }

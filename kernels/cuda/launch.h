@@ -3,9 +3,7 @@
 
 #include <cuda_runtime.h>
 
-#include <string>
-
-#include "absl/status/status.h"
+#include "kernels/cuda/status.h"
 
 namespace shoal::cuda {
 
@@ -13,13 +11,6 @@ struct LaunchShape {
   dim3 grid, block;
   size_t shared_bytes = 0;
 };
-
-// Internal, with the kernel's name, for whatever CUDA says.
-inline absl::Status ToStatus(cudaError_t error, const char* what) {
-  if (error == cudaSuccess) return absl::OkStatus();
-  std::string text = std::string(what) + ": " + cudaGetErrorName(error) + ": " + cudaGetErrorString(error);
-  return error == cudaErrorMemoryAllocation ? absl::ResourceExhaustedError(text) : absl::InternalError(text);
-}
 
 // The error is of the launch itself; what the kernel does wrong shows at the stream's next synchronisation.
 template <typename... P, typename... A>

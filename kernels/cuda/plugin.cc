@@ -1,4 +1,4 @@
-// The way into the plug-in: which build it is, and what devices there are.
+// The way into the plug-in: which build it is, what devices there are, and the device that is opened.
 // The CUDA runtime is linked statically and loads the driver's libcuda.so.1 at its first call, so that this library
 // opens on machines that have neither. Tested by: tests/device/cuda_plugin_test.cc
 #include <cuda_runtime_api.h>
@@ -6,8 +6,11 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
+#include <memory>
+#include <utility>
 
 #include "kernels/cuda/build_id.h"
+#include "kernels/cuda/runtime.h"
 #include "kernels/ops/cuda_plugin.h"
 
 namespace shoal::cuda {
@@ -59,6 +62,7 @@ bool CountDevices(ops::CudaProbe* out) {
 }
 
 void Probe(ops::CudaProbe* out) {
+  LoadKernelsEagerly();
   *out = {};
   out->runtime_version = CUDART_VERSION;
   out->driver_needed = kDriverNeeded;
@@ -84,11 +88,17 @@ void Probe(ops::CudaProbe* out) {
   }
 }
 
+absl::Status Open(int index, std::unique_ptr<ops::Accelerator>* out) {
+  absl::StatusOr<std::unique_ptr<ops::Accelerator>> opened = OpenDevice(index);
+  if (opened.ok()) *out = std::move(*opened);
+  return opened.status();
+}
+
 }  // namespace
 }  // namespace shoal::cuda
 
 __attribute__((visibility("default"))) const shoal::ops::CudaPlugin* shoal_cuda_plugin() {
   static const shoal::ops::CudaPlugin plugin = {shoal::ops::kCudaPluginAbi, sizeof(shoal::ops::CudaPlugin),
-                                                shoal::cuda::kBuildId, shoal::cuda::Probe};
+                                                shoal::cuda::kBuildId, shoal::cuda::Probe, shoal::cuda::Open};
   return &plugin;
 }

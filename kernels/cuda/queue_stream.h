@@ -3,7 +3,7 @@
 
 #include <cstdlib>
 
-#include "kernels/cuda/lang.h"
+#include "kernels/cuda/device_stream.h"
 #include "kernels/ops/stream.h"
 
 namespace shoal::cuda {

@@ -3,6 +3,7 @@
 
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/attention_plan.h"
+#include "kernels/cuda/checksum.h"
 #include "kernels/cuda/copy_blocks.h"
 #include "kernels/cuda/embed.h"
 #include "kernels/cuda/gather_ids.h"
@@ -185,7 +186,8 @@ const ops::OpTable& Table() {
                                           .attention_plan = MakeAttentionPlan,
                                           .glu = Activate,
                                           .sample = Same<ops::SampleArgs>,
-                                          .copy_blocks = Same<ops::CopyBlocksArgs>};
+                                          .copy_blocks = Same<ops::CopyBlocksArgs>,
+                                          .checksum = Same};
   return kTable;
 }
 

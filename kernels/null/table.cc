@@ -34,7 +34,8 @@ const OpTable& Table() {
                                      .attention_plan = nullptr,
                                      .glu = Glu,
                                      .sample = Sample,
-                                     .copy_blocks = CopyBlocks};
+                                     .copy_blocks = CopyBlocks,
+                                     .checksum = ChecksumOnHost};
   return kTable;
 }
 

@@ -52,7 +52,7 @@ struct CudaPlugin {
   // BuildId() of the program it was built with; `version` of any build says which that is.
   const char* build_id;
   // Fills all of `out`. Starts the driver (no context), so that this process may not fork and use CUDA in the child.
-  // Any thread.
+  // The first of it and open sets CUDA_MODULE_LOADING in the environment, unless it is set. Any thread.
   void (*probe)(CudaProbe* out);
   // The device `index` of the probe. Makes a context on it: some hundred MiB of its memory and tenths of a second.
   // FailedPrecondition: there is no such device, or it is not usable. Internal: the driver's words.

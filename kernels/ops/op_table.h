@@ -7,6 +7,7 @@
 
 #include "absl/status/statusor.h"
 #include "kernels/ops/attention.h"
+#include "kernels/ops/checksum.h"
 #include "kernels/ops/copy_blocks.h"
 #include "kernels/ops/embed.h"
 #include "kernels/ops/gather_ids.h"
@@ -63,6 +64,7 @@ struct OpTable {
   GluFn glu;
   SampleFn sample;
   CopyBlocksFn copy_blocks;
+  ChecksumFn checksum;
 };
 
 }  // namespace shoal::ops

@@ -42,7 +42,8 @@ const OpTable& Table() {
                                      .attention_plan = nullptr,
                                      .glu = Glu,
                                      .sample = Sample,
-                                     .copy_blocks = CopyBlocks};
+                                     .copy_blocks = CopyBlocks,
+                                     .checksum = ChecksumOnHost};
   return kTable;
 }
 

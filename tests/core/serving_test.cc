@@ -51,8 +51,20 @@ std::unique_ptr<VirtualCluster> ReadyCluster(const CoreOptions& options, uint64_
 TEST(Serving, StepsOfTokensAloneNameABucketWhereRanksCanRecordThem) {
   CoreOptions options = TestOptions();
   options.checksum_interval = 3;
-  for (const bool graphs : {false, true}) {
-    options.graphs = graphs;
+  options.pp = 2;
+  struct Case {
+    bool can;
+    int32_t tp;
+    std::string transport;
+    bool named;
+  };
+  // Sums between tensor ranks lie within a step: over a host's transport they cannot be recorded.
+  for (const Case& c :
+       {Case{false, 1, "auto", false}, {true, 1, "auto", true}, {true, 2, "shm", false}, {true, 2, "nccl", true}}) {
+    options.graphs = c.can;
+    options.tp = c.tp;
+    options.engine.transport = c.transport;
+    const bool graphs = c.named;
     auto cluster = ReadyCluster(options);
     std::vector<GenerateRequest> requests;
     for (RequestId id = 1; id <= 3; ++id) requests.push_back(MakeRequest(id, 2 + 3 * static_cast<int32_t>(id), 20));

@@ -254,6 +254,25 @@ TEST_P(RowOps, GluSaturatesWithoutNan) {
   }
 }
 
+TEST_P(RowOps, AChecksumTellsOfEveryBit) {
+  const std::unique_ptr<Stream> stream = Threads(2);
+  for (const size_t count : {1u, 31u, 500u}) {
+    std::vector<float> values = RandomFloats(count, 1);
+    const auto sums = [&] {
+      std::vector<uint64_t> out(kChecksumParts);
+      EXPECT_TRUE(table().checksum(*stream, {values.data(), static_cast<int64_t>(count * 4), out.data()}).ok());
+      return out;
+    };
+    const std::vector<uint64_t> before = sums();
+    EXPECT_EQ(sums(), before);
+    for (size_t i = 0; i < count; i += 7) {
+      const float was = std::exchange(values[i], -values[i]);
+      EXPECT_NE(sums(), before) << i;
+      values[i] = was;
+    }
+  }
+}
+
 TEST_P(RowOps, GatherRowsTakesRowsInAnyOrderAndAgain) {
   constexpr int kDim = 45;
   const auto x = RandomFloats(7 * kDim, 1);

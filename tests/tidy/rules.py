@@ -45,7 +45,7 @@ GUARDED = [
      "protobuf and gRPC stay in common/plan/wire, coordinator/rpc and worker/agent"),
     (re.compile(r"^gloo/"), re.compile(r"^worker/comm/gloo"), "Gloo, and what it throws, stays in worker/comm/gloo*"),
     (re.compile(r"(^|/)nccl[^/]*\.h$"), re.compile(r"^worker/comm/nccl|^tests/gpu/"), "nccl.h stays in worker/comm/nccl*"),
-    (re.compile(r"^(?!kernels/|worker/)(.*/)?(cuda|cublas|cudnn|curand)[^/]*\.h$"),  # ours may be called so, too
+    (re.compile(r"^(?!kernels/|worker/|tests/)(.*/)?(cuda|cublas|cudnn|curand)[^/]*\.h$"),  # ours may be called so, too
      re.compile(r"^kernels/cuda/|^worker/device/cuda|^worker/comm/nccl|^tests/gpu/"),
      "CUDA headers stay in kernels/cuda, worker/device/cuda* and worker/comm/nccl*"),
     (re.compile(r"^common/plan/wire_grpc\.h$"),

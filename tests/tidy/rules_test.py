@@ -50,6 +50,7 @@ class Arrows(TreeCase):
             ("common/plan/wire_plan.cc", "plan.pb.h"), ("tools/cli/a.cc", "coordinator/server/b.h"),
             ("tests/x/a.cc", "worker/agent/b.h"), ("worker/comm/nccl_group.cc", "nccl.h"),
             ("kernels/cuda/a.cu", "cuda_runtime.h"), ("tools/cli/a.cc", "worker/device/cuda_plugin.h"),
+            ("tests/x/a_test.cc", "tests/x/cuda_runtime_api.h"),
         ]:
             with self.subTest(path=path, included=included):
                 self.expect_include(path, included, good=True)

@@ -51,8 +51,9 @@ void AddServeGroupFlags(CLI::App* app, ServeOptions& o) {
   Switch(app, "--insecure", o.insecure, "Allow agents off this host without TLS");
   Flag(app, "--device", o.device, "auto | cpu | null | ref | cpu-scalar | cpu-avx2 | ...");
   Flag(app, "--threads", o.threads, "Compute threads per rank; 0: cores / ranks")->check(CLI::Range(0, 1024));
-  Flag(app, "--transport", o.transport, "Between ranks: auto (shm inside one host, else gloo) | shm | gloo (TCP)")
-      ->check(CLI::IsMember({"auto", "shm", "gloo"}));
+  Flag(app, "--transport", o.transport,
+       "Between ranks: auto (nccl on CUDA; else shm inside one host, gloo between hosts) | shm | gloo (TCP) | nccl")
+      ->check(CLI::IsMember({"auto", "shm", "gloo", "nccl"}));
 }
 
 void AddServeModelFlags(CLI::App* app, ServeOptions& o) {

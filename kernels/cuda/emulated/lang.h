@@ -51,7 +51,6 @@ struct bf16 {
 struct f16 {
   uint16_t bits;
 };
-using DeviceStream = emulated::Queue*;
 
 inline float ToFloat(bf16 x) { return BF16ToF32(x.bits); }
 inline float ToFloat(f16 x) { return F16ToF32(x.bits); }

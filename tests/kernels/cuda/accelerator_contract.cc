@@ -351,6 +351,87 @@ TEST_P(AcceleratorContract, AGraphRunsWhenItIsLaunchedOnWhatIsThereThen) {
   }
 }
 
+// Rows of 64 elements of 2 bytes: row i is all bytes i. What is gathered comes out of the device's own row numbers.
+struct Gathering {
+  static constexpr int kRows = 10, kDim = 64;
+  static constexpr size_t kRowBytes = 2 * kDim;
+  explicit Gathering(ops::Accelerator& a)
+      : of(a),
+        x(a, Piece::kDevice, kRows * kRowBytes),
+        y(a, Piece::kDevice, kRows * kRowBytes),
+        rows(a, Piece::kDevice, kRows * sizeof(int32_t)),
+        rows_in(a, Piece::kPinned, kRows * sizeof(int32_t)),
+        out(a, Piece::kPinned, kRows * kRowBytes) {
+    for (size_t i = 0; i < kRows; ++i)
+      EXPECT_TRUE(a.Fill(x.data() + i * kRowBytes, static_cast<uint8_t>(i), kRowBytes).ok());
+  }
+  void Enqueue() {
+    EXPECT_EQ(of.table().acts, DType::kBF16);
+    EXPECT_TRUE(of.CopyIn(rows.data(), rows_in.data(), rows.size()).ok());
+    const absl::Status gathered =
+        of.table().gather_rows(of.stream(), {.x = ops::ConstActs(static_cast<const void*>(x.data())),
+                                             .rows = reinterpret_cast<const int32_t*>(rows.data()),
+                                             .y = ops::Acts(static_cast<void*>(y.data())),
+                                             .count = kRows,
+                                             .dim = kDim});
+    EXPECT_TRUE(gathered.ok()) << gathered;
+    EXPECT_TRUE(of.CopyOut(out.data(), y.data(), y.size()).ok());
+  }
+  // Row i of the result is to be row (first + i) % kRows.
+  void Ask(int first) {
+    for (int i = 0; i < kRows; ++i) reinterpret_cast<int32_t*>(rows_in.data())[i] = (first + i) % kRows;
+  }
+  void ExpectFrom(int first) const {
+    for (size_t i = 0; i < out.size(); ++i) {
+      const auto row = (static_cast<size_t>(first) + i / kRowBytes) % kRows;
+      ASSERT_EQ(out.data()[i], static_cast<std::byte>(row)) << i;
+    }
+  }
+
+  ops::Accelerator& of;
+  const Piece x, y, rows, rows_in, out;
+};
+
+TEST_P(AcceleratorContract, OpsRunInOrderWithCopies) {
+  Gathering gathering(accelerator());
+  for (int first = 0; first < 5; ++first) {
+    gathering.Ask(first);
+    gathering.Enqueue();
+    ASSERT_TRUE(accelerator().Synchronise().ok());
+    gathering.ExpectFrom(first);
+  }
+}
+
+TEST_P(AcceleratorContract, OpsOfAGraphReadWhatIsThereWhenItRuns) {
+  Gathering gathering(accelerator());
+  gathering.Ask(0);
+  ASSERT_TRUE(accelerator().BeginCapture().ok());
+  gathering.Enqueue();
+  auto graph = accelerator().EndCapture();
+  ASSERT_TRUE(graph.ok()) << graph.status();
+  for (int first = 1; first < 5; ++first) {
+    gathering.Ask(first);
+    ASSERT_TRUE(accelerator().Launch(**graph).ok());
+    ASSERT_TRUE(accelerator().Synchronise().ok());
+    gathering.ExpectFrom(first);
+  }
+}
+
+TEST_P(AcceleratorContract, AnOpThatIsRefusedLeavesTheCaptureAsItWas) {
+  Gathering gathering(accelerator());
+  gathering.Ask(3);
+  ASSERT_TRUE(accelerator().BeginCapture().ok());
+  const absl::Status refused = accelerator().table().gather_rows(
+      accelerator().stream(), {.x = nullptr, .rows = nullptr, .y = nullptr, .count = 1, .dim = 3});
+  EXPECT_EQ(refused.code(), absl::StatusCode::kInvalidArgument) << refused;
+  gathering.Enqueue();
+  auto graph = accelerator().EndCapture();
+  ASSERT_TRUE(graph.ok()) << graph.status();
+  ASSERT_TRUE(accelerator().Launch(**graph).ok());
+  ASSERT_TRUE(accelerator().Synchronise().ok());
+  gathering.ExpectFrom(3);
+}
+
 TEST_P(AcceleratorContract, GraphsAndSingleWorkRunInOneOrder) {
   Piece out(accelerator(), Piece::kPinned, 40);
   const Piece memory(accelerator(), Piece::kDevice, 1);

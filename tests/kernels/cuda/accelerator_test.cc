@@ -12,7 +12,7 @@
 
 #include "kernels/cuda/lang.h"
 #include "kernels/cuda/queue_stream.h"
-#include "kernels/ops/backends.h"
+#include "kernels/cuda/table.h"
 #include "tests/kernels/cuda/accelerator_contract.h"
 
 namespace shoal::cuda {
@@ -22,11 +22,8 @@ using emulated::Pace;
 using ::testing::HasSubstr;
 
 std::unique_ptr<ops::Accelerator> Make(Pace pace, size_t memory_bytes = size_t{1} << 30, int device = 0) {
-  return MakeEmulatedAccelerator({.table = ops::FindOpTable("ref").value(),
-                                  .device = device,
-                                  .multiprocessors = 3,
-                                  .memory_bytes = memory_bytes,
-                                  .pace = pace});
+  return MakeEmulatedAccelerator(
+      {.table = &Table(), .device = device, .multiprocessors = 3, .memory_bytes = memory_bytes, .pace = pace});
 }
 
 INSTANTIATE_TEST_SUITE_P(Emulated, AcceleratorContract,

@@ -1,0 +1,29 @@
+// A test's hold on the devices that fake_cuda.cc plays: two, of 1 GiB and 3 multiprocessors each.
+#pragma once
+
+#include <atomic>
+
+#include "kernels/cuda/emulated/work_queue.h"
+
+namespace shoal::cuda::fake {
+
+struct Settings {
+  std::atomic<emulated::Pace> pace = emulated::Pace::kEager;  // of streams that are made from now on
+  std::atomic<int> compute_major = 8;
+  std::atomic<bool> shares_by_descriptor = true;
+};
+Settings& settings();
+
+// Streams, events, graphs, pieces of memory and reserved addresses that were made and not given back.
+int Alive();
+// The next launch on a stream of this device makes an illegal access.
+void FailLaunch(int device);
+// How often device 1 was made the current one of a thread: each time it would have made a context there.
+int Touched();
+
+// Shared memory, as the driver has it (fake_driver_api.cc).
+size_t SharedBytes(int device);
+void* FindDriverFunction(const char* name);
+void Count(int change);  // of what Alive() counts
+
+}  // namespace shoal::cuda::fake

@@ -1,0 +1,11 @@
+#include "kernels/cuda/runtime.h"
+#include "tests/kernels/cuda/accelerator_factory.h"
+
+namespace shoal::cuda {
+
+std::unique_ptr<ops::Accelerator> MakeTestAccelerator() {
+  auto opened = OpenDevice(0);
+  return opened.ok() ? std::move(*opened) : nullptr;
+}
+
+}  // namespace shoal::cuda
