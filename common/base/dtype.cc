@@ -9,13 +9,15 @@
 namespace shoal {
 namespace {
 
-constexpr std::array<DTypeInfo, 6> kInfo = {{
+constexpr std::array<DTypeInfo, kDTypes> kInfo = {{
     {"f32", 1, 4},
     {"f16", 1, 2},
     {"bf16", 1, 2},
     {"q8_0", kQuantBlock, sizeof(BlockQ8_0)},
     {"q4_0", kQuantBlock, sizeof(BlockQ4_0)},
     {"q4_1", kQuantBlock, sizeof(BlockQ4_1)},
+    {"fp8", 1, 1},
+    {"int8", 1, 1},
 }};
 
 void DequantiseQ8_0(const BlockQ8_0& b, float* dst) {
@@ -89,6 +91,27 @@ uint16_t F32ToBF16(float f) {
   return static_cast<uint16_t>((x + 0x7FFF + (x >> 16 & 1)) >> 16);
 }
 
+float F8E4M3ToF32(uint8_t code) {
+  const uint32_t sign = uint32_t{code} >> 7 << 31, magnitude = code & 127;
+  if (magnitude == 127) return std::bit_cast<float>(sign | 0x7FC00000u);
+  if (magnitude >= 8) return std::bit_cast<float>(sign | (magnitude + (127 - 7) * 8) << 20);
+  const float subnormal = static_cast<float>(magnitude) * 0x1p-9f;
+  return sign != 0 ? -subnormal : subnormal;
+}
+
+uint8_t F32ToF8E4M3(float f) {
+  const uint32_t x = std::bit_cast<uint32_t>(f);
+  const uint32_t sign = x >> 31 << 7, magnitude = x & 0x7FFFFFFFu;
+  if (magnitude > 0x7F800000u) return static_cast<uint8_t>(sign | 0x7F);                       // NaN
+  if (magnitude >= std::bit_cast<uint32_t>(448.0f)) return static_cast<uint8_t>(sign | 0x7E);  // saturates
+  if (magnitude < std::bit_cast<uint32_t>(0x1p-6f)) {  // subnormal; the addition rounds to a multiple of 2^-9
+    const float rounded = std::bit_cast<float>(magnitude) + 0x1p14f;
+    return static_cast<uint8_t>(sign | (std::bit_cast<uint32_t>(rounded) - std::bit_cast<uint32_t>(0x1p14f)));
+  }
+  const uint32_t odd = magnitude >> 20 & 1;
+  return static_cast<uint8_t>(sign | (magnitude - (uint32_t{127 - 7} << 23) + 0x7FFFF + odd) >> 20);
+}
+
 void DequantiseRow(DType t, const void* src, int64_t n, float* dst) {
   const int64_t blocks = n / Info(t).block;
   SHOAL_CHECK(n % Info(t).block == 0);
@@ -111,6 +134,12 @@ void DequantiseRow(DType t, const void* src, int64_t n, float* dst) {
       return;
     case DType::kQ4_1:
       for (int64_t i = 0; i < blocks; ++i) DequantiseQ4_1(static_cast<const BlockQ4_1*>(src)[i], dst + i * kQuantBlock);
+      return;
+    case DType::kF8E4M3:
+      for (int64_t i = 0; i < n; ++i) dst[i] = F8E4M3ToF32(static_cast<const uint8_t*>(src)[i]);
+      return;
+    case DType::kI8:
+      for (int64_t i = 0; i < n; ++i) dst[i] = static_cast<const int8_t*>(src)[i];
       return;
   }
 }

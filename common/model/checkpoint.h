@@ -65,6 +65,7 @@ struct ModelFiles {
 // name), DataLoss (truncated, or a header that lies).
 // kDummy: for MakeDummyCheckpoint. A directory then needs no weight files, and any in it are not looked at: its
 // checkpoint lists what the config asks for, in config.json's torch_dtype (bf16 when it says none), and reads nothing.
+// A quantization_config (quantization.h) makes the matrices inside the layers fp8 or int8, with a scale for each row.
 enum class WeightSource : uint8_t { kFiles, kDummy };
 absl::StatusOr<ModelFiles> OpenModel(std::string_view spec, WeightSource weights = WeightSource::kFiles);
 
@@ -72,10 +73,13 @@ absl::StatusOr<ModelFiles> OpenModel(std::string_view spec, WeightSource weights
 absl::StatusOr<std::shared_ptr<const text::Tokenizer>> OpenTokenizer(const ModelFiles& files);
 
 // The tensors of a model with this config, all of one plain type, without values: Read fails (FailedPrecondition).
-std::shared_ptr<const Checkpoint> TensorsWithoutValues(const ModelConfig& config, DType dtype);
+// Matrices inside the layers are of type `matrices`; when that is a type of one byte, each comes with f32 scales
+// "<name>_scale" [rows, 1].
+std::shared_ptr<const Checkpoint> TensorsWithoutValues(const ModelConfig& config, DType dtype, DType matrices);
 
 // Dummy weights: same names, shapes and types as `like`, values by integer arithmetic from a counter-based generator
-// keyed by (seed, tensor, index): the same to the bit in every layout and on every device. No file is read.
+// keyed by (seed, tensor, index): the same to the bit in every layout and on every device. No file is read. Every
+// type's weights, scales included, deviate by about 0.02 from zero.
 std::shared_ptr<const Checkpoint> MakeDummyCheckpoint(std::shared_ptr<const Checkpoint> like, uint64_t seed);
 
 }  // namespace shoal::model

@@ -13,6 +13,7 @@
 #include "boost/json.hpp"
 #include "common/base/status_macros.h"
 #include "common/model/json_util.h"
+#include "common/model/quantization.h"
 
 namespace shoal::model {
 namespace {
@@ -43,8 +44,6 @@ constexpr Neutral kNeutral[] = {{"attention_bias", "false"},
                                 {"final_logit_softcapping", "null"},
                                 {"num_local_experts", "0"},
                                 {"num_experts", "0"},
-                                {"quantization_config", "null"},
-                                {"compression_config", "null"},
                                 {"clip_qkv", "null"},
                                 {"alibi", "false"},
                                 {"use_qk_norm", "false"},
@@ -147,6 +146,9 @@ void RefuseUnsupported(const JsonConfig& in, int32_t max_position) {
     if (*value == neutral || same_number) continue;
     const std::string shown = json::serialize(*value);
     in.problems()->push_back(absl::StrCat("\"", n.key, "\": ", shown.substr(0, 60), " is not supported"));
+  }
+  if (const absl::Status quantised = MatrixType(in.object()).status(); !quantised.ok()) {
+    in.problems()->push_back(std::string(quantised.message()));
   }
   const std::string activation = in.String("hidden_act", "silu");
   if (activation != "silu" && activation != "swish") {

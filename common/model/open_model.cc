@@ -16,6 +16,7 @@
 #include "common/model/gguf.h"
 #include "common/model/hf_cache.h"
 #include "common/model/json_util.h"
+#include "common/model/quantization.h"
 #include "common/model/safetensors.h"
 #include "common/model/tensor_table.h"
 
@@ -216,8 +217,7 @@ absl::Status ReadTokenizerConfig(ModelFiles* files) {
 }
 
 // The type that config.json names for the weights.
-absl::StatusOr<DType> TorchType(std::string_view config_json) {
-  SHOAL_ASSIGN_OR_RETURN(const json::object config, ParseObject(config_json, "config.json"));
+absl::StatusOr<DType> TorchType(const json::object& config) {
   if (FindValue(config, "torch_dtype") == nullptr) return DType::kBF16;
   SHOAL_ASSIGN_OR_RETURN(const std::string name, JsonString(config, "torch_dtype"));
   if (name == "bfloat16") return DType::kBF16;
@@ -225,6 +225,13 @@ absl::StatusOr<DType> TorchType(std::string_view config_json) {
   if (name == "float32") return DType::kF32;
   return absl::InvalidArgumentError(
       absl::StrCat("torch_dtype ", name, ": dummy weights are bfloat16, float16 or float32"));
+}
+
+absl::StatusOr<std::shared_ptr<const Checkpoint>> ListTensors(const ModelConfig& model, std::string_view config_json) {
+  SHOAL_ASSIGN_OR_RETURN(const json::object config, ParseObject(config_json, "config.json"));
+  SHOAL_ASSIGN_OR_RETURN(const DType dtype, TorchType(config));
+  SHOAL_ASSIGN_OR_RETURN(const std::optional<DType> matrices, MatrixType(config));
+  return TensorsWithoutValues(model, dtype, matrices.value_or(dtype));
 }
 
 absl::StatusOr<ModelFiles> OpenDirectory(ModelFiles files, WeightSource weights) {
@@ -240,8 +247,7 @@ absl::StatusOr<ModelFiles> OpenDirectory(ModelFiles files, WeightSource weights)
                          ReadOptional(files.path + "/generation_config.json", kMaxConfigBytes));
   SHOAL_ASSIGN_OR_RETURN(files.config, ConfigFromJson(*config, generation));
   if (weights == WeightSource::kDummy) {
-    SHOAL_ASSIGN_OR_RETURN(const DType dtype, TorchType(*config));
-    files.checkpoint = TensorsWithoutValues(files.config, dtype);
+    SHOAL_ASSIGN_OR_RETURN(files.checkpoint, ListTensors(files.config, *config));
   } else {
     SHOAL_ASSIGN_OR_RETURN(files.checkpoint, OpenSafetensors(files.path));
   }

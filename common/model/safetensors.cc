@@ -29,6 +29,8 @@ std::optional<DType> DTypeOf(std::string_view name) {
   if (name == "F32") return DType::kF32;
   if (name == "F16") return DType::kF16;
   if (name == "BF16") return DType::kBF16;
+  if (name == "F8_E4M3") return DType::kF8E4M3;
+  if (name == "I8") return DType::kI8;
   return std::nullopt;
 }
 
@@ -108,8 +110,8 @@ class SafetensorsReader final : public Checkpoint {
   // Every weight type that no file may have, of all files.
   absl::Status UnsupportedTypes() const {
     if (unsupported_.empty()) return absl::OkStatus();
-    return absl::InvalidArgumentError(
-        absl::StrCat("weight types that are not supported (F32, F16, BF16 are): ", absl::StrJoin(unsupported_, ", ")));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "weight types that are not supported (F32, F16, BF16, F8_E4M3, I8 are): ", absl::StrJoin(unsupported_, ", ")));
   }
 
   // The index promises which file holds which tensor.

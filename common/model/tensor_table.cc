@@ -56,9 +56,41 @@ bool MayBeIgnored(const ModelConfig& config, const std::string& name) {
          (config.tied_embeddings && name == "lm_head.weight");
 }
 
+// How a static scheme would quantise the input of a matrix. Activations are not quantised here, which is more exact.
+bool IsInputScale(const Checkpoint& checkpoint, const std::string& name) {
+  constexpr absl::string_view kEnd = ".input_scale";
+  if (!absl::EndsWith(name, kEnd)) return false;
+  const TensorEntry* matrix = checkpoint.Find(absl::StrCat(name.substr(0, name.size() - kEnd.size()), ".weight"));
+  return matrix != nullptr && IsByte(matrix->dtype);
+}
+
 bool IsNorm(const TensorSpec& spec) { return spec.shape.size() == 1; }
 
 std::string ShapeText(const std::vector<int64_t>& shape) { return absl::StrCat("[", absl::StrJoin(shape, ", "), "]"); }
+
+// What is wrong with the scales of a matrix. Those that were found, wrong or not, join `used`.
+void CheckScales(const Checkpoint& checkpoint, const TensorEntry& matrix, absl::flat_hash_set<const TensorEntry*>* used,
+                 std::vector<std::string>* problems) {
+  if (const TensorEntry* blocks = checkpoint.Find(matrix.name + "_scale_inv"); blocks != nullptr) {
+    used->insert(blocks);
+    problems->push_back(absl::StrCat(blocks->name, " has scales of blocks ", ShapeText(blocks->shape),
+                                     "; one scale for each row, or for all of a matrix, is supported"));
+  }
+  const TensorEntry* scale = FindRowScale(checkpoint, matrix);
+  if (scale == nullptr) return;
+  used->insert(scale);
+  int64_t elements = 1;
+  for (const int64_t n : scale->shape) elements *= n;
+  const bool of_rows = !scale->shape.empty() && scale->shape[0] == matrix.shape[0];
+  if (elements != 1 && (!of_rows || elements != matrix.shape[0])) {
+    problems->push_back(absl::StrCat(scale->name, " has shape ", ShapeText(scale->shape), ", a matrix of shape ",
+                                     ShapeText(matrix.shape), " has one scale, or one for each row"));
+  }
+  if (IsQuantised(scale->dtype) || IsByte(scale->dtype)) {
+    problems->push_back(absl::StrCat(scale->name, " is of type ", std::string(Info(scale->dtype).name),
+                                     "; a scale is f32, f16 or bf16"));
+  }
+}
 
 }  // namespace
 
@@ -84,6 +116,10 @@ const TensorEntry* FindStored(const Checkpoint& checkpoint, const TensorSpec& sp
   return entry != nullptr ? entry : checkpoint.Find(spec.gguf_name);
 }
 
+const TensorEntry* FindRowScale(const Checkpoint& checkpoint, const TensorEntry& matrix) {
+  return IsByte(matrix.dtype) ? checkpoint.Find(matrix.name + "_scale") : nullptr;
+}
+
 absl::Status CheckTensors(const ModelConfig& config, const Checkpoint& checkpoint) {
   std::vector<std::string> problems;
   absl::flat_hash_set<const TensorEntry*> used;
@@ -98,13 +134,14 @@ absl::Status CheckTensors(const ModelConfig& config, const Checkpoint& checkpoin
       problems.push_back(absl::StrCat(entry->name, " has shape ", ShapeText(entry->shape), ", the config needs ",
                                       ShapeText(spec.shape)));
     }
-    if (IsNorm(spec) && IsQuantised(entry->dtype)) {
+    if (IsByte(entry->dtype) && !IsNorm(spec)) CheckScales(checkpoint, *entry, &used, &problems);
+    if (IsNorm(spec) && (IsQuantised(entry->dtype) || IsByte(entry->dtype))) {
       const std::string_view type = Info(entry->dtype).name;
       problems.push_back(absl::StrCat(entry->name, " is of type ", std::string(type), "; a norm is f32, f16 or bf16"));
     }
   }
   for (const TensorEntry& entry : checkpoint.tensors()) {
-    if (!used.contains(&entry) && !MayBeIgnored(config, entry.name)) {
+    if (!used.contains(&entry) && !MayBeIgnored(config, entry.name) && !IsInputScale(checkpoint, entry.name)) {
       problems.push_back(absl::StrCat(entry.name, " is not known for this architecture"));
     }
   }

@@ -56,6 +56,10 @@ std::vector<TensorSpec> TensorTable(const ModelConfig& config);
 // The stored tensor for a row of the table; null when the checkpoint has none.
 const TensorEntry* FindStored(const Checkpoint& checkpoint, const TensorSpec& spec);
 
+// What the rows of a matrix of one-byte elements are to be multiplied by, as compressed-tensors and vLLM's fp8
+// checkpoints store it: "<name>_scale", one factor for all rows, or [rows], or [rows, 1]. Null when there is none.
+const TensorEntry* FindRowScale(const Checkpoint& checkpoint, const TensorEntry& matrix);
+
 // One Status that lists every missing, misshapen or wrongly typed tensor, and those that nothing uses.
 absl::Status CheckTensors(const ModelConfig& config, const Checkpoint& checkpoint);
 

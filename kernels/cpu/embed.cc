@@ -20,6 +20,9 @@ absl::Status Embed(const KernelSet& set, Stream& stream, const EmbedArgs& a) {
         continue;
       }
       UnpackRow(set.lanes, a.table.dtype, a.table.data, row, dim, x);
+      if (a.table.row_scale != nullptr) {
+        for (int64_t i = 0; i < dim; ++i) x[i] *= a.table.row_scale[row];
+      }
       if (a.scale == 1.0f) continue;
       for (int64_t i = 0; i < dim; ++i) x[i] *= a.scale;
     }

@@ -57,7 +57,7 @@ struct FoldTask {
 struct KernelSet {
   const char* name;                      // of the op table
   int lanes;                             // rows per packed group = OpTable::row_group
-  void (*matmul[6])(const MatmulTask&);  // by shoal::DType
+  void (*matmul[8])(const MatmulTask&);  // by shoal::DType
   // One row of k values; blocks of 32.
   void (*quantise)(const float* x, int k, int8_t* q, float* scale, float* sum);
   void (*rms_norm)(float* x, const float* add, const float* w, float* y, int dim, float eps, float weight_bias);

@@ -56,6 +56,10 @@ void RunTask(const KernelSet& set, const MatmulArgs& a, const Cut& cut, int p, i
       .y_stride = part.y_stride,
   };
   set.matmul[static_cast<size_t>(part.w.dtype)](t);
+  if (part.w.row_scale == nullptr) return;
+  for (int64_t token = 0; token < a.tokens; ++token) {
+    for (int64_t r = 0; r < rows; ++r) t.y[token * part.y_stride + r] *= part.w.row_scale[first_row + r];
+  }
 }
 
 }  // namespace

@@ -115,6 +115,14 @@ struct PlainBF16 {
   static constexpr int kBytes = 2;
   static Vec Load(const uint8_t* p) { return Vec::LoadBF16(p); }
 };
+struct PlainF8E4M3 {
+  static constexpr int kBytes = 1;
+  static Vec Load(const uint8_t* p) { return Vec::LoadF8E4M3(p); }
+};
+struct PlainI8 {
+  static constexpr int kBytes = 1;
+  static Vec Load(const uint8_t* p) { return Vec::LoadI8(p); }
+};
 
 // Products are summed in blocks of kSumBlock columns, and the blocks in ascending order: one long chain of f32
 // additions would lose about log2(k) / 2 more bits, which shows in the logits of ill-conditioned positions.

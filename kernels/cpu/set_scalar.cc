@@ -14,7 +14,7 @@ extern const KernelSet kScalarSet = {
     .name = "cpu-scalar",
     .lanes = Vec::kLanes,
     .matmul = {MatmulKernel<PlainF32>, MatmulKernel<PlainF16>, MatmulKernel<PlainBF16>, MatmulKernel<FormatQ8_0>,
-               MatmulKernel<FormatQ4_0>, MatmulKernel<FormatQ4_1>},
+               MatmulKernel<FormatQ4_0>, MatmulKernel<FormatQ4_1>, MatmulKernel<PlainF8E4M3>, MatmulKernel<PlainI8>},
     .quantise = QuantiseKernel,
     .rms_norm = RmsNormKernel,
     .silu = SiluKernel,

@@ -49,7 +49,10 @@ struct Bound {
                                   .attention_plan = nullptr,
                                   .glu = Glu,
                                   .sample = Sample,
-                                  .copy_blocks = CopyBlocks};
+                                  .copy_blocks = CopyBlocks,
+                                  .checksum = ChecksumOnHost,
+                                  .sum_ranks = SumRanksOnHost,
+                                  .place_columns = PlaceColumnsOnHost};
     return table;
   }
 };

@@ -20,6 +20,19 @@ struct Vec {
     const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(static_cast<const __m256i*>(p)));
     return {_mm512_castsi512_ps(_mm512_slli_epi32(wide, 16))};
   }
+  // By way of f16: with the exponent's bias 15 in place of 7 a code is 2^8 times too small, and normal or not, exact.
+  static Vec LoadF8E4M3(const uint8_t* p) {
+    const __m256i codes = _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    const __m256i sign = _mm256_slli_epi16(_mm256_and_si256(codes, _mm256_set1_epi16(0x80)), 8);
+    const __m256i magnitude = _mm256_and_si256(codes, _mm256_set1_epi16(0x7F));
+    const __m256i half = _mm256_or_si256(sign, _mm256_slli_epi16(magnitude, 7));
+    const __mmask16 nan = _mm256_cmpeq_epi16_mask(magnitude, _mm256_set1_epi16(0x7F));
+    const __m256i all = _mm256_mask_mov_epi16(half, nan, _mm256_set1_epi16(0x7E00));
+    return {_mm512_mul_ps(_mm512_cvtph_ps(all), _mm512_set1_ps(256))};
+  }
+  static Vec LoadI8(const uint8_t* p) {
+    return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))))};
+  }
   void Store(float* p) const { _mm512_storeu_ps(p, v); }
   void StoreF16(void* p) const {
     _mm256_storeu_si256(static_cast<__m256i*>(p), _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));

@@ -33,6 +33,12 @@ struct Vec {
   static Vec LoadBF16(const void* p) {
     return Make([=](int i) { return BF16ToF32(static_cast<const uint16_t*>(p)[i]); });
   }
+  static Vec LoadF8E4M3(const uint8_t* p) {
+    return Make([=](int i) { return F8E4M3ToF32(p[i]); });
+  }
+  static Vec LoadI8(const uint8_t* p) {
+    return Make([=](int i) { return static_cast<float>(static_cast<int8_t>(p[i])); });
+  }
   void Store(float* p) const { std::memcpy(p, v, sizeof v); }
   void StoreF16(void* p) const {
     for (int i = 0; i < kLanes; ++i) static_cast<uint16_t*>(p)[i] = F32ToF16(v[i]);

@@ -74,7 +74,8 @@ inline constexpr int kTileCount = sizeof(kTiles) / sizeof(kTiles[0]);
 // Whether a type of weight has a tile. It lacks those where its kernel would need more registers than there are: for
 // codes and scales, sums and their parts, or the two terms of f16.
 SHOAL_HD constexpr bool HasTile(DType type, int tile) {
-  if (tile == 6) return type == DType::kBF16;
+  const bool sums_in_place = type == DType::kBF16 || type == DType::kF8E4M3 || type == DType::kI8;
+  if (tile == 6) return sums_in_place;
   if (tile == 2) return type != DType::kF16;
   return tile >= 0 && tile < kTileCount;
 }

@@ -3,6 +3,7 @@
 
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/attention_plan.h"
+#include "kernels/cuda/checksum.h"
 #include "kernels/cuda/copy_blocks.h"
 #include "kernels/cuda/embed.h"
 #include "kernels/cuda/gather_ids.h"
@@ -10,10 +11,12 @@
 #include "kernels/cuda/glu.h"
 #include "kernels/cuda/linear.h"
 #include "kernels/cuda/linear_layout.h"
+#include "kernels/cuda/place_columns.h"
 #include "kernels/cuda/queue_stream.h"
 #include "kernels/cuda/rms_norm.h"
 #include "kernels/cuda/rope_kv.h"
 #include "kernels/cuda/sample.h"
+#include "kernels/cuda/sum_ranks.h"
 #include "kernels/cuda/table.h"
 
 namespace shoal::cuda {
@@ -72,7 +75,8 @@ absl::Status Multiply(ops::Stream& stream, const ops::MatmulArgs& a) {
                                  .n = static_cast<int>(part.w.n),
                                  .y = a.f32_out ? nullptr : part.y.as<bf16>(),
                                  .y_f32 = a.f32_out ? part.y.as<float>() : nullptr,
-                                 .y_stride = part.y_stride};
+                                 .y_stride = part.y_stride,
+                                 .row_scale = part.w.row_scale};
   }
   return Enqueue(QueueOf(stream), op);
 }
@@ -134,6 +138,13 @@ absl::Status Activate(ops::Stream& stream, const ops::GluArgs& a) {
                                       .activation = a.activation});
 }
 
+absl::Status Sum(ops::Stream& stream, const ops::SumRanksArgs& a) {
+  return Enqueue(
+      QueueOf(stream),
+      SumRanks{
+          .parts = a.parts.as<bf16>(), .stride = a.stride, .y = a.y.as<bf16>(), .count = a.count, .ranks = a.ranks});
+}
+
 // As each kernel's Enqueue refuses them.
 absl::Status CheckSizes(const ops::OpSizes& s) {
   std::string problems;
@@ -184,7 +195,10 @@ const ops::OpTable& Table() {
                                           .attention_plan = MakeAttentionPlan,
                                           .glu = Activate,
                                           .sample = Same<ops::SampleArgs>,
-                                          .copy_blocks = Same<ops::CopyBlocksArgs>};
+                                          .copy_blocks = Same<ops::CopyBlocksArgs>,
+                                          .checksum = Same,
+                                          .sum_ranks = Sum,
+                                          .place_columns = Same<ops::PlaceColumnsArgs>};
   return kTable;
 }
 

@@ -13,7 +13,7 @@ namespace shoal::ops {
 
 inline constexpr uint32_t kCudaPluginAbi = 2;
 inline constexpr char kCudaPluginFile[] = "libshoal_cuda.so";
-inline constexpr char kCudaPluginEntry[] = "shoal_cuda_plugin";  // the one symbol that the library shows
+inline constexpr char kCudaPluginEntry[] = "shoal_cuda_plugin";  // and worker/comm/nccl_api.h has another
 
 inline constexpr int kCudaMinComputeMajor = 8;  // older devices lack bf16 and cp.async
 inline constexpr int kCudaMaxDevices = 64;

@@ -1,5 +1,5 @@
-// x[t, :] = table[id[t] - row_begin, :] * scale, or zeros when id[t] is outside [row_begin, row_begin + table.n)
-// (a vocabulary shard: summing over the shards then gives the row, exactly).
+// x[t, :] = table[id[t] - row_begin, :] * row_scale[..] * scale (two roundings in this order), or zeros when id[t] is
+// outside [row_begin, row_begin + table.n) (a vocabulary shard: summing over the shards then gives the row, exactly).
 #pragma once
 
 #include "absl/status/status.h"

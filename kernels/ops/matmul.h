@@ -1,8 +1,8 @@
-// For each part p: y_p[t, n] = sum over k of x[t, k] * W_p[n, k].
+// For each part p: y_p[t, n] = row_scale_p[n] * sum over k of x[t, k] * W_p[n, k], no factor where it is null.
 // Several weights that share one input (q/k/v, gate/up) go in one call: one parallel region, one read of x.
-// Plain weight types take x (f32) and sum in f32, in blocks of columns that are added in ascending order; quantised
-// types take xq, multiply int8 by int8 exactly within each block of 32 and sum the scaled blocks in f32 in ascending
-// order of k:
+// Plain weight types, those of one byte too, take x (f32) and sum in f32, in blocks of columns that are added in
+// ascending order; quantised types take xq, multiply int8 by int8 exactly within each block of 32 and sum the scaled
+// blocks in f32 in ascending order of k:
 //   Q8_0: acc += (w.d * xq.scale) * dot;   Q4_0: the same with q - 8;   Q4_1: acc += (w.d * xq.scale) * dot + w.m *
 //   xq.sum.
 // Exactness: a row's result depends on that row alone, not on `tokens`, the threads, or which parts share the call; k

@@ -7,16 +7,19 @@
 
 #include "absl/status/statusor.h"
 #include "kernels/ops/attention.h"
+#include "kernels/ops/checksum.h"
 #include "kernels/ops/copy_blocks.h"
 #include "kernels/ops/embed.h"
 #include "kernels/ops/gather_ids.h"
 #include "kernels/ops/gather_rows.h"
 #include "kernels/ops/glu.h"
 #include "kernels/ops/matmul.h"
+#include "kernels/ops/place_columns.h"
 #include "kernels/ops/quantise.h"
 #include "kernels/ops/rms_norm.h"
 #include "kernels/ops/rope_kv.h"
 #include "kernels/ops/sample.h"
+#include "kernels/ops/sum_ranks.h"
 
 namespace shoal::ops {
 
@@ -63,6 +66,9 @@ struct OpTable {
   GluFn glu;
   SampleFn sample;
   CopyBlocksFn copy_blocks;
+  ChecksumFn checksum;
+  SumRanksFn sum_ranks;
+  PlaceColumnsFn place_columns;
 };
 
 }  // namespace shoal::ops

@@ -19,7 +19,8 @@ absl::Status Embed(Stream& stream, const EmbedArgs& a) {
       continue;
     }
     DequantiseRow(a.table.dtype, static_cast<const char*>(a.table.data) + row_bytes * static_cast<size_t>(row), dim, x);
-    for (int64_t i = 0; i < dim; ++i) x[i] *= a.scale;
+    const float row_scale = a.table.row_scale == nullptr ? 1.0f : a.table.row_scale[row];
+    for (int64_t i = 0; i < dim; ++i) x[i] = x[i] * row_scale * a.scale;
   }
   stream.Advance();
   return absl::OkStatus();

@@ -33,6 +33,11 @@ Block Unpack(DType t, const void* row, int64_t b) {
   return out;
 }
 
+float Scaled(const Weight& w, int64_t n, double sum) {
+  const float rounded = static_cast<float>(sum);
+  return w.row_scale == nullptr ? rounded : rounded * w.row_scale[n];
+}
+
 void QuantisedRow(const MatmulArgs& a, const MatmulPart& part, int64_t n) {
   const int64_t blocks = a.k / kQuantBlock;
   const void* row = static_cast<const char*>(part.w.data) + RowBytes(part.w.dtype, a.k) * static_cast<size_t>(n);
@@ -47,7 +52,7 @@ void QuantisedRow(const MatmulArgs& a, const MatmulPart& part, int64_t n) {
       for (int i = 0; i < kQuantBlock; ++i) dot += block.q[i] * q[i];
       acc += block.d * a.xq->scale[t * blocks + b] * dot + block.m * a.xq->sum[t * blocks + b];
     }
-    part.y[t * part.y_stride + n] = static_cast<float>(acc);
+    part.y[t * part.y_stride + n] = Scaled(part.w, n, acc);
   }
 }
 
@@ -58,7 +63,7 @@ void PlainRow(const MatmulArgs& a, const MatmulPart& part, int64_t n) {
   for (int64_t t = 0; t < a.tokens; ++t) {
     double acc = 0;
     for (int k = 0; k < a.k; ++k) acc += static_cast<double>(a.x[t * a.k + k]) * w[static_cast<size_t>(k)];
-    part.y[t * part.y_stride + n] = static_cast<float>(acc);
+    part.y[t * part.y_stride + n] = Scaled(part.w, n, acc);
   }
 }
 

@@ -42,7 +42,10 @@ const OpTable& Table() {
                                      .attention_plan = nullptr,
                                      .glu = Glu,
                                      .sample = Sample,
-                                     .copy_blocks = CopyBlocks};
+                                     .copy_blocks = CopyBlocks,
+                                     .checksum = ChecksumOnHost,
+                                     .sum_ranks = SumRanksOnHost,
+                                     .place_columns = PlaceColumnsOnHost};
   return kTable;
 }
 

@@ -39,10 +39,66 @@ TEST(BFloat16, RoundsToNearestEven) {
   EXPECT_EQ(BF16ToF32(F32ToBF16(-std::numeric_limits<float>::infinity())), -std::numeric_limits<float>::infinity());
 }
 
+// What a code says, from the definition.
+double ValueOfF8(int code) {
+  const int exponent = code >> 3 & 15, mantissa = code & 7;
+  const double magnitude =
+      exponent == 0 ? std::ldexp(mantissa / 8.0, -6) : std::ldexp(1 + mantissa / 8.0, exponent - 7);
+  return code < 128 ? magnitude : -magnitude;
+}
+// The nearest finite code; of two as near, the even one. Beyond the largest, the largest.
+uint8_t NearestF8(double x) {
+  int best = 0;
+  for (int code = 0; code < 127; ++code) {
+    const double error = std::abs(std::abs(x) - ValueOfF8(code)), least = std::abs(std::abs(x) - ValueOfF8(best));
+    if (error < least || (error == least && code % 2 == 0)) best = code;
+  }
+  return static_cast<uint8_t>(std::signbit(x) ? best | 128 : best);
+}
+
+TEST(Float8, EveryCodeIsItsDefinitionAndSurvivesTheRoundTrip) {
+  for (int code = 0; code < 256; ++code) {
+    const float f = F8E4M3ToF32(static_cast<uint8_t>(code));
+    EXPECT_EQ(std::signbit(f), code >= 128) << code;
+    if (code % 128 == 127) {
+      EXPECT_TRUE(std::isnan(f)) << code;
+    } else {
+      EXPECT_EQ(f, ValueOfF8(code)) << code;
+    }
+    EXPECT_EQ(F32ToF8E4M3(f), code);
+  }
+  EXPECT_EQ(F8E4M3ToF32(0x7E), 448.0f);
+  EXPECT_EQ(F8E4M3ToF32(0x01), 0x1p-9f);
+}
+
+// Around every code and every middle between two: the place where a wrong rounding shows.
+TEST(Float8, RoundsToTheNearestCodeOrTheEvenOne) {
+  const auto check = [](float f) {
+    for (const float x : {f, std::nextafter(f, INFINITY), std::nextafter(f, -INFINITY)}) {
+      ASSERT_EQ(F32ToF8E4M3(x), NearestF8(x)) << x;
+      ASSERT_EQ(F32ToF8E4M3(-x), NearestF8(-x)) << -x;
+    }
+  };
+  for (int code = 0; code < 127; ++code) {
+    check(static_cast<float>(ValueOfF8(code)));
+    check(static_cast<float>((ValueOfF8(code) + ValueOfF8(code + 1)) / 2));
+  }
+  for (uint32_t x = 0; x < 0x7F800000u; x += 99991) ASSERT_NO_FATAL_FAILURE(check(std::bit_cast<float>(x)));
+  const float infinity = std::numeric_limits<float>::infinity();
+  EXPECT_EQ(F32ToF8E4M3(infinity), 0x7E);
+  EXPECT_EQ(F32ToF8E4M3(-infinity), 0xFE);
+  EXPECT_EQ(F32ToF8E4M3(std::numeric_limits<float>::max()), 0x7E);
+  EXPECT_EQ(F32ToF8E4M3(0x1p-149f), 0);
+  EXPECT_EQ(F32ToF8E4M3(std::numeric_limits<float>::quiet_NaN()) & 0x7F, 0x7F);
+}
+
 TEST(DType, NamesGoBothWays) {
-  for (DType t : {DType::kF32, DType::kF16, DType::kBF16, DType::kQ8_0, DType::kQ4_0, DType::kQ4_1}) {
+  for (int i = 0; i < kDTypes; ++i) {
+    const auto t = static_cast<DType>(i);
     EXPECT_EQ(DTypeFromName(Info(t).name), t);
   }
+  EXPECT_EQ(DTypeFromName("fp8"), DType::kF8E4M3);
+  EXPECT_EQ(DTypeFromName("int8"), DType::kI8);
   EXPECT_EQ(DTypeFromName("q9_9"), std::nullopt);
 }
 
@@ -50,6 +106,7 @@ TEST(DType, RowBytesCountsBlocks) {
   EXPECT_EQ(RowBytes(DType::kF32, 3), 12u);
   EXPECT_EQ(RowBytes(DType::kQ8_0, 64), 68u);
   EXPECT_EQ(RowBytes(DType::kQ4_1, 576), 360u);
+  EXPECT_EQ(RowBytes(DType::kF8E4M3, 33), 33u);
   EXPECT_DEATH(RowBytes(DType::kQ4_0, 33), "check failed");
 }
 
@@ -73,6 +130,20 @@ TEST(Dequantise, FollowsTheBlockFormulas) {
   DequantiseRow(DType::kQ4_1, &q41, 32, out.data());
   EXPECT_EQ(out[15], 2.0f * 10 - 3);
   EXPECT_EQ(out[31], 2.0f * 5 - 3);
+}
+
+TEST(Dequantise, BytesAreWholeNumbersOrFp8) {
+  const uint8_t bytes[] = {0x80, 0x7F, 0x00, 0xFF};
+  float out[4];
+  DequantiseRow(DType::kI8, bytes, 4, out);
+  EXPECT_EQ(out[0], -128.0f);
+  EXPECT_EQ(out[1], 127.0f);
+  EXPECT_EQ(out[2], 0.0f);
+  EXPECT_EQ(out[3], -1.0f);
+  const uint8_t codes[] = {0x38, 0xFE};
+  DequantiseRow(DType::kF8E4M3, codes, 2, out);
+  EXPECT_EQ(out[0], 1.0f);
+  EXPECT_EQ(out[1], -448.0f);
 }
 
 }  // namespace

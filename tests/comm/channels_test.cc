@@ -21,7 +21,10 @@ class ChannelsTest : public testing::TestWithParam<TestTransport> {
   bool unbuffered() const { return GetParam() == TestTransport::kLocalUnbuffered; }
 };
 
-TEST_P(ChannelsTest, EveryRankHasTheEndsOfItsPlace) {
+// What holds wherever the data lie.
+class EveryChannelTest : public testing::TestWithParam<TestTransport> {};
+
+TEST_P(EveryChannelTest, EveryRankHasTheEndsOfItsPlace) {
   TestGroup group({.tp = 2, .pp = 3, .max_activation_bytes = 64, .max_samples = 1}, GetParam());
   for (int r = 0; r < 6; ++r) {
     const RankComm& c = group.rank(r);
@@ -33,7 +36,7 @@ TEST_P(ChannelsTest, EveryRankHasTheEndsOfItsPlace) {
   }
 }
 
-TEST_P(ChannelsTest, ActivationsReachTheSameTensorIndexOfTheNextStage) {
+TEST_P(EveryChannelTest, ActivationsReachTheSameTensorIndexOfTheNextStage) {
   constexpr int kMessages = 50;
   TestGroup group({.tp = 2, .pp = 3, .max_activation_bytes = 3000, .max_samples = 1}, GetParam());
   const auto bytes_of = [](int m) { return 1 + RandomBits(5, 0, m) % 3000; };
@@ -118,7 +121,7 @@ TEST_P(ChannelsTest, MailboxRefusesAnotherStepOrCount) {
   EXPECT_EQ(two, (std::vector<int32_t>{8, 9}));
 }
 
-TEST_P(ChannelsTest, TokensReachEveryRankOfTheFirstStageInOrder) {
+TEST_P(EveryChannelTest, TokensReachEveryRankOfTheFirstStageInOrder) {
   constexpr int kSteps = 200;
   TestGroup group({.tp = 2, .pp = 2, .max_activation_bytes = 64, .max_samples = 5, .mailbox_slots = 4}, GetParam());
   const auto results = group.Run([&](int r) -> absl::Status {
@@ -137,7 +140,7 @@ TEST_P(ChannelsTest, TokensReachEveryRankOfTheFirstStageInOrder) {
   EXPECT_EQ(group.rank(0).stats->over(Carrier(GetParam())).token, 0);
 }
 
-TEST_P(ChannelsTest, AnAbortEndsEveryKindOfWait) {
+TEST_P(EveryChannelTest, AnAbortEndsEveryKindOfWait) {
   TestGroup group({.tp = 2, .pp = 2, .max_activation_bytes = 64, .max_samples = 1, .mailbox_slots = 1}, GetParam());
   std::atomic<int> running{0};
   std::thread aborter([&] {
@@ -165,6 +168,9 @@ TEST_P(ChannelsTest, AnAbortEndsEveryKindOfWait) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, ChannelsTest, testing::ValuesIn(kAllTransports),
+                         [](const auto& info) { return TransportName(info.param); });
+
+INSTANTIATE_TEST_SUITE_P(All, EveryChannelTest, testing::ValuesIn(kHostAndDeviceTransports),
                          [](const auto& info) { return TransportName(info.param); });
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "common/base/dtype.h"
 #include "common/base/rng.h"
 #include "common/base/status_macros.h"
 #include "tests/comm/group.h"
@@ -23,14 +24,29 @@ std::vector<float> Values(int rank, int operation, size_t n) {
   return v;
 }
 
+// What is summed: as a device stores it, where it is one. The first two ranks nearly cancel out here and there, so that
+// the order shows even in a sum that is rounded.
+std::vector<float> Summands(TestTransport t, int rank, int operation, size_t n) {
+  std::vector<float> v = Values(rank, operation, n);
+  for (size_t i = 0; i < n; ++i) {
+    if (rank == 1 && i % 5 == 0) v[i] = -Value(0, operation, i);
+    if (OnDevice(t)) v[i] = BF16ToF32(F32ToBF16(v[i]));
+  }
+  return v;
+}
+
 bool SameBits(const std::vector<float>& a, const std::vector<float>& b) {
   return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
 }
 
-std::vector<float> OrderedSum(int ranks, int operation, size_t n, bool backwards = false) {
-  std::vector<float> sum = Values(backwards ? ranks - 1 : 0, operation, n);
+std::vector<float> OrderedSum(TestTransport t, int ranks, int operation, size_t n, bool backwards = false) {
+  std::vector<float> sum = Summands(t, backwards ? ranks - 1 : 0, operation, n);
   for (int r = 1; r < ranks; ++r) {
-    for (size_t i = 0; i < n; ++i) sum[i] += Value(backwards ? ranks - 1 - r : r, operation, i);
+    const std::vector<float> part = Summands(t, backwards ? ranks - 1 - r : r, operation, n);
+    for (size_t i = 0; i < n; ++i) sum[i] += part[i];
+  }
+  for (float& x : sum) {
+    if (OnDevice(t)) x = BF16ToF32(F32ToBF16(x));
   }
   return sum;
 }
@@ -42,25 +58,28 @@ class CollectiveTest : public testing::TestWithParam<std::tuple<TestTransport, i
   GroupShape shape() const { return {.tp = tp(), .pp = 1, .max_activation_bytes = 1 << 16, .max_samples = 4}; }
 };
 
-// 4,096 floats are the last one-shot, 16,384 fill one slot of this shape.
-constexpr size_t kSizes[] = {1, 7, 2048, 4096, 4097, 16384, 16385, 70001};
+// 4,096 floats are the last one-shot on a host, 16,384 fill one slot of this shape. On a device it is 262,144 bf16.
+std::vector<size_t> Sizes(TestTransport t) {
+  if (OnDevice(t)) return {1, 7, 4096, 262144, 262145, 262144 + 96, 300001};
+  return {1, 7, 2048, 4096, 4097, 16384, 16385, 70001};
+}
 
 TEST_P(CollectiveTest, SumsInRankOrderToTheBit) {
   TestGroup group(shape(), transport());
-  for (size_t n : kSizes) {
+  for (size_t n : Sizes(transport())) {
     std::vector<std::vector<float>> data(tp());
     const auto results = group.Run([&](int r) {
-      data[r] = Values(r, 3, n);
+      data[r] = Summands(transport(), r, 3, n);
       return group.rank(r).tensor->AllReduceSum(data[r]);
     });
-    const std::vector<float> expected = OrderedSum(tp(), 3, n);
+    const std::vector<float> expected = OrderedSum(transport(), tp(), 3, n);
     for (int r = 0; r < tp(); ++r) {
       ASSERT_TRUE(results[r].ok()) << results[r];
       EXPECT_TRUE(SameBits(data[r], expected)) << n << " floats, rank " << r;
     }
     // The inputs are such that another order would show.
     if (tp() > 2 && n > 1000) {
-      EXPECT_FALSE(SameBits(expected, OrderedSum(tp(), 3, n, true)));
+      EXPECT_FALSE(SameBits(expected, OrderedSum(transport(), tp(), 3, n, true)));
     }
   }
 }
@@ -106,9 +125,9 @@ TEST_P(CollectiveTest, ManyOperationsInARow) {
         if (r == 0 && dst[96 * tp() - 1] != Value(tp() - 1, op, 95)) return absl::DataLossError("gathered");
       } else {
         const size_t n = 1 + (bits >> 8) % (bits % 3 == 1 ? 500 : 9000);
-        std::vector<float> data = Values(r, op, n);
+        std::vector<float> data = Summands(transport(), r, op, n);
         SHOAL_RETURN_IF_ERROR(group.rank(r).tensor->AllReduceSum(data));
-        if (!SameBits(data, OrderedSum(tp(), op, n))) return absl::DataLossError("summed");
+        if (!SameBits(data, OrderedSum(transport(), tp(), op, n))) return absl::DataLossError("summed");
       }
     }
     return absl::OkStatus();
@@ -118,6 +137,7 @@ TEST_P(CollectiveTest, ManyOperationsInARow) {
 
 TEST_P(CollectiveTest, RanksThatDisagreeAreTold) {
   if (tp() == 1) GTEST_SKIP() << "nobody to disagree with";
+  if (OnDevice(transport())) GTEST_SKIP() << "nobody tells them";
   for (bool other_kind : {false, true}) {
     TestGroup group(shape(), transport());
     const std::vector<int32_t> widths(tp(), 32);
@@ -141,10 +161,12 @@ TEST_P(CollectiveTest, CountsWhatItPutsOnTheTransport) {
   });
   for (int r = 0; r < tp(); ++r) {
     ASSERT_TRUE(results[r].ok());
-    for (const Transport t : {Transport::kLocal, Transport::kShm, Transport::kGloo}) {
+    for (const Transport t : {Transport::kLocal, Transport::kShm, Transport::kGloo, Transport::kNccl}) {
       const SentBytes& sent = group.rank(r).stats->over(t);
-      const int copies = t == Transport::kGloo ? tp() - 1 : 1;  // memory is written once for all, a wire is for one
-      EXPECT_EQ(sent.tensor, tp() == 1 || t != Carrier(transport()) ? 0 : 4096 * copies);
+      const bool wire = t == Transport::kGloo || t == Transport::kNccl;
+      const int copies = wire ? tp() - 1 : 1;  // memory is written once for all, a wire is for one
+      const int bytes = t == Transport::kNccl ? 2048 : 4096;
+      EXPECT_EQ(sent.tensor, tp() == 1 || t != Carrier(transport()) ? 0 : bytes * copies);
       EXPECT_EQ(sent.activation, 0);
       EXPECT_EQ(sent.token, 0);
     }
@@ -152,7 +174,7 @@ TEST_P(CollectiveTest, CountsWhatItPutsOnTheTransport) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, CollectiveTest,
-                         testing::Combine(testing::ValuesIn(kAllTransports), testing::Values(1, 2, 3, 4)),
+                         testing::Combine(testing::ValuesIn(kHostAndDeviceTransports), testing::Values(1, 2, 3, 4)),
                          [](const auto& info) {
                            return TransportName(std::get<0>(info.param)) + std::to_string(std::get<1>(info.param));
                          });

@@ -7,6 +7,7 @@
 #include <future>
 
 #include "common/base/check.h"
+#include "tests/comm/nccl_group.h"
 #include "worker/comm/gloo.h"
 #include "worker/comm/local.h"
 #include "worker/comm/shm.h"
@@ -23,6 +24,8 @@ std::string TransportName(TestTransport t) {
       return "Shm";
     case TestTransport::kGloo:
       return "Gloo";
+    case TestTransport::kNccl:
+      return "Nccl";
   }
   return "";
 }
@@ -33,6 +36,8 @@ Transport Carrier(TestTransport t) {
       return Transport::kShm;
     case TestTransport::kGloo:
       return Transport::kGloo;
+    case TestTransport::kNccl:
+      return Transport::kNccl;
     default:
       return Transport::kLocal;
   }
@@ -75,6 +80,11 @@ void TestGroup::Free::operator()(void* memory) const { std::free(memory); }
 TestGroup::TestGroup(const GroupShape& shape, TestTransport transport) : abort_(shape.tp * shape.pp) {
   std::vector<const AbortFlag*> flags;
   for (const AbortFlag& flag : abort_) flags.push_back(&flag);
+  if (transport == TestTransport::kNccl) {
+    devices_ = std::make_unique<NcclGroup>(shape, flags);
+    for (int r = 0; r < devices_->size(); ++r) ranks_.push_back(OnHost(devices_->rank(r), devices_->accelerator(r)));
+    return;
+  }
   if (transport == TestTransport::kGloo) {
     ranks_ = ConnectGloo(shape, flags);
     return;
@@ -93,6 +103,8 @@ TestGroup::TestGroup(const GroupShape& shape, TestTransport transport) : abort_(
     ranks_.push_back(*std::move(rank));
   }
 }
+
+TestGroup::~TestGroup() = default;
 
 std::vector<absl::Status> TestGroup::Run(const std::function<absl::Status(int)>& fn) {
   std::vector<std::future<absl::Status>> running;

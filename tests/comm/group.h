@@ -11,9 +11,15 @@
 
 namespace shoal::comm {
 
-enum class TestTransport { kLocal, kLocalUnbuffered, kShm, kGloo };
+enum class TestTransport { kLocal, kLocalUnbuffered, kShm, kGloo, kNccl };
 inline constexpr TestTransport kAllTransports[] = {TestTransport::kLocal, TestTransport::kLocalUnbuffered,
                                                    TestTransport::kShm, TestTransport::kGloo};
+// Those and the ones whose data lie on a device, which a TestGroup copies there and back: its sums are of bf16. Nobody
+// tells their ranks that they disagree, and slots and messages fill up on the device, where no call waits for them.
+inline constexpr TestTransport kHostAndDeviceTransports[] = {TestTransport::kLocal, TestTransport::kLocalUnbuffered,
+                                                             TestTransport::kShm, TestTransport::kGloo,
+                                                             TestTransport::kNccl};
+inline constexpr bool OnDevice(TestTransport t) { return t == TestTransport::kNccl; }
 std::string TransportName(TestTransport t);
 
 Transport Carrier(TestTransport t);  // what must carry the bytes
@@ -24,9 +30,12 @@ std::vector<RankComm> ConnectGloo(const GroupShape& shape, std::span<const Abort
 // Whether `attempt` succeeds soon. Room that a peer has made is news that travels, where memory is not shared.
 bool Eventually(const std::function<absl::Status()>& attempt);
 
+class NcclGroup;
+
 class TestGroup {
  public:
   TestGroup(const GroupShape& shape, TestTransport transport);
+  ~TestGroup();
 
   int size() const { return static_cast<int>(ranks_.size()); }
   RankComm& rank(int r) { return ranks_[r]; }
@@ -42,6 +51,7 @@ class TestGroup {
   };
   std::unique_ptr<std::byte, Free> segment_;
   std::deque<AbortFlag> abort_;
+  std::unique_ptr<NcclGroup> devices_;
   std::vector<RankComm> ranks_;
 };
 

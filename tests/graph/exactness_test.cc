@@ -26,7 +26,8 @@ std::vector<Case> Cases() {
   std::vector<Case> cases;
   for (const ops::OpTable* table : ops::RunnableOpTables()) {
     if (table->name == "null") continue;
-    for (const DType t : {DType::kF32, DType::kF16, DType::kBF16, DType::kQ8_0, DType::kQ4_0, DType::kQ4_1}) {
+    for (int i = 0; i < kDTypes; ++i) {
+      const auto t = static_cast<DType>(i);
       cases.push_back({std::string(table->name) + "_" + std::string(Info(t).name), std::string(table->name), false, t});
     }
   }

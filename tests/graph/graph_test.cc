@@ -128,6 +128,41 @@ TEST_F(DecoderTest, RefusesAChannelOfAnotherRank) {
   ExpectRefused("another tensor rank");
 }
 
+// Before anything is allocated or run.
+TEST_F(DecoderTest, RefusesSizesThatItsBackendDoesNotServe) {
+  ops::OpTable table = ranks_->rank(0).device->table();
+  static ops::OpSizes asked;
+  table.check_sizes = [](const ops::OpSizes& s) {
+    asked = s;
+    return absl::InvalidArgumentError("no such sizes");
+  };
+  const auto device = device::MakeHostDevice(&table, 1);
+  const absl::Status status = Decoder::Create(shards_->model.config, shard_, options_, device.get(), &weights_, kv_,
+                                              ranks_->group().rank(0).tensor.get(), &operation_)
+                                  .status();
+  EXPECT_EQ(status, absl::InvalidArgumentError("no such sizes"));
+  const model::ModelConfig& config = shards_->model.config;
+  EXPECT_EQ(asked.hidden, config.hidden);
+  EXPECT_EQ(asked.q_dim, config.heads * config.head_dim);
+  EXPECT_EQ(asked.ffn, config.ffn);
+  EXPECT_EQ(asked.head_dim, config.head_dim);
+  EXPECT_EQ(asked.rot_dim, config.rope.dim);
+  EXPECT_EQ(asked.vocab, config.vocab);
+  EXPECT_EQ(asked.kv_type, kv_[0].dtype);
+  EXPECT_EQ(asked.block_size, kv_[0].block_size);
+}
+
+TEST_F(DecoderTest, RefusesWeightsThatNothingQuantisesFor) {
+  ops::OpTable table = ranks_->rank(0).device->table();
+  table.quantise = nullptr;
+  table.quantises = [](DType) { return true; };
+  const auto device = device::MakeHostDevice(&table, 1);
+  const absl::Status status = Decoder::Create(shards_->model.config, shard_, options_, device.get(), &weights_, kv_,
+                                              ranks_->group().rank(0).tensor.get(), &operation_)
+                                  .status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
+}
+
 TEST_F(DecoderTest, RefusesABatchThatDoesNotFit) {
   auto decoder = Create();
   ASSERT_TRUE(decoder.ok());

@@ -77,7 +77,8 @@ TEST_F(StagedBatchTest, RowsBehindABucketsOwnArePadding) {
   EXPECT_EQ(Read(staged_.angles(), 4), (std::vector<int32_t>{9, 0, 0, 0}));
   EXPECT_EQ(Read(staged_.sample_rows(), 4), (std::vector<int32_t>{0, 0, 0, 0}));
   EXPECT_EQ(Read(staged_.sampling(), 4)[0].temperature, 0.5f);
-  EXPECT_EQ(Read(staged_.sampling(), 4)[3].temperature, 0.0f);
+  EXPECT_EQ(Read(staged_.sampling(), 4)[0].top_k, 0);
+  EXPECT_EQ(Read(staged_.sampling(), 4)[3].top_k, -1);
   const auto sequences = Read(staged_.sequences(), 4);
   EXPECT_EQ(sequences[0].row_count, 1);
   EXPECT_EQ(sequences[0].position, 9);

@@ -26,7 +26,9 @@ std::string NameOf(const OpTable& table) {
 }
 
 std::vector<DType> AllDTypes() {
-  return {DType::kF32, DType::kF16, DType::kBF16, DType::kQ8_0, DType::kQ4_0, DType::kQ4_1};
+  std::vector<DType> all;
+  for (int t = 0; t < kDTypes; ++t) all.push_back(static_cast<DType>(t));
+  return all;
 }
 
 std::vector<float> RandomFloats(size_t count, uint64_t seed, float deviation) {
@@ -43,6 +45,13 @@ std::vector<float> RandomFloats(size_t count, uint64_t seed, float deviation) {
 std::vector<uint8_t> RandomWeight(DType t, int64_t n, int64_t k, uint64_t seed) {
   const size_t row = RowBytes(t, k), rows = static_cast<size_t>(n);
   std::vector<uint8_t> out(row * rows);
+  if (IsByte(t)) {
+    for (size_t i = 0; i < out.size(); ++i) {
+      out[i] = static_cast<uint8_t>(RandomBits(seed, 2, i));
+      if (t == DType::kF8E4M3 && (out[i] & 127) == 127) out[i] = 0;  // not a number
+    }
+    return out;
+  }
   if (!IsQuantised(t)) {
     const std::vector<float> values = RandomFloats(rows * static_cast<size_t>(k), seed);
     for (size_t i = 0; i < values.size(); ++i) {

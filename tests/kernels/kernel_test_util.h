@@ -19,7 +19,8 @@ std::vector<DType> AllDTypes();
 
 // Roughly normal with the given deviation (a sum of four uniforms).
 std::vector<float> RandomFloats(size_t count, uint64_t seed, float deviation = 1);
-// A canonical [n, k] matrix whose values have a deviation of about 1; every code of a quantised type occurs.
+// A canonical [n, k] matrix. Of types of one byte and of quantised types every code that is a number occurs; the values
+// of all but those of one byte have a deviation of about 1.
 std::vector<uint8_t> RandomWeight(DType t, int64_t n, int64_t k, uint64_t seed);
 
 // 64-byte aligned bytes.

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 #include "tests/kernels/kernel_test_util.h"
 
 namespace shoal::ops {
@@ -149,6 +151,19 @@ TEST_P(Matmul, PartsSharingACallAreThePartsAlone) {
   }
 }
 
+TEST_P(Matmul, ARowsScaleMultipliesItsSum) {
+  constexpr int kN = 37, kK = 64, kTokens = 11;
+  PackedWeight w = Pack(table(), dtype(), RandomWeight(dtype(), kN, kK, 41), kN, kK);
+  const auto x = RandomFloats(kTokens * kK, 42), scale = RandomFloats(kN, 43);
+  std::vector<float> expected = Multiply(table(), w.view, x, kTokens, 2);
+  for (size_t i = 0; i < expected.size(); ++i) expected[i] *= scale[i % kN];
+  w.view.row_scale = scale.data();
+  ExpectSameBits(expected, Multiply(table(), w.view, x, kTokens, 2));
+  PackedWeight reference = Pack(RefTable(), dtype(), RandomWeight(dtype(), kN, kK, 41), kN, kK);
+  reference.view.row_scale = scale.data();
+  ExpectRowsNear(Multiply(RefTable(), reference.view, x, kTokens, 1), expected, kN, kTolerance);
+}
+
 TEST_P(Matmul, RefusesWhatItCannotMultiply) {
   const PackedWeight w = Pack(table(), dtype(), RandomWeight(dtype(), 8, 64, 1), 8, 64);
   std::vector<float> x(64, 1), y(8);
@@ -161,6 +176,28 @@ TEST_P(Matmul, RefusesWhatItCannotMultiply) {
   EXPECT_EQ(table().matmul(*stream, args).code(), absl::StatusCode::kInvalidArgument) << "k differs";
   args.k = 64;
   EXPECT_EQ(table().matmul(*stream, args).code(), absl::StatusCode::kInvalidArgument) << "no input";
+}
+
+// A code of fp8 that is not a number shows in its row and in no other.
+TEST(MatmulFp8, ACodeThatIsNoNumberShows) {
+  constexpr int kN = 20, kK = 48;
+  for (const OpTable* table : RunnableOpTables()) {
+    if (table->name == "null") continue;
+    auto canonical = RandomWeight(DType::kF8E4M3, kN, kK, 51);
+    canonical[3 * kK + 5] = 0x7F;
+    canonical[17 * kK + 47] = 0xFF;
+    const PackedWeight w = Pack(*table, DType::kF8E4M3, canonical, kN, kK);
+    const std::vector<float> x(kK, 1);
+    std::vector<float> y(kN);
+    MatmulArgs args{};
+    args.x = x.data();
+    args.tokens = 1;
+    args.k = kK;
+    args.part_count = 1;
+    args.parts[0] = {w.view, y.data(), kN};
+    ASSERT_TRUE(table->matmul(*MakeCpuStream(1), args).ok());
+    for (size_t n = 0; n < kN; ++n) EXPECT_EQ(std::isnan(y[n]), n == 3 || n == 17) << table->name << " row " << n;
+  }
 }
 
 std::vector<Case> Cases(bool plain_too) {

@@ -255,6 +255,10 @@ TEST(Null, SamplingSeesTheDrawOnlyWhenItIsRandom) {
   EXPECT_EQ(draw(0, 0.1f), draw(0, 0.9f));
   EXPECT_NE(draw(1, 0.1f), draw(1, 0.9f));
   EXPECT_EQ(draw(1, 0.5f), draw(1, 0.5f));
+  const SampleRow padding = {.top_k = -1};
+  int32_t token = 0;
+  EXPECT_TRUE(null::Table().sample(*stream, {logits, 2, &padding, &token, 1, 49152}).ok());
+  EXPECT_EQ(token, -1);
 }
 
 }  // namespace

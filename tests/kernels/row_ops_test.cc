@@ -44,6 +44,29 @@ TEST_P(RowOps, EmbedReadsBackWhatWasPacked) {
   }
 }
 
+// Each value times the row's scale, rounded, times the scale of all.
+TEST_P(RowOps, EmbedScalesRowsFirst) {
+  constexpr int kN = 37, kK = 96;
+  const auto scale = RandomFloats(kN, 4);
+  for (const DType t : AllDTypes()) {
+    const auto canonical = RandomWeight(t, kN, kK, 5);
+    PackedWeight w = Pack(table(), t, canonical, kN, kK);
+    w.view.row_scale = scale.data();
+    for (const float all : {1.0f, 1.7f}) {
+      const int32_t ids[] = {36, 0, 11};
+      std::vector<float> x(3 * kK), row(kK);
+      const EmbedArgs args = {w.view, ids, 0, all, x.data(), 3};
+      ASSERT_TRUE(table().embed(*Threads(1), args).ok());
+      for (size_t i = 0; i < 3; ++i) {
+        DequantiseRow(t, canonical.data() + RowBytes(t, kK) * static_cast<size_t>(ids[i]), kK, row.data());
+        for (float& v : row) v = v * scale[static_cast<size_t>(ids[i])] * all;
+        SCOPED_TRACE(testing::Message() << Info(t).name << " row " << ids[i]);
+        ExpectSameBits(row.data(), x.data() + i * kK, kK);
+      }
+    }
+  }
+}
+
 TEST_P(RowOps, PackedMatrixIsAlignedAndComplete) {
   EXPECT_GE(table().row_group, 1);
   for (const DType t : AllDTypes()) {
@@ -231,6 +254,25 @@ TEST_P(RowOps, GluSaturatesWithoutNan) {
   }
 }
 
+TEST_P(RowOps, AChecksumTellsOfEveryBit) {
+  const std::unique_ptr<Stream> stream = Threads(2);
+  for (const size_t count : {1u, 31u, 500u}) {
+    std::vector<float> values = RandomFloats(count, 1);
+    const auto sums = [&] {
+      std::vector<uint64_t> out(kChecksumParts);
+      EXPECT_TRUE(table().checksum(*stream, {values.data(), static_cast<int64_t>(count * 4), out.data()}).ok());
+      return out;
+    };
+    const std::vector<uint64_t> before = sums();
+    EXPECT_EQ(sums(), before);
+    for (size_t i = 0; i < count; i += 7) {
+      const float was = std::exchange(values[i], -values[i]);
+      EXPECT_NE(sums(), before) << i;
+      values[i] = was;
+    }
+  }
+}
+
 TEST_P(RowOps, GatherRowsTakesRowsInAnyOrderAndAgain) {
   constexpr int kDim = 45;
   const auto x = RandomFloats(7 * kDim, 1);
@@ -269,6 +311,26 @@ TEST_P(RowOps, CopyBlocksCopiesInOrder) {
     ExpectSameBits(&k0[source[b] * block], &k[b * block], block);
     ExpectSameBits(&v0[source[b] * block], &v[b * block], block);
   }
+}
+
+// Magnitudes apart, so that another order would show.
+TEST_P(RowOps, PartsOfRanksAreSummedInTheirOrder) {
+  const std::unique_ptr<Stream> stream = Threads(2);
+  const std::vector<float> parts = {1e8f, 1.0f, 0.0f, -1e8f, 2.0f, 0.0f, 1.0f, 3.0f, 0.0f};
+  std::vector<float> y(2, -1.0f);
+  ASSERT_TRUE(table().sum_ranks(*stream, {parts.data(), 3, 3, y.data(), 2}).ok());
+  EXPECT_EQ(y, (std::vector<float>{1.0f, 6.0f}));
+  const std::vector<float> others = {1e8f, 1.0f, -1e8f};
+  ASSERT_TRUE(table().sum_ranks(*stream, {others.data(), 1, 3, y.data(), 1}).ok());
+  EXPECT_EQ(y[0], 0.0f);
+}
+
+TEST_P(RowOps, ColumnsArePlacedAndNothingElseIsTouched) {
+  const std::unique_ptr<Stream> stream = Threads(2);
+  const std::vector<float> x = {1, 2, 3, 4, 5, 6};
+  std::vector<float> y(10, 0.0f);
+  ASSERT_TRUE(table().place_columns(*stream, {x.data(), y.data() + 1, 5, 2, 3}).ok());
+  EXPECT_EQ(y, (std::vector<float>{0, 1, 2, 3, 0, 0, 4, 5, 6, 0}));
 }
 
 std::vector<const OpTable*> RealTables() {

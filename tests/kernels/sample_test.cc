@@ -43,6 +43,10 @@ TEST_P(Sample, NanOrInfinityOrNothingFiniteGivesNoToken) {
   }
 }
 
+TEST_P(Sample, PaddingHasNoToken) {
+  for (const float temperature : {0.0f, 1.0f}) EXPECT_EQ(One({3, 1}, {.temperature = temperature, .top_k = -1}), -1);
+}
+
 // p = 0.5, 0.25, 0.125, 0.125 at ids 2, 0, 1, 3.
 TEST_P(Sample, FollowsTheDefinition) {
   const float ln2 = std::log(2.0f);

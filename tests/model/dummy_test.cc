@@ -1,13 +1,18 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <map>
+#include <set>
 
 #include "common/base/rng.h"
 #include "common/model/checkpoint.h"
 #include "common/model/gguf.h"
+#include "common/model/safetensors.h"
+#include "common/model/tensor_table.h"
 #include "tests/testing/gguf_writer.h"
 #include "tests/testing/quantise.h"
 #include "tests/testing/temp_dir.h"
+#include "tests/testing/tiny_model.h"
 
 namespace shoal::model {
 namespace {
@@ -77,6 +82,51 @@ TEST(Dummy, ValuesLookLikeWeights) {
   }
 }
 
+// One matrix of each type of one byte, scaled row by row, all at once, or not at all.
+std::shared_ptr<const Checkpoint> ZerosOfOneByte() {
+  const testing::TempDir dir;
+  std::map<std::string, testing::RawTensor> tensors;
+  const std::string matrix(kRows * kColumns, '\0'), factors(kRows * 4, '\0');
+  for (const char* type : {"F8_E4M3", "I8"}) {
+    tensors[std::string(type) + ".rows.weight"] = {type, {kRows, kColumns}, matrix};
+    tensors[std::string(type) + ".rows.weight_scale"] = {"F32", {kRows, 1}, factors};
+    tensors[std::string(type) + ".flat.weight"] = {type, {kRows, kColumns}, matrix};
+    tensors[std::string(type) + ".flat.weight_scale"] = {"BF16", {kRows}, factors.substr(kRows * 2)};
+    tensors[std::string(type) + ".whole.weight"] = {type, {kRows, kColumns}, matrix};
+    tensors[std::string(type) + ".whole.weight_scale"] = {"F32", {}, factors.substr(0, 4)};
+  }
+  tensors["F8_E4M3.bare.weight"] = {"F8_E4M3", {kRows, kColumns}, matrix};
+  testing::WriteFile(dir / "model.safetensors", testing::SafetensorsFile(tensors));
+  return *OpenSafetensors(dir.path());
+}
+
+TEST(Dummy, ScaledBytesLookLikeWeights) {
+  const auto dummy = MakeDummyCheckpoint(ZerosOfOneByte(), 7);
+  int matrices = 0;
+  for (const TensorEntry& t : dummy->tensors()) {
+    if (!IsByte(t.dtype)) continue;
+    std::vector<float> values = Values(*dummy, t), scale(kRows, 1);
+    if (const TensorEntry* s = FindRowScale(*dummy, t); s != nullptr) {
+      const auto stored = static_cast<size_t>(s->shape.empty() ? 1 : kRows);
+      DequantiseRow(s->dtype, Bytes(*dummy, *s, 0, s->bytes).data(), static_cast<int64_t>(stored), scale.data());
+      std::fill(scale.begin() + static_cast<int64_t>(stored), scale.end(), scale[0]);
+      EXPECT_EQ(std::set<float>(scale.begin(), scale.end()).size() > 10, stored > 1) << t.name;
+    }
+    double squares = 0, sum = 0;
+    for (size_t i = 0; i < values.size(); ++i) {
+      const double v = static_cast<double>(values[i]) * scale[i / kColumns];
+      ASSERT_LT(std::abs(v), 0.06) << t.name;
+      sum += v;
+      squares += v * v;
+    }
+    const double n = static_cast<double>(values.size());
+    EXPECT_NEAR(sum / n, 0, 0.0015) << t.name;
+    EXPECT_NEAR(std::sqrt(squares / n), 0.019, 0.002) << t.name;
+    ++matrices;
+  }
+  EXPECT_EQ(matrices, 7);
+}
+
 TEST(Dummy, KeyedBySeedTensorAndIndex) {
   const auto like = Zeros();
   const auto a = MakeDummyCheckpoint(like, 7), again = MakeDummyCheckpoint(like, 7), b = MakeDummyCheckpoint(like, 8);
@@ -97,6 +147,21 @@ TEST(Dummy, TheSameToTheBitEverywhere) {
     for (const std::byte b : Bytes(*dummy, t, 0, t.bytes)) hash = hash * 1099511628211u + static_cast<uint64_t>(b);
   }
   EXPECT_EQ(hash, 16347427967998424018u) << "the bytes changed";
+}
+
+TEST(Dummy, BytesTooAreTheSameToTheBitEverywhere) {
+  const auto dummy = MakeDummyCheckpoint(ZerosOfOneByte(), 20250101);
+  uint64_t hash = 0;
+  for (const TensorEntry& t : dummy->tensors()) {
+    const std::vector<std::byte> whole = Bytes(*dummy, t, 0, t.bytes);
+    for (const std::byte b : whole) hash = hash * 1099511628211u + static_cast<uint64_t>(b);
+    for (int64_t begin = 0; begin < t.bytes; begin += 7) {
+      const int64_t count = std::min<int64_t>(3, t.bytes - begin);
+      const std::vector<std::byte> part = Bytes(*dummy, t, begin, count);
+      ASSERT_TRUE(std::equal(part.begin(), part.end(), whole.begin() + begin)) << t.name << " " << begin;
+    }
+  }
+  EXPECT_EQ(hash, 6397566462850297886u) << "the bytes changed";
 }
 
 TEST(Dummy, ReadsNoFileAndCountsWhatItMade) {

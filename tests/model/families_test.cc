@@ -119,6 +119,7 @@ TEST(Families, RefusesWhatItDoesNotCompute) {
                           {"layer_types", {"full_attention", "full_attention"}}})),
             "");
   EXPECT_EQ(Refusal(With({{"sliding_window", 256}})), "") << "as long as the context";
+  EXPECT_EQ(Refusal(With({{"quantization_config", {{"quant_method", "fp8"}}}})), "");
   EXPECT_EQ(Refusal(With({{"sliding_window", 8}, {"use_sliding_window", false}})), "");
 }
 

@@ -189,6 +189,30 @@ TEST(OpenModel, DummyWeightsNeedNoWeightFiles) {
   EXPECT_TRUE(Says(OpenModel(dir / "bare", WeightSource::kDummy).status(), "torch_dtype float8_e5m2"));
 }
 
+// A config that speaks of fp8 or int8 gives the dummies that files of that type would give.
+TEST(OpenModel, DummiesFollowTheQuantisationOfTheConfig) {
+  for (const DType type : {DType::kF8E4M3, DType::kI8}) {
+    const TempDir dir;
+    const TinyModel tiny = {.matrices = type};
+    testing::WriteTinyDirectory(tiny, dir / "whole", 2);
+    WriteFile(dir / "bare/config.json", testing::TinyConfigJson(tiny).insert(1, "\"torch_dtype\": \"float32\","));
+    const auto whole = OpenModel(dir / "whole"), bare = OpenModel(dir / "bare", WeightSource::kDummy);
+    ASSERT_TRUE(whole.ok() && bare.ok()) << whole.status() << bare.status();
+    const auto made = MakeDummyCheckpoint(bare->checkpoint, 3), like_files = MakeDummyCheckpoint(whole->checkpoint, 3);
+    ASSERT_EQ(made->tensors().size(), like_files->tensors().size());
+    for (const TensorEntry& t : made->tensors()) {
+      const TensorEntry* other = like_files->Find(t.name);
+      ASSERT_NE(other, nullptr) << t.name;
+      ASSERT_EQ(t.bytes, other->bytes) << t.name;
+      std::vector<std::byte> a(static_cast<size_t>(t.bytes)), b(a.size());
+      ASSERT_TRUE(made->Read(t, 0, a).ok() && like_files->Read(*other, 0, b).ok());
+      EXPECT_EQ(a, b) << t.name;
+    }
+    EXPECT_EQ(bare->checkpoint->Find("model.layers.1.mlp.down_proj.weight")->dtype, type);
+    EXPECT_EQ(bare->checkpoint->Find("model.embed_tokens.weight")->dtype, DType::kF32);
+  }
+}
+
 TEST(OpenModel, PartsOfSplitFilesAreRefused) {
   const TempDir dir;
   testing::GgufWriter w = testing::TinyGguf({});

@@ -75,6 +75,38 @@ TEST(TensorTable, EveryProblemIsListed) {
   }
 }
 
+TEST(TensorTable, ScalesOfBytesAreChecked) {
+  const TinyModel m;
+  auto tensors = Tensors(m);
+  const std::string q = "model.layers.0.self_attn.q_proj", k = "model.layers.0.self_attn.k_proj",
+                    v = "model.layers.0.self_attn.v_proj", o = "model.layers.1.self_attn.o_proj";
+  const auto zeros = [](size_t n) { return std::string(n, '\0'); };
+  tensors[q + ".weight"] = {"F8_E4M3", {128, 64}, zeros(128 * 64)};
+  EXPECT_TRUE(Check(m, tensors).ok()) << "none";
+  for (const std::vector<int64_t>& shape : std::vector<std::vector<int64_t>>{{}, {1}, {128}, {128, 1}}) {
+    tensors[q + ".weight_scale"] = {"F32", shape, zeros(shape.empty() || shape[0] == 1 ? 4 : 512)};
+    EXPECT_TRUE(Check(m, tensors).ok()) << Check(m, tensors);
+  }
+  tensors[q + ".input_scale"] = {"F32", {}, zeros(4)};
+  EXPECT_TRUE(Check(m, tensors).ok()) << Check(m, tensors);
+  tensors[q + ".weight_scale"] = {"F32", {1, 128}, zeros(512)};
+  tensors[k + ".weight"] = {"I8", {64, 64}, zeros(64 * 64)};
+  tensors[k + ".weight_scale"] = {"I8", {64}, zeros(64)};
+  tensors[o + ".weight"] = {"F8_E4M3", {64, 128}, zeros(64 * 128)};
+  tensors[o + ".weight_scale_inv"] = {"F32", {1, 1}, zeros(4)};
+  tensors[v + ".weight_scale"] = {"F32", {64}, zeros(256)};
+  tensors[v + ".input_scale"] = {"F32", {}, zeros(4)};
+  tensors["model.norm.weight"] = {"F8_E4M3", {64}, zeros(64)};
+  const absl::Status s = Check(m, tensors);
+  for (const std::string& part :
+       {std::string("6 problems"), q + ".weight_scale has shape [1, 128], a matrix of shape [128, 64] has one",
+        k + ".weight_scale is of type int8", o + ".weight_scale_inv has scales of blocks [1, 1]",
+        v + ".weight_scale is not known", v + ".input_scale is not known",
+        std::string("model.norm.weight is of type fp8; a norm is")}) {
+    EXPECT_NE(s.message().find(part), absl::string_view::npos) << part << " in " << s;
+  }
+}
+
 TEST(TensorTable, QuantisedNormsAreRefused) {
   TinyModel m;
   m.hidden = 64;

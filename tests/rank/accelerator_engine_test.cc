@@ -99,6 +99,33 @@ TEST(AcceleratorEngineTest, TensorRanksGiveTheSameTokensInAnyChunks) {
   EXPECT_EQ(got->tokens, same->tokens);
 }
 
+// Tensor ranks that agree have the same checksums, whatever ran between two that were asked for.
+TEST(AcceleratorEngineTest, TensorRanksHoldTheSameStates) {
+  Cluster cluster(2, 1);
+  Engines engines(*cluster.ranks);
+  const auto got = RunRequests(engines, cluster.ranks->limits(), Requests(), {.checksum_every = 3});
+  ASSERT_TRUE(got.ok()) << got.status();
+  engines.Stop();
+  const auto sums = engines.checksums();
+  ASSERT_EQ(sums[0].size(), static_cast<size_t>(got->plans));
+  EXPECT_EQ(sums[0], sums[1]);
+  for (size_t i = 0; i < sums[0].size(); ++i) EXPECT_EQ(sums[0][i] != 0, (i + 1) % 3 == 0) << i;
+}
+
+TEST(AcceleratorEngineTest, ChecksumsBetweenGraphsAreThoseOfTheirStep) {
+  std::vector<std::vector<uint64_t>> sums;
+  for (const bool graphs : {false, true}) {
+    Cluster cluster;
+    Engines engines(*cluster.ranks);
+    const auto got = RunRequests(engines, cluster.ranks->limits(), Requests(), {.checksum_every = 3, .graphs = graphs});
+    ASSERT_TRUE(got.ok()) << got.status();
+    EXPECT_EQ(got->bucketed > 0, graphs);
+    engines.Stop();
+    sums.push_back(engines.checksums()[0]);
+  }
+  EXPECT_EQ(sums[0], sums[1]);
+}
+
 TEST(AcceleratorEngineTest, AFaultOnTheDeviceIsToldWithStepAndSequences) {
   Cluster cluster;
   cuda::emulated::FailLaunch(*cluster.accelerators[0], 100);

@@ -54,6 +54,10 @@ std::string Stored(DType t, std::span<const float> values) {
     for (const float v : values) {
       if (t == DType::kF32) {
         Append(v, &out);
+      } else if (t == DType::kF8E4M3) {
+        Append(F32ToF8E4M3(v), &out);
+      } else if (t == DType::kI8) {
+        Append(static_cast<int8_t>(Nearest(v, 1, -128, 127)), &out);
       } else {
         Append(t == DType::kF16 ? F32ToF16(v) : F32ToBF16(v), &out);
       }
@@ -65,6 +69,21 @@ std::string Stored(DType t, std::span<const float> values) {
     if (t == DType::kQ8_0) AppendQ8_0(block, &out);
     if (t == DType::kQ4_0) AppendQ4_0(block, &out);
     if (t == DType::kQ4_1) AppendQ4_1(block, &out);
+  }
+  return out;
+}
+
+StoredRows StoredByRows(DType t, std::span<const float> values, int64_t columns) {
+  SHOAL_CHECK(IsByte(t));
+  StoredRows out;
+  const auto width = static_cast<size_t>(columns);
+  for (size_t at = 0; at < values.size(); at += width) {
+    std::vector<float> row(values.begin() + static_cast<int64_t>(at),
+                           values.begin() + static_cast<int64_t>(at + width));
+    const float scale = Largest(row) / (t == DType::kI8 ? 127.0f : 448.0f);
+    for (float& v : row) v /= scale;
+    out.codes += Stored(t, row);
+    out.scales.push_back(scale);
   }
   return out;
 }

@@ -67,8 +67,27 @@ uint32_t GgmlType(DType t) {
       return 2;
     case DType::kQ4_1:
       return 3;
+    case DType::kF8E4M3:
+    case DType::kI8:
+      break;
   }
+  SHOAL_CHECK(!IsByte(t));  // no GGUF has them
   return 0;
+}
+
+const char* SafetensorsType(DType t) {
+  switch (t) {
+    case DType::kF16:
+      return "F16";
+    case DType::kBF16:
+      return "BF16";
+    case DType::kF8E4M3:
+      return "F8_E4M3";
+    case DType::kI8:
+      return "I8";
+    default:
+      return "F32";
+  }
 }
 
 DType TypeOf(const TinyModel& m, const TinyTensor& t) {
@@ -202,24 +221,33 @@ GgufWriter TinyGguf(const TinyModel& m) {
 void WriteTinyGguf(const TinyModel& model, const std::string& path) { WriteFile(path, TinyGguf(model).Build().bytes); }
 
 std::string TinyConfigJson(const TinyModel& m) {
-  return json::serialize(json::object{{"architectures", json::array{"LlamaForCausalLM"}},
-                                      {"model_type", "llama"},
-                                      {"attention_bias", false},
-                                      {"hidden_act", "silu"},
-                                      {"num_hidden_layers", m.layers},
-                                      {"hidden_size", m.hidden},
-                                      {"num_attention_heads", m.heads},
-                                      {"num_key_value_heads", m.kv_heads},
-                                      {"head_dim", m.head_dim},
-                                      {"intermediate_size", m.ffn},
-                                      {"vocab_size", m.vocab},
-                                      {"max_position_embeddings", m.max_position},
-                                      {"rms_norm_eps", 1e-5},
-                                      {"rope_theta", m.rope_theta},
-                                      {"rope_scaling", nullptr},
-                                      {"tie_word_embeddings", m.tied},
-                                      {"bos_token_id", kTinyImStart},
-                                      {"eos_token_id", kTinyImEnd}});
+  json::object config{{"architectures", json::array{"LlamaForCausalLM"}},
+                      {"model_type", "llama"},
+                      {"attention_bias", false},
+                      {"hidden_act", "silu"},
+                      {"num_hidden_layers", m.layers},
+                      {"hidden_size", m.hidden},
+                      {"num_attention_heads", m.heads},
+                      {"num_key_value_heads", m.kv_heads},
+                      {"head_dim", m.head_dim},
+                      {"intermediate_size", m.ffn},
+                      {"vocab_size", m.vocab},
+                      {"max_position_embeddings", m.max_position},
+                      {"rms_norm_eps", 1e-5},
+                      {"rope_theta", m.rope_theta},
+                      {"rope_scaling", nullptr},
+                      {"tie_word_embeddings", m.tied},
+                      {"bos_token_id", kTinyImStart},
+                      {"eos_token_id", kTinyImEnd}};
+  if (m.matrices == DType::kF8E4M3) config["quantization_config"] = json::object{{"quant_method", "fp8"}};
+  if (m.matrices == DType::kI8) {
+    const json::object weights{{"num_bits", 8}, {"type", "int"}, {"strategy", "channel"}, {"symmetric", true}};
+    config["quantization_config"] =
+        json::object{{"quant_method", "compressed-tensors"},
+                     {"format", "int-quantized"},
+                     {"config_groups", json::object{{"group_0", json::object{{"weights", weights}}}}}};
+  }
+  return json::serialize(config);
 }
 
 std::string SafetensorsFile(const std::map<std::string, RawTensor>& tensors) {
@@ -259,10 +287,17 @@ void WriteTinyDirectory(const TinyModel& m, const std::string& directory, int fi
   size_t count = 0;
   for (const TinyTensor& t : TinyTensors(m)) {
     const DType type = TypeOf(m, t);
-    const char* name = type == DType::kF32 ? "F32" : type == DType::kF16 ? "F16" : "BF16";
     const size_t part = count++ % parts.size();
-    parts[part][t.hf_name] = {name, t.shape, Stored(type, t.values)};
     weight_map[t.hf_name] = part_name(part);
+    if (IsByte(type)) {
+      const StoredRows stored = StoredByRows(type, t.values, t.shape[1]);
+      const size_t other = count++ % parts.size();  // a scale may lie in another file than its matrix
+      parts[part][t.hf_name] = {SafetensorsType(type), t.shape, stored.codes};
+      parts[other][t.hf_name + "_scale"] = {"F32", {t.shape[0], 1}, Stored(DType::kF32, stored.scales)};
+      weight_map[t.hf_name + "_scale"] = part_name(other);
+      continue;
+    }
+    parts[part][t.hf_name] = {SafetensorsType(type), t.shape, Stored(type, t.values)};
   }
   for (size_t i = 0; i < parts.size(); ++i) WriteFile(directory + "/" + part_name(i), SafetensorsFile(parts[i]));
   if (files > 1) {

@@ -44,7 +44,8 @@ GgufWriter TinyGguf(const TinyModel& model);
 void WriteTinyGguf(const TinyModel& model, const std::string& path);
 
 // As a directory with config.json, generation_config.json, tokenizer.json, tokenizer_config.json and safetensors in
-// `files` parts (with an index when more than one). Quantised types are not possible here.
+// `files` parts (with an index when more than one). Block-quantised types are not possible here, nor are types of one
+// byte in a GGUF; matrices of those come with f32 scales [rows, 1].
 void WriteTinyDirectory(const TinyModel& model, const std::string& directory, int files = 1);
 
 // The parts, for tests that change them.

@@ -44,7 +44,7 @@ GUARDED = [
      re.compile(r"^common/plan/wire|^coordinator/rpc/|^worker/agent/|^tests/|^tools/"),
      "protobuf and gRPC stay in common/plan/wire, coordinator/rpc and worker/agent"),
     (re.compile(r"^gloo/"), re.compile(r"^worker/comm/gloo"), "Gloo, and what it throws, stays in worker/comm/gloo*"),
-    (re.compile(r"(^|/)nccl[^/]*\.h$"), re.compile(r"^worker/comm/nccl|^tests/gpu/"), "nccl.h stays in worker/comm/nccl*"),
+    (re.compile(r"^(?!worker/|tests/)(.*/)?nccl[^/]*\.h$"), re.compile(r"^worker/comm/nccl|^tests/gpu/"), "nccl.h stays in worker/comm/nccl*"),
     (re.compile(r"^(?!kernels/|worker/|tests/)(.*/)?(cuda|cublas|cudnn|curand)[^/]*\.h$"),  # ours may be called so, too
      re.compile(r"^kernels/cuda/|^worker/device/cuda|^worker/comm/nccl|^tests/gpu/"),
      "CUDA headers stay in kernels/cuda, worker/device/cuda* and worker/comm/nccl*"),
@@ -269,19 +269,27 @@ def _rust_orphans(tree):
     return problems
 
 
+CUDA = "kernels/cuda/"
+
+
+def _cuda_sources(tree):
+    """What the plug-in's CMakeLists.txt names: it is built only where there is a toolkit."""
+    named = re.findall(r"[^\s()]+", re.sub(r"#.*", "", tree.texts.get(CUDA + "CMakeLists.txt", "")))
+    return {os.path.normpath(CUDA + name) for name in named}
+
+
 def _cuda_orphans(tree):
-    """The plug-in is built only where there is a toolkit, so what counts is that its CMakeLists.txt names the source."""
-    folder = "kernels/cuda/"
-    named = re.findall(r"[^\s()]+", re.sub(r"#.*", "", tree.texts.get(folder + "CMakeLists.txt", "")))
-    return [Problem(path, 1, "no-target", f"is not in {folder}CMakeLists.txt")
-            for path in tree.with_suffix(".cc", ".cu") if path.startswith(folder) and path[len(folder):] not in named]
+    named = _cuda_sources(tree)
+    return [Problem(path, 1, "no-target", f"is not in {CUDA}CMakeLists.txt")
+            for path in tree.with_suffix(".cc", ".cu") if path.startswith(CUDA) and path not in named]
 
 
 def targets(tree, compiled):
     """Every C++ source is compiled, and every header is reached from a compiled one."""
     problems = _rust_orphans(tree) + _cuda_orphans(tree)
+    named = _cuda_sources(tree)
     for path in tree.with_suffix(".cc"):
-        if path not in compiled and not path.startswith("kernels/cuda/"):
+        if path not in compiled and path not in named and not path.startswith(CUDA):
             problems.append(Problem(path, 1, "no-target", "is in no CMake target"))
     reached, queue = set(), [p for p in compiled if p in tree.texts]
     while queue:
@@ -292,7 +300,7 @@ def targets(tree, compiled):
                     reached.add(candidate)
                     queue.append(candidate)
     for path in tree.with_suffix(".h"):
-        if path not in reached and not path.startswith("kernels/cuda/"):
+        if path not in reached and not path.startswith(CUDA):
             problems.append(Problem(path, 1, "no-target", "is included by no compiled source"))
     return problems
 

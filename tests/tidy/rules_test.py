@@ -48,7 +48,7 @@ class Arrows(TreeCase):
             ("coordinator/server/a.cc", "coordinator/http/b.h"), ("coordinator/rpc/a.cc", "cluster.pb.h"),
             ("worker/rank/a.cc", "worker/graph/b.h"), ("worker/agent/a.cc", "worker/rank/b.h"),
             ("common/plan/wire_plan.cc", "plan.pb.h"), ("tools/cli/a.cc", "coordinator/server/b.h"),
-            ("tests/x/a.cc", "worker/agent/b.h"), ("worker/comm/nccl_group.cc", "nccl.h"),
+            ("tests/x/a.cc", "worker/agent/b.h"), ("worker/comm/nccl_group.cc", "nccl.h"), ("worker/rank/a.cc", "worker/comm/nccl.h"),
             ("kernels/cuda/a.cu", "cuda_runtime.h"), ("tools/cli/a.cc", "worker/device/cuda_plugin.h"),
             ("tests/x/a_test.cc", "tests/x/cuda_runtime_api.h"),
         ]:
@@ -186,9 +186,11 @@ class Targets(TreeCase):
         self.expect_problems(lambda tree: rules.targets(tree, set()), files, ("common/a.cc", 1), ("common/a.h", 1))
 
     def test_the_plug_in_names_its_sources(self):
-        files = {"kernels/cuda/CMakeLists.txt": "set(S a.cc gemm/b.cu)  # c.cu\n", "kernels/cuda/a.cc": "",
-                 "kernels/cuda/gemm/b.cu": "", "kernels/cuda/c.cu": "", "kernels/cuda/b.cu": ""}
-        self.expect_problems(lambda tree: rules.targets(tree, set()), files, ("kernels/cuda/c.cu", 1), ("kernels/cuda/b.cu", 1))
+        files = {"kernels/cuda/CMakeLists.txt": "set(S a.cc gemm/b.cu ../../worker/comm/d.cc)  # c.cu\n", "kernels/cuda/a.cc": "",
+                 "kernels/cuda/gemm/b.cu": "", "kernels/cuda/c.cu": "", "kernels/cuda/b.cu": "", "worker/comm/d.cc": "",
+                 "worker/comm/e.cc": ""}
+        self.expect_problems(lambda tree: rules.targets(tree, set()), files, ("kernels/cuda/c.cu", 1), ("kernels/cuda/b.cu", 1),
+                             ("worker/comm/e.cc", 1))
 
     def test_rust(self):
         files = {"t/CMakeLists.txt": "add_custom_command(COMMAND cargo build)", "t/Cargo.toml": "", "t/src/lib.rs": "mod used;\n",

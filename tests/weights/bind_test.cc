@@ -46,6 +46,33 @@ TEST(Bind, GivesTheDecoderItsShapes) {
   EXPECT_EQ(whole[0].weights.head.data, whole[0].weights.embedding.data) << "tied, and on one stage: held once";
 }
 
+TEST(Bind, FindsTheScalesOfRows) {
+  const model::ModelFiles files = OpenTiny({.matrices = DType::kF8E4M3, .embedding = DType::kI8});
+  const auto ranks = LoadAll(files.config, *files.checkpoint, Ref(), 2, 1);
+  for (const LoadedRank& rank : ranks) {
+    for (const ops::Weight& w : MatricesOf(rank.weights)) ASSERT_NE(w.row_scale, nullptr);
+    EXPECT_EQ(rank.weights.head.row_scale, rank.weights.embedding.row_scale) << "tied";
+  }
+  // Those of another rank's rows are none of this one's.
+  plan::RankShard shard = ranks[0].shard;
+  const std::span<std::byte> bytes = ranks[0].region->bytes();
+  int scales = 0;
+  for (size_t i = 0; i < ranks[0].layout.items.size(); ++i) {
+    RegionEntry entry;
+    std::byte* at = bytes.data() + sizeof(RegionHeader) + i * sizeof(entry);
+    std::memcpy(&entry, at, sizeof(entry));
+    if (entry.part != static_cast<uint8_t>(WeightLayout::Part::kRowScale)) continue;
+    ++scales;
+    ++entry.row_begin, ++entry.row_end;
+    std::memcpy(at, &entry, sizeof(entry));
+    EXPECT_EQ(BindCode(*ranks[0].region, files.config, shard), absl::StatusCode::kDataLoss);
+    --entry.row_begin, --entry.row_end;
+    std::memcpy(at, &entry, sizeof(entry));
+  }
+  EXPECT_EQ(scales, 1 + 2 * 7);
+  EXPECT_EQ(BindCode(*ranks[0].region, files.config, shard), absl::StatusCode::kOk);
+}
+
 TEST(Bind, RefusesTheRegionOfAnotherShardConfigOrBackend) {
   const model::ModelFiles files = OpenTiny({});
   const std::vector<LoadedRank> ranks = LoadAll(files.config, *files.checkpoint, Ref(), 2, 2);
@@ -76,7 +103,7 @@ TEST(Bind, RefusesWhatIsNoRegion) {
 
 // Whatever a byte of the directory says, Bind refuses it or gives tensors that lie inside the region to their end.
 TEST(Bind, SurvivesACorruptDirectory) {
-  const model::ModelFiles files = OpenTiny({});
+  const model::ModelFiles files = OpenTiny({.layers = 1, .matrices = DType::kF8E4M3});
   std::vector<LoadedRank> ranks = LoadAll(files.config, *files.checkpoint, Ref(), 1, 1);
   const std::span<std::byte> bytes = ranks[0].region->bytes();
   int refused = 0;
@@ -93,6 +120,10 @@ TEST(Bind, SurvivesACorruptDirectory) {
         const auto* data = static_cast<const std::byte*>(w.data);
         ASSERT_GE(data, bytes.data());
         ASSERT_LE(Ref().packed_bytes(w.dtype, w.n, w.k), static_cast<size_t>(bytes.data() + bytes.size() - data));
+        const auto* scales = reinterpret_cast<const std::byte*>(w.row_scale);
+        if (scales == nullptr) continue;
+        ASSERT_GE(scales, bytes.data());
+        ASSERT_LE(static_cast<size_t>(w.n) * sizeof(float), static_cast<size_t>(bytes.data() + bytes.size() - scales));
       }
     }
   }

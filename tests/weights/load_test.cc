@@ -4,8 +4,11 @@
 #include <atomic>
 #include <cstring>
 #include <filesystem>
+#include <map>
+#include <span>
 
 #include "kernels/ops/backends.h"
+#include "tests/testing/quantise.h"
 #include "tests/testing/temp_dir.h"
 #include "tests/weights/shards.h"
 
@@ -47,7 +50,8 @@ void ExpectLayoutFree(const model::ModelConfig& config, const model::Checkpoint&
 }
 
 TEST(Load, EveryLayoutHoldsTheSameWeights) {
-  for (const DType type : {DType::kF32, DType::kF16, DType::kBF16, DType::kQ8_0, DType::kQ4_0, DType::kQ4_1}) {
+  for (int i = 0; i < kDTypes; ++i) {
+    const auto type = static_cast<DType>(i);
     const model::ModelFiles files = OpenTiny(Uneven(type));
     ASSERT_NO_FATAL_FAILURE(ExpectLayoutFree(files.config, *files.checkpoint, false)) << Info(type).name;
   }
@@ -108,6 +112,82 @@ TEST(Load, NormsOfAnyTypeBecomeF32) {
   EXPECT_TRUE(std::equal(norm->values.begin(), norm->values.end(), ranks[0].weights.final_norm));
 }
 
+// Stored as one for all, as a list, as a column; in f32 and in bf16.
+TEST(Load, ScalesOfEveryShapeBecomeOneForEachRow) {
+  const TinyModel m = Uneven(DType::kF8E4M3);
+  std::map<std::string, testing::RawTensor> tensors;
+  std::map<std::string, std::vector<float>> scales;
+  for (const testing::TinyTensor& t : testing::TinyTensors(m)) {
+    if (t.shape.size() == 1) {
+      tensors[t.hf_name] = {"F32", t.shape, testing::Stored(DType::kF32, t.values)};
+      continue;
+    }
+    testing::StoredRows stored = testing::StoredByRows(DType::kF8E4M3, t.values, t.shape[1]);
+    tensors[t.hf_name] = {"F8_E4M3", t.shape, stored.codes};
+    std::vector<float>& scale = scales[t.hf_name] = stored.scales;
+    for (float& s : scale) s = BF16ToF32(F32ToBF16(s));
+    const int64_t rows = t.shape[0];
+    const std::vector<int64_t> shapes[] = {{}, {1}, {1, 1}, {rows}, {rows, 1}};
+    const std::vector<int64_t>& shape = shapes[scales.size() % 5];
+    if (scales.size() % 5 < 3) std::fill(scale.begin(), scale.end(), scale[0]);
+    const std::span<const float> kept = std::span(scale).first(scales.size() % 5 < 3 ? 1 : scale.size());
+    const bool narrow = scales.size() % 2 == 0;
+    tensors[t.hf_name + "_scale"] = {narrow ? "BF16" : "F32", shape,
+                                     testing::Stored(narrow ? DType::kBF16 : DType::kF32, kept)};
+  }
+  const testing::TempDir dir;
+  testing::WriteFile(dir / "config.json", testing::TinyConfigJson(m));
+  testing::WriteFile(dir / "model.safetensors", testing::SafetensorsFile(tensors));
+  const auto files = model::OpenModel(dir.path());
+  ASSERT_TRUE(files.ok()) << files.status();
+  ASSERT_NO_FATAL_FAILURE(ExpectLayoutFree(files->config, *files->checkpoint, true));
+  int conflicts = 0;
+  for (const Shape s : kShapes) {
+    const int64_t before = files->checkpoint->bytes_read();
+    const auto ranks = LoadAll(files->config, *files->checkpoint, Ref(), s.tp, s.pp);
+    int64_t promised = 0;
+    for (const LoadedRank& rank : ranks) promised += rank.layout.read_bytes;
+    EXPECT_EQ(files->checkpoint->bytes_read() - before, promised);
+    const auto whole = Reassemble(files->config, ranks, &conflicts);
+    for (const model::TensorSpec& spec : model::TensorTable(files->config)) {
+      if (spec.shape.size() == 1) continue;
+      const std::vector<float>& wanted = scales.at(spec.hf_name);
+      const std::vector<std::byte>& got = whole.at(spec.name + "_scale");
+      ASSERT_EQ(got.size(), wanted.size() * sizeof(float));
+      EXPECT_EQ(std::memcmp(got.data(), wanted.data(), got.size()), 0) << spec.name << " at " << s.tp << "x" << s.pp;
+    }
+  }
+  EXPECT_EQ(conflicts, 0);
+}
+
+TEST(Load, DummyScalesAreTheSameInEveryLayout) {
+  for (const DType type : {DType::kF8E4M3, DType::kI8}) {
+    const model::ModelFiles files = OpenTiny(Uneven(type));
+    const auto dummy = model::MakeDummyCheckpoint(files.checkpoint, 5);
+    ASSERT_NO_FATAL_FAILURE(ExpectLayoutFree(files.config, *dummy, false));
+    const auto ranks = LoadAll(files.config, *dummy, Ref(), 1, 1);
+    ASSERT_NE(ranks[0].weights.layers[2].down.row_scale, nullptr);
+    EXPECT_NE(ranks[0].weights.layers[2].down.row_scale[0], ranks[0].weights.layers[2].down.row_scale[1]);
+  }
+}
+
+TEST(Load, AMatrixWithoutScalesHasNone) {
+  const TinyModel m = Uneven(DType::kI8);
+  std::map<std::string, testing::RawTensor> tensors;
+  for (const testing::TinyTensor& t : testing::TinyTensors(m)) {
+    const bool norm = t.shape.size() == 1;
+    tensors[t.hf_name] = {norm ? "F32" : "I8", t.shape, testing::Stored(norm ? DType::kF32 : DType::kI8, t.values)};
+  }
+  const testing::TempDir dir;
+  testing::WriteFile(dir / "config.json", testing::TinyConfigJson(m));
+  testing::WriteFile(dir / "model.safetensors", testing::SafetensorsFile(tensors));
+  const auto files = model::OpenModel(dir.path());
+  ASSERT_TRUE(files.ok()) << files.status();
+  const auto ranks = LoadAll(files->config, *files->checkpoint, Ref(), 2, 1);
+  EXPECT_EQ(ranks[1].weights.layers[0].q.dtype, DType::kI8);
+  EXPECT_EQ(ranks[1].weights.layers[0].q.row_scale, nullptr);
+}
+
 // Every backend: pieces packed task by task equal the slice packed in one call.
 TEST(Load, PacksInRowGroupsAsTheBackendAsks) {
   const model::ModelFiles files = OpenTiny(Uneven(DType::kQ4_1));
@@ -162,7 +242,7 @@ TEST(Load, TasksEndOnRowGroups) {
 }
 
 TEST(Load, AnyNumberOfThreadsGivesTheSameRegion) {
-  const model::ModelFiles files = OpenTiny(Uneven(DType::kQ8_0));
+  const model::ModelFiles files = OpenTiny(Uneven(DType::kF8E4M3));
   const auto one = LoadAll(files.config, *files.checkpoint, Ref(), 1, 1, false, 1);
   const auto five = LoadAll(files.config, *files.checkpoint, Ref(), 1, 1, false, 5);
   EXPECT_TRUE(std::ranges::equal(one[0].region->bytes(), five[0].region->bytes()));
@@ -184,7 +264,7 @@ TEST(Load, ProgressIsWhatTheReaderCounted) {
 
 // The null backend computes with no weight: what it keeps and reads is what the decoder itself wants.
 TEST(Load, NullKeepsAndReadsNoMatrix) {
-  const model::ModelFiles files = OpenTiny({});
+  const model::ModelFiles files = OpenTiny({.matrices = DType::kF8E4M3});
   const ops::OpTable& null = **ops::FindOpTable("null");
   const plan::RankShard shard = plan::MakeShardPlan(files.config, 1, 1)->ranks[0];
   const WeightLayout layout = *MakeLayout(files.config, *files.checkpoint, shard, null, false);
@@ -197,6 +277,7 @@ TEST(Load, NullKeepsAndReadsNoMatrix) {
   const auto weights = Bind(region.bytes(), files.config, shard, null);
   ASSERT_TRUE(weights.ok()) << weights.status();
   EXPECT_EQ(weights->layers[1].down.k, files.config.ffn);
+  EXPECT_EQ(weights->layers[1].down.row_scale, nullptr);
   EXPECT_NE(weights->final_norm, nullptr);
 }
 

@@ -40,6 +40,23 @@ namespace {
 struct Piece {
   const std::byte* data = nullptr;
   DType dtype = DType::kF32;
+  const float* row_scale = nullptr;
+};
+
+// What Reassemble makes of the pieces of one tensor.
+struct Whole {
+  std::vector<std::byte>* bytes;
+  std::vector<bool> written;
+  int* conflicts;
+
+  void Put(size_t at, const std::byte* piece, size_t count) {
+    if (written.size() < bytes->size()) written.resize(bytes->size());
+    for (size_t i = 0; i < count; ++i) {
+      if (written[at + i] && (*bytes)[at + i] != piece[i]) ++*conflicts;
+      (*bytes)[at + i] = piece[i];
+      written[at + i] = true;
+    }
+  }
 };
 
 Piece PieceOf(const LoadedRank& rank, const model::TensorSpec& spec) {
@@ -47,8 +64,10 @@ Piece PieceOf(const LoadedRank& rank, const model::TensorSpec& spec) {
   const ModelWeights& w = rank.weights;
   const LayerWeights* layer =
       spec.layer < 0 ? nullptr : &w.layers[static_cast<size_t>(spec.layer - rank.shard.layers.begin)];
-  const auto matrix = [](const ops::Weight& m) { return Piece{static_cast<const std::byte*>(m.data), m.dtype}; };
-  const auto vector = [](const float* v) { return Piece{reinterpret_cast<const std::byte*>(v), DType::kF32}; };
+  const auto matrix = [](const ops::Weight& m) {
+    return Piece{static_cast<const std::byte*>(m.data), m.dtype, m.row_scale};
+  };
+  const auto vector = [](const float* v) { return Piece{reinterpret_cast<const std::byte*>(v)}; };
   switch (spec.role) {
     case Role::kEmbedding:
       return matrix(rank.shard.has_embedding ? w.embedding : w.head);
@@ -85,36 +104,40 @@ std::map<std::string, std::vector<std::byte>> Reassemble(const model::ModelConfi
   std::map<std::string, std::vector<std::byte>> out;
   for (const model::TensorSpec& spec : model::TensorTable(config)) {
     const size_t rows = spec.shape.size() == 1 ? 1 : static_cast<size_t>(spec.shape[0]);
-    std::vector<std::byte>& whole = out[spec.name];
-    std::vector<bool> written;
+    Whole whole = {&out[spec.name], {}, conflicts};
+    std::vector<std::byte> scale_bytes(rows * sizeof(float), std::byte{0xEE});
+    Whole scales = {&scale_bytes, {}, conflicts};
     for (const LoadedRank& rank : ranks) {
       const plan::TensorSlice slice = plan::SliceOf(config, rank.shard, spec);
       if (slice.empty()) continue;
       const Piece piece = PieceOf(rank, spec);
       EXPECT_NE(piece.data, nullptr) << spec.name;
       const size_t row_bytes = RowBytes(piece.dtype, spec.shape.back());
-      whole.resize(rows * row_bytes, std::byte{0xEE});
-      written.resize(whole.size());
+      whole.bytes->resize(rows * row_bytes, std::byte{0xEE});
       const size_t part = RowBytes(piece.dtype, slice.columns.size()),
                    skip = RowBytes(piece.dtype, slice.columns.begin);
       for (int r = 0; r < slice.rows.size(); ++r) {
         const size_t at = static_cast<size_t>(slice.rows.begin + r) * row_bytes + skip;
-        for (size_t i = 0; i < part; ++i) {
-          const std::byte b = piece.data[static_cast<size_t>(r) * part + i];
-          if (written[at + i] && whole[at + i] != b) ++*conflicts;
-          whole[at + i] = b;
-          written[at + i] = true;
-        }
+        whole.Put(at, piece.data + static_cast<size_t>(r) * part, part);
+        if (piece.row_scale == nullptr) continue;
+        scales.Put(static_cast<size_t>(slice.rows.begin + r) * sizeof(float),
+                   reinterpret_cast<const std::byte*>(piece.row_scale + r), sizeof(float));
       }
     }
+    if (!scales.written.empty()) out[spec.name + "_scale"] = std::move(scale_bytes);
   }
   return out;
 }
 
 model::ModelFiles OpenTiny(const testing::TinyModel& model) {
   const testing::TempDir dir;
-  testing::WriteTinyGguf(model, dir / "tiny.gguf");
-  auto files = model::OpenModel(dir / "tiny.gguf");
+  const bool directory = IsByte(model.matrices) || IsByte(model.embedding);
+  if (directory) {
+    testing::WriteTinyDirectory(model, dir / "tiny", 2);
+  } else {
+    testing::WriteTinyGguf(model, dir / "tiny.gguf");
+  }
+  auto files = model::OpenModel(dir / (directory ? "tiny" : "tiny.gguf"));
   EXPECT_TRUE(files.ok()) << files.status();
   return *std::move(files);
 }

@@ -1,6 +1,8 @@
 // How ranks of a group exchange activations: three channels, each with its own order, per transport (local, shm, ...).
 // A transport is a host's (local, shm, gloo): data lie in host memory, and an operation is done when it returns. Or it
 // is a device's (nccl, staged.h): data lie in its memory, and operations are enqueued in the order of its other work.
+// Then ranks that disagree are not told: the device waits until somebody aborts. Mailbox operations of nccl cannot be
+// captured in a graph, all others can.
 // All ranks of a channel call the same operations in the same order; one thread per rank calls. Waits have no time-out
 // of their own: they end when the peers arrive, with Aborted once the rank's AbortFlag is raised, or with Unavailable
 // when the transport has lost a peer (what a transport inside a host cannot notice is left to the agent).
@@ -69,8 +71,8 @@ class TokenMailbox {
   virtual absl::Status Take(uint64_t step, std::span<int32_t> tokens) = 0;
 };
 
-enum class Transport : uint8_t { kLocal, kShm, kGloo };
-inline constexpr std::array<std::string_view, 3> kTransportNames = {"local", "shm", "gloo"};
+enum class Transport : uint8_t { kLocal, kShm, kGloo, kNccl };
+inline constexpr std::array<std::string_view, 4> kTransportNames = {"local", "shm", "gloo", "nccl"};
 
 // Of what a rank publishes so that others can connect to it.
 inline constexpr size_t kMaxAddressBytes = 64 * 1024;
@@ -90,6 +92,18 @@ struct CommStats {
   const SentBytes& over(Transport t) const { return sent[static_cast<size_t>(t)]; }
 };
 
+// What a device's transport does after the call that enqueued it has returned. The rank's thread.
+class CommWatch {
+ public:
+  virtual ~CommWatch() = default;
+  // Whether all is well so far; does not wait. Unavailable: a peer is lost; Aborted: the flag is raised; Internal. What
+  // was enqueued may then never be done, and every later operation says the same.
+  virtual absl::Status Poll() = 0;
+  // Ends what waits on the device for other ranks; what it leaves in memory is undefined. No operation may follow.
+  // Graphs that have recorded operations must be gone: it would wait for that.
+  virtual void Abort() = 0;
+};
+
 // One rank's ends of all channels. What a rank does not have is null: no sender on the last stage, no receiver on the
 // first. The sampling rank posts to `mailbox_out`; ranks of stage 0 take from `mailbox_in`.
 struct RankComm {
@@ -99,6 +113,7 @@ struct RankComm {
   std::unique_ptr<TokenMailbox> mailbox_out;
   std::unique_ptr<TokenMailbox> mailbox_in;
   const CommStats* stats = nullptr;  // owned by the channels
+  CommWatch* watch = nullptr;        // likewise; null: operations are done when they return
   std::shared_ptr<void> keep_alive;
 };
 

@@ -7,7 +7,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/base/check.h"
-#include "common/base/checksum.h"
 #include "common/base/status_macros.h"
 #include "worker/graph/decoder_impl.h"
 
@@ -17,12 +16,14 @@ namespace {
 absl::Status CheckTable(const ops::OpTable& t) {
   const bool complete = t.supports && t.quantises && t.gather_ids && t.scatter_ids && t.embed && t.gather_rows &&
                         t.rms_norm && t.matmul && t.rope_kv && t.attention && t.attention_workspace && t.glu &&
-                        t.sample && t.copy_blocks;
-  return complete ? absl::OkStatus() : absl::InternalError(absl::StrCat("backend ", std::string(t.name), " lacks ops"));
+                        t.sample && t.copy_blocks && t.checksum && t.sum_ranks && t.place_columns;
+  const bool plans = (t.attention_plan_bytes == nullptr) == (t.attention_plan == nullptr);
+  if (complete && plans) return absl::OkStatus();
+  return absl::InternalError(absl::StrCat("backend ", std::string(t.name), " lacks ops"));
 }
 
 absl::Status CheckMatrix(const ops::OpTable& table, const char* name, const ops::Weight& w, int64_t n, int64_t k) {
-  if (!table.supports(w.dtype)) {
+  if (!table.supports(w.dtype) || (table.quantises(w.dtype) && table.quantise == nullptr)) {
     return absl::InvalidArgumentError(absl::StrCat("backend ", std::string(table.name), " has no ",
                                                    std::string(Info(w.dtype).name), " weights (", name, ")"));
   }
@@ -103,6 +104,7 @@ ScratchShape ShapeOf(const model::ModelConfig& config, const plan::RankShard& sh
           .vocab = gathers ? config.vocab : 0,
           .attention_workspace = table.attention_workspace(threads, options.max_tokens, shard.heads.size(),
                                                            config.head_dim, options.max_context),
+          .checksums = 2 * int64_t{shard.layers.size()} + 1,
           .acts = table.acts,
           .quantises = table.quantise != nullptr};
 }
@@ -207,7 +209,7 @@ absl::Status DecoderImpl::Embed() {
 }
 
 absl::Status DecoderImpl::Forward() {
-  if (b_.checksum()) checksum_ = 1;
+  folds_ = 0;
   ops::ConstActs pending = nullptr;
   for (size_t i = 0; i < p_.weights->layers.size(); ++i) {
     SHOAL_RETURN_IF_ERROR(Layer(p_.weights->layers[i], p_.kv[i], pending));
@@ -220,15 +222,9 @@ absl::Status DecoderImpl::Forward() {
 
 absl::Status DecoderImpl::Fold(ops::ConstActs rows) {
   if (!b_.checksum()) return absl::OkStatus();
-  const auto bytes = static_cast<size_t>(b_.tokens() * p_.config.hidden * act_bytes_);
-  std::span<const std::byte> values(rows.as<std::byte>(), bytes);
-  if (!p_.device->is_host()) {
-    host_.resize(bytes);
-    SHOAL_RETURN_IF_ERROR(p_.device->Download(host_.data(), rows.data(), bytes));
-    values = host_;
-  }
-  checksum_ = std::max<uint64_t>(Checksum64(values, checksum_), 1);
-  return absl::OkStatus();
+  return p_.table->checksum(*p_.stream, {.data = rows.data(),
+                                         .bytes = b_.tokens() * p_.config.hidden * act_bytes_,
+                                         .sums = s_.sums + ops::kChecksumParts * folds_++});
 }
 
 absl::StatusOr<std::span<const float>> DecoderImpl::Logits() {

@@ -88,9 +88,10 @@ class Decoder {
   virtual std::span<std::byte> residual() = 0;
   virtual absl::Status Embed() = 0;
   virtual absl::Status Forward() = 0;
-  // Of what every tensor rank of a stage has to hold alike to the bit, each by its own doing: the normed input of each
-  // block, and the residual stream after the last layer. Never 0. Of the last Forward whose batch asked for it.
-  virtual uint64_t checksum() const = 0;
+  // Checksums of what every tensor rank of a stage has to hold alike to the bit, each by its own doing: the normed
+  // input of each block, and the residual stream after the last layer. In device memory; of the last Forward, empty
+  // when its batch did not ask for them.
+  virtual std::span<const uint64_t> sums() const = 0;
   // Last stage: logits of batch.sample_rows, [samples, vocab] with row stride vocab, in device memory, valid on tensor
   // rank 0 until the next batch; empty elsewhere.
   virtual absl::StatusOr<std::span<const float>> Logits() = 0;

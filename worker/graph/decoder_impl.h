@@ -37,7 +37,9 @@ class DecoderImpl final : public Decoder {
   std::span<std::byte> residual() override;
   absl::Status Embed() override;
   absl::Status Forward() override;
-  uint64_t checksum() const override { return checksum_; }
+  std::span<const uint64_t> sums() const override {
+    return {s_.sums, b_.checksum() ? static_cast<size_t>(folds_) * ops::kChecksumParts : 0};
+  }
   absl::StatusOr<std::span<const float>> Logits() override;
 
  private:
@@ -93,8 +95,7 @@ class DecoderImpl final : public Decoder {
   StagedBatch b_;
   const int32_t* last_ = nullptr;  // of the batch
   const device::Memory q_to_kv_;   // int32 [local heads] -> local kv head
-  std::vector<std::byte> host_;    // where the host looks at a device's memory
-  uint64_t checksum_ = 1;
+  int folds_ = 0;                  // checksums of the batch
 };
 
 }  // namespace shoal::graph

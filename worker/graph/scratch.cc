@@ -6,6 +6,7 @@
 
 #include "common/base/dtype.h"
 #include "common/base/status_macros.h"
+#include "kernels/ops/checksum.h"
 
 namespace shoal::graph {
 namespace {
@@ -47,6 +48,8 @@ void LayOut(const ScratchShape& s, Pieces& pieces, Scratch& to) {
   to.local_logits = pieces.Floats(s.samples * s.local_vocab);
   to.logits = pieces.Floats(s.samples * s.vocab);
   to.workspace = pieces.Floats(s.attention_workspace);
+  to.sums =
+      static_cast<uint64_t*>(pieces.Take(s.checksums * ops::kChecksumParts * static_cast<int64_t>(sizeof(uint64_t))));
   if (!s.quantises) return;
   const int64_t widest = std::max({s.hidden, s.q_dim, s.ffn});
   const int64_t rows = std::max(s.tokens, s.samples), blocks = (widest + kQuantBlock - 1) / kQuantBlock;

@@ -16,6 +16,7 @@ struct ScratchShape {
   int64_t hidden, q_dim, kv_dim, ffn;  // of this rank
   int64_t local_vocab, vocab;          // vocab: 0 where no logits are gathered
   int64_t attention_workspace;         // floats
+  int64_t checksums;                   // of one batch
   DType acts = DType::kF32;
   bool quantises = true;  // some product takes quantised activations
 };
@@ -39,6 +40,7 @@ struct Scratch {
   float* local_logits = nullptr;  // [samples, local_vocab]
   float* logits = nullptr;        // [samples, vocab]
   float* workspace = nullptr;
+  uint64_t* sums = nullptr;      // [checksums, ops::kChecksumParts]
   ops::QuantisedActs acts = {};  // [tokens, widest input]
 
   device::Memory memory;  // of all of them

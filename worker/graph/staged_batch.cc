@@ -105,7 +105,8 @@ absl::Status StagedBatch::Check(const Batch& b) const {
                                                    " samples, at most ", o.max_tokens, " and ", o.max_samples, " fit"));
   }
   const int largest = std::min(o.max_tokens, o.max_samples);
-  if (b.bucket != 0 && (b.bucket < b.tokens || b.bucket > largest || b.sample_rows.size() != tokens)) {
+  if (b.bucket != 0 &&
+      (b.bucket < b.tokens || b.bucket > largest || b.sample_rows.size() != tokens || b.sequences.size() != tokens)) {
     return absl::InvalidArgumentError(absl::StrCat("a bucket of ", b.bucket, " rows for a batch of ", b.tokens));
   }
   if (device_->is_host()) return absl::OkStatus();
@@ -122,12 +123,13 @@ absl::Status StagedBatch::Stage(const Batch& batch) {
   samples_ = batch.bucket != 0 ? batch.bucket : static_cast<int>(batch.sample_rows.size());
   checksum_ = batch.checksum;
   host_.clear();
-  most_rows_ = batch.bucket != 0 ? 1 : 0;
+  most_rows_ = 1;
+  for (const ops::AttentionSequence& s : batch.sequences) most_rows_ = std::max(most_rows_, s.row_count);
   const auto tokens = static_cast<size_t>(tokens_), samples = static_cast<size_t>(samples_);
   Put<int32_t>(batch.sources, batch.sources.empty() ? 0 : tokens, 0, &at_.sources);
   Put<int64_t>(batch.slots, tokens, -1, &at_.slots);
   Put<int32_t>(batch.sample_rows, samples, 0, &at_.sample_rows);
-  Put<ops::SampleRow>(batch.sampling, samples, {}, &at_.sampling);
+  Put<ops::SampleRow>(batch.sampling, samples, {.top_k = -1}, &at_.sampling);
   if (device_->is_host()) {
     const size_t values = batch.positions.size() * static_cast<size_t>(rope_.width());
     Reserve<float>(values, &at_.cos);

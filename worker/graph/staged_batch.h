@@ -109,7 +109,7 @@ class StagedBatch {
   std::vector<int32_t> table_values_, table_places_;  // what tables have gained
   bool has_plan_ = false;
   int tokens_ = 0, samples_ = 0;
-  int most_rows_ = 0;  // of one sequence; 0: not known
+  int most_rows_ = 1;  // of one sequence
   bool checksum_ = false;
 };
 

@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "common/base/check.h"
+#include "common/base/checksum.h"
 #include "common/base/status_macros.h"
 #include "common/plan/control.h"
 #include "worker/rank/operation.h"
@@ -137,7 +138,9 @@ absl::StatusOr<bool> Engine::FinishOldest() {
   times.ended = idle_since_ = p_.clock->Now();
   times.waited = flight.waited;
   times.sampling = flight.step.sampling;
-  flight.result.checksum = flight.step.checksum;
+  if (!flight.step.sums.empty()) {  // never 0
+    flight.result.checksum = std::max<uint64_t>(Checksum64(std::as_bytes(flight.step.sums), 1), 1);
+  }
   FillRows(flight);
   Count(flight, flights_.size() > 1 || p_.plans->HasNext());
   const Flight done = std::move(flight);

@@ -8,13 +8,21 @@
 #include "worker/graph/staged_batch.h"
 
 namespace shoal::rank {
+namespace {
+
+// Of what is fetched in one step.
+size_t SumsBytes(const EngineParts& p) { return (2 * p.kv.size() + 1) * ops::kChecksumParts * sizeof(uint64_t); }
+size_t FetchBytes(const EngineParts& p) {
+  return SumsBytes(p) + (static_cast<size_t>(p.limits.max_sequences) * sizeof(int32_t) + 7) / 8 * 8;
+}
+
+}  // namespace
 
 absl::StatusOr<std::unique_ptr<StepRunner>> StepRunner::Create(EngineParts* parts, int steps) {
   const int sequences = parts->limits.max_sequences;
   device::Device* const device = parts->device;
   SHOAL_ASSIGN_OR_RETURN(sampling::Sampler sampler, sampling::Sampler::Create(device, sequences));
-  SHOAL_ASSIGN_OR_RETURN(device::Memory fetched,
-                         device->AllocateHost(static_cast<size_t>(steps) * sequences * sizeof(int32_t)));
+  SHOAL_ASSIGN_OR_RETURN(device::Memory fetched, device->AllocateHost(steps * FetchBytes(*parts)));
   auto places = std::make_unique<Places>(sequences);
   SHOAL_ASSIGN_OR_RETURN(TokenFeed feed, TokenFeed::Create(device, parts->comm->mailbox_in.get(), parts->mailbox_slots,
                                                            sequences, places.get()));
@@ -43,7 +51,8 @@ absl::Status StepRunner::Enqueue(const plan::StepPlan& plan, const plan::PlanMir
   SHOAL_RETURN_IF_ERROR(BeginBatch(plan, mirror));
   SHOAL_RETURN_IF_ERROR(Copy());
   SHOAL_RETURN_IF_ERROR(plan.bucket == 0 || p_.device->is_host() ? Middle() : LaunchMiddle(plan.bucket));
-  if (plan.checksum) step->checksum = p_.decoder->checksum();
+  next_fetch_ = (next_fetch_ + 1) % steps_;
+  SHOAL_RETURN_IF_ERROR(FetchSums(step));
   step->decodes = batch_.decodes();
   SHOAL_RETURN_IF_ERROR(Deliver(plan.stamp.step, step));
   SHOAL_ASSIGN_OR_RETURN(step->mark, p_.device->Mark());
@@ -105,6 +114,14 @@ absl::Status StepRunner::LaunchMiddle(int bucket) {
   return p_.device->Launch(*graph.launch);
 }
 
+absl::Status StepRunner::FetchSums(EnqueuedStep* step) {
+  const std::span<const uint64_t> sums = p_.decoder->sums();
+  if (sums.empty()) return absl::OkStatus();
+  auto* const fetched = reinterpret_cast<uint64_t*>(fetched_.data() + next_fetch_ * FetchBytes(p_));
+  step->sums = {fetched, sums.size()};
+  return p_.device->Fetch(fetched, sums.data(), sums.size_bytes());
+}
+
 absl::Status StepRunner::Deliver(uint64_t number, EnqueuedStep* step) {
   if (p_.comm->next != nullptr) {
     Begin(Operation::kSend);
@@ -114,8 +131,7 @@ absl::Status StepRunner::Deliver(uint64_t number, EnqueuedStep* step) {
   step->sampled = batch_.sampled();
   step->sampling = sampling_;
   const std::span<const int32_t> tokens = tokens_.first(step->sampled.size());
-  int32_t* const fetched = fetched_.as<int32_t>() + static_cast<size_t>(next_fetch_) * p_.limits.max_sequences;
-  next_fetch_ = (next_fetch_ + 1) % steps_;
+  auto* const fetched = reinterpret_cast<int32_t*>(fetched_.data() + next_fetch_ * FetchBytes(p_) + SumsBytes(p_));
   step->tokens = fetched;
   SHOAL_RETURN_IF_ERROR(p_.device->Fetch(fetched, tokens.data(), tokens.size_bytes()));
   Begin(Operation::kPostTokens);

@@ -24,7 +24,7 @@ struct EnqueuedStep {
   uint64_t mark = 0;
   std::vector<plan::SequenceId> sampled;  // in plan order; empty but on the sampling rank
   const int32_t* tokens = nullptr;  // of these, in host memory, from the mark until `steps` more have been enqueued
-  uint64_t checksum = 0;            // 0: the plan asked for none
+  std::span<const uint64_t> sums;   // Decoder::sums(), there likewise; empty: the plan asked for none
   DurationNs sampling = 0;          // on a host: what it took
   bool decodes = false;             // a row continues from a sample
 };
@@ -52,6 +52,7 @@ class StepRunner {
   absl::Status Middle();
   absl::Status LaunchMiddle(int bucket);
   absl::Status Deliver(uint64_t number, EnqueuedStep* step);
+  absl::Status FetchSums(EnqueuedStep* step);
   void Begin(Operation op);
 
   EngineParts& p_;
@@ -65,7 +66,8 @@ class StepRunner {
   DurationNs sampling_ = 0;
   std::map<int, Graph> graphs_;  // by bucket
 
-  device::Memory fetched_;  // int32 [steps, max_sequences] in host memory, in turn
+  // Host memory where one step after the other is fetched to: sums, then tokens.
+  device::Memory fetched_;
   const int steps_;
   int next_fetch_ = 0;
 };

@@ -1,4 +1,5 @@
 #include <cstring>
+#include <tuple>
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
@@ -33,7 +34,7 @@ absl::StatusOr<std::vector<RegionEntry>> ReadDirectory(std::span<const std::byte
   for (const RegionEntry& e : entries) {
     const bool inside = e.offset >= DirectoryBytes(entries.size()) && e.offset % kTensorAlignment == 0 &&
                         e.bytes >= 0 && e.offset <= header.region_bytes && e.bytes <= header.region_bytes - e.offset;
-    if (!inside || e.dtype > static_cast<uint8_t>(DType::kQ4_1))
+    if (!inside || e.dtype >= kDTypes || e.part > static_cast<uint8_t>(WeightLayout::Part::kRowScale))
       return absl::DataLossError("the region's directory is corrupt");
   }
   return entries;
@@ -86,6 +87,11 @@ bool Matches(const RegionEntry& e, const plan::TensorSlice& slice, bool vector, 
          e.bytes == static_cast<int64_t>(table.packed_bytes(type, slice.rows.size(), slice.columns.size()));
 }
 
+bool ScalesRows(const RegionEntry& e, const plan::TensorSlice& slice) {
+  return slice.rows == plan::Range{e.row_begin, e.row_end} && static_cast<DType>(e.dtype) == DType::kF32 &&
+         e.bytes == static_cast<int64_t>(RowBytes(DType::kF32, slice.rows.size()));
+}
+
 }  // namespace
 
 absl::StatusOr<ModelWeights> Bind(std::span<const std::byte> region, const model::ModelConfig& config,
@@ -94,15 +100,16 @@ absl::StatusOr<ModelWeights> Bind(std::span<const std::byte> region, const model
     return absl::InvalidArgumentError("the region is not aligned to 64 bytes");
   }
   SHOAL_ASSIGN_OR_RETURN(const std::vector<RegionEntry> entries, ReadDirectory(region, table.name));
-  absl::flat_hash_map<std::pair<int, int>, const RegionEntry*> by_role;
-  for (const RegionEntry& e : entries) by_role[{e.role, e.layer}] = &e;
+  using Part = WeightLayout::Part;
+  absl::flat_hash_map<std::tuple<int, int, Part>, const RegionEntry*> by_role;
+  for (const RegionEntry& e : entries) by_role[{e.role, e.layer, static_cast<Part>(e.part)}] = &e;
   ModelWeights out;
   out.layers.resize(static_cast<size_t>(shard.layers.size()));
   size_t bound = 0;
   for (const model::TensorSpec& spec : model::TensorTable(config)) {
     const plan::TensorSlice slice = plan::SliceOf(config, shard, spec);
     if (slice.empty()) continue;
-    const auto it = by_role.find({static_cast<int>(spec.role), spec.layer});
+    const auto it = by_role.find({static_cast<int>(spec.role), spec.layer, Part::kTensor});
     if (it == by_role.end() || !Matches(*it->second, slice, IsVector(spec), table)) {
       return absl::DataLossError(absl::StrCat("the region does not hold this rank's part of ", spec.name));
     }
@@ -111,9 +118,16 @@ absl::StatusOr<ModelWeights> Bind(std::span<const std::byte> region, const model
     const Target target = TargetOf(out, shard, spec);
     if (target.vector != nullptr) {
       *target.vector = reinterpret_cast<const float*>(data);
-    } else {
-      *target.matrix = {data, static_cast<DType>(it->second->dtype), slice.rows.size(), slice.columns.size()};
+      continue;
     }
+    *target.matrix = {data, static_cast<DType>(it->second->dtype), slice.rows.size(), slice.columns.size()};
+    const auto scale = by_role.find({static_cast<int>(spec.role), spec.layer, Part::kRowScale});
+    if (scale == by_role.end()) continue;
+    if (!ScalesRows(*scale->second, slice)) {
+      return absl::DataLossError(absl::StrCat("the region does not hold this rank's scales of ", spec.name));
+    }
+    ++bound;
+    target.matrix->row_scale = reinterpret_cast<const float*>(region.data() + scale->second->offset);
   }
   if (bound != entries.size()) return absl::DataLossError("the region holds tensors that this rank has no use for");
   if (config.tied_embeddings && shard.has_head) out.head = out.embedding;

@@ -8,6 +8,16 @@
 #include "worker/weights/weights.h"
 
 namespace shoal::weights {
+namespace {
+
+int64_t PackedBytes(const WeightLayout::Item& item, const ops::OpTable& table) {
+  const int64_t rows = item.slice.rows.size(), columns = item.slice.columns.size();
+  if (item.part == WeightLayout::Part::kRowScale) return static_cast<int64_t>(RowBytes(item.dtype, rows));
+  return static_cast<int64_t>(IsVector(item.spec) ? RowBytes(item.dtype, columns)
+                                                  : table.packed_bytes(item.dtype, rows, columns));
+}
+
+}  // namespace
 
 absl::StatusOr<WeightLayout> MakeLayout(const model::ModelConfig& config, const model::Checkpoint& checkpoint,
                                         const plan::RankShard& shard, const ops::OpTable& table, bool compute_f32) {
@@ -21,7 +31,15 @@ absl::StatusOr<WeightLayout> MakeLayout(const model::ModelConfig& config, const 
     const bool vector = IsVector(spec);
     const DType dtype = vector || compute_f32 ? DType::kF32 : stored->dtype;
     if (!vector && !table.supports(dtype)) unsupported.insert(std::string(Info(dtype).name));
-    layout.items.push_back({std::move(spec), stored, slice, dtype, 0, 0});
+    layout.items.push_back({.spec = spec, .stored = stored, .slice = slice, .dtype = dtype});
+    const model::TensorEntry* scale = vector ? nullptr : model::FindRowScale(checkpoint, *stored);
+    // A backend that keeps nothing of a matrix has no use for its scales.
+    if (scale == nullptr || PackedBytes(layout.items.back(), table) == 0) continue;
+    layout.items.push_back({.spec = std::move(spec),
+                            .stored = scale,
+                            .slice = {.rows = slice.rows, .columns = {0, 1}},
+                            .dtype = DType::kF32,
+                            .part = WeightLayout::Part::kRowScale});
   }
   if (!unsupported.empty()) {
     return absl::InvalidArgumentError(absl::StrCat("backend ", std::string(table.name),
@@ -30,13 +48,11 @@ absl::StatusOr<WeightLayout> MakeLayout(const model::ModelConfig& config, const 
   }
   int64_t offset = DirectoryBytes(layout.items.size());
   for (WeightLayout::Item& item : layout.items) {
-    const int64_t rows = item.slice.rows.size(), columns = item.slice.columns.size();
     item.offset = offset;
-    item.bytes = static_cast<int64_t>(IsVector(item.spec) ? RowBytes(DType::kF32, columns)
-                                                          : table.packed_bytes(item.dtype, rows, columns));
+    item.bytes = PackedBytes(item, table);
     offset = AlignUp(offset + item.bytes);
     // A backend that keeps nothing of a matrix has nothing read of it.
-    if (item.bytes > 0) layout.read_bytes += rows * static_cast<int64_t>(RowBytes(item.stored->dtype, columns));
+    if (item.bytes > 0) layout.read_bytes += StoredRows(item) * StoredRowBytes(item);
   }
   layout.region_bytes = offset;
   return layout;

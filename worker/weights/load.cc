@@ -30,8 +30,11 @@ std::vector<Task> MakeTasks(const WeightLayout& layout, int64_t row_group) {
   for (const WeightLayout::Item& item : layout.items) {
     if (item.bytes == 0) continue;
     const int64_t rows = item.slice.rows.size();
-    const auto row_bytes = static_cast<int64_t>(RowBytes(item.stored->dtype, item.slice.columns.size()));
-    const int64_t groups = std::max<int64_t>(1, kTaskBytes / (row_bytes * row_group));
+    if (item.part == WeightLayout::Part::kRowScale) {
+      tasks.push_back({&item, 0, rows});
+      continue;
+    }
+    const int64_t groups = std::max<int64_t>(1, kTaskBytes / (StoredRowBytes(item) * row_group));
     for (int64_t at = 0; at < rows; at += groups * row_group) {
       tasks.push_back({&item, at, std::min(rows - at, groups * row_group)});
     }
@@ -84,6 +87,7 @@ class Loader {
   absl::Status RunTask(const Task& task, Scratch& scratch) {
     const WeightLayout::Item& item = *task.item;
     const int64_t columns = item.slice.columns.size();
+    if (item.part == WeightLayout::Part::kRowScale) return LoadRowScale(item, scratch);
     SHOAL_RETURN_IF_ERROR(ReadRows(task, scratch.raw));
     const void* rows = scratch.raw.data();
     if (item.dtype != item.stored->dtype) {
@@ -97,6 +101,18 @@ class Loader {
     } else {
       table_.pack_rows(item.dtype, rows, task.begin, task.count, item.slice.rows.size(), columns, dst);
     }
+    return absl::OkStatus();
+  }
+
+  absl::Status LoadRowScale(const WeightLayout::Item& item, Scratch& scratch) {
+    const int64_t rows = item.slice.rows.size(), stored = StoredRows(item), bytes = StoredRowBytes(item);
+    scratch.raw.resize(static_cast<size_t>(stored * bytes));
+    const int64_t first = OneForAll(item) ? 0 : item.slice.rows.begin;
+    SHOAL_RETURN_IF_ERROR(checkpoint_.Read(*item.stored, first * bytes, scratch.raw));
+    if (progress_ != nullptr) progress_->fetch_add(stored * bytes, std::memory_order_relaxed);
+    auto* dst = reinterpret_cast<float*>(region_.data() + item.offset);
+    DequantiseRow(item.stored->dtype, scratch.raw.data(), stored, dst);
+    std::fill_n(dst + stored, rows - stored, *dst);
     return absl::OkStatus();
   }
 
@@ -144,6 +160,7 @@ void WriteDirectory(const WeightLayout& layout, const ops::OpTable& table, std::
   for (const WeightLayout::Item& item : layout.items) {
     const RegionEntry entry = {.role = static_cast<uint8_t>(item.spec.role),
                                .dtype = static_cast<uint8_t>(item.dtype),
+                               .part = static_cast<uint8_t>(item.part),
                                .reserved = 0,
                                .layer = item.spec.layer,
                                .row_begin = item.slice.rows.begin,

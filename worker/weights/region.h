@@ -8,7 +8,7 @@
 namespace shoal::weights {
 
 inline constexpr char kRegionMagic[8] = {'S', 'H', 'O', 'A', 'L', 'W', 'T', 'S'};
-inline constexpr uint32_t kRegionVersion = 1;
+inline constexpr uint32_t kRegionVersion = 2;
 inline constexpr int64_t kTensorAlignment = 64;  // a cache line; what ops::Weight asks for
 
 // At offset 0. The magic is written last: a region whose loading was interrupted is none.
@@ -24,7 +24,8 @@ struct RegionHeader {
 struct RegionEntry {
   uint8_t role;   // model::Role
   uint8_t dtype;  // DType, as packed
-  uint16_t reserved;
+  uint8_t part;   // WeightLayout::Part
+  uint8_t reserved;
   int32_t layer;
   int32_t row_begin, row_end, column_begin, column_end;
   int64_t offset, bytes;  // in the region
@@ -36,6 +37,18 @@ inline int64_t AlignUp(int64_t n) { return (n + kTensorAlignment - 1) / kTensorA
 // First byte behind header and directory.
 inline int64_t DirectoryBytes(size_t entries) {
   return AlignUp(static_cast<int64_t>(sizeof(RegionHeader) + entries * sizeof(RegionEntry)));
+}
+
+// Whether one stored scale serves all rows.
+inline bool OneForAll(const WeightLayout::Item& item) {
+  return item.part == WeightLayout::Part::kRowScale &&
+         item.stored->bytes == static_cast<int64_t>(RowBytes(item.stored->dtype, 1));
+}
+
+// What an item's slice takes of the stored tensor.
+inline int64_t StoredRows(const WeightLayout::Item& item) { return OneForAll(item) ? 1 : item.slice.rows.size(); }
+inline int64_t StoredRowBytes(const WeightLayout::Item& item) {
+  return static_cast<int64_t>(RowBytes(item.stored->dtype, item.slice.columns.size()));
 }
 
 inline bool IsVector(const model::TensorSpec& spec) { return spec.shape.size() == 1; }

@@ -33,15 +33,21 @@ struct ModelWeights {
   std::vector<LayerWeights> layers;   // of this rank, in order
 };
 
-// Where each tensor of the shard goes. compute_f32: every matrix is stored as f32 (reference runs).
+// Where each tensor of the shard goes. compute_f32: every matrix is stored as f32 (reference runs). A matrix whose rows
+// have scales is two items, its own and then that of the scales.
 struct WeightLayout {
+  enum class Part : uint8_t {
+    kTensor,
+    kRowScale,  // f32 [rows]; stored: one for all rows, or one for each row of the whole matrix
+  };
   struct Item {
     model::TensorSpec spec;
     const model::TensorEntry* stored;
-    plan::TensorSlice slice;  // of the stored tensor
+    plan::TensorSlice slice;  // of the stored tensor; kRowScale: the rows of the matrix, one column
     DType dtype;              // as packed
-    int64_t offset;           // in the region
-    int64_t bytes;            // packed
+    Part part = Part::kTensor;
+    int64_t offset = 0;  // in the region
+    int64_t bytes = 0;   // packed
   };
   std::vector<Item> items;
   int64_t region_bytes = 0;

@@ -35,6 +35,7 @@ class Driver {
         while (unanswered_[cohort] >= options_.ahead) SHOAL_RETURN_IF_ERROR(Answer());
         plan.stamp = {.epoch = 1, .incarnation = 1, .step = ++step_};
         plan.cohort = cohort;
+        plan.checksum = options_.checksum_every > 0 && step_ % options_.checksum_every == 0;
         if (options_.graphs) plan.bucket = plan::BucketOf(plan, limits_);
         bucketed_ += plan.bucket > 0 ? 1 : 0;
         SHOAL_RETURN_IF_ERROR(mirror_.Apply(plan, false));

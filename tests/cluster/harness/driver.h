@@ -17,10 +17,11 @@ struct TestRequest {
 };
 
 struct DriverOptions {
-  int chunk = 32;       // prompt tokens of one sequence per plan
-  int cohorts = 1;      // request i is in cohort i % cohorts; a plan holds rows of one cohort
-  int ahead = 2;        // unanswered plans per cohort
-  bool graphs = false;  // plans name a bucket where they may
+  int chunk = 32;          // prompt tokens of one sequence per plan
+  int cohorts = 1;         // request i is in cohort i % cohorts; a plan holds rows of one cohort
+  int ahead = 2;           // unanswered plans per cohort
+  int checksum_every = 0;  // plans from one that asks for checksums to the next; 0: none
+  bool graphs = false;     // plans name a bucket where they may
 };
 
 struct DriverResult {

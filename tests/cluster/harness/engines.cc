@@ -37,6 +37,7 @@ Engines::Engines(RankSet& ranks) : ranks_(ranks), queues_(ranks.size()) {
     MutexLock lock(mutex_);
     running_ = ranks.size();
     ended_.resize(ranks.size());
+    checksums_.resize(ranks.size());
   }
   const plan::ShardPlan& plan = ranks.shards().plan;
   for (int r = 0; r < ranks.size(); ++r) {
@@ -56,6 +57,7 @@ Engines::Engines(RankSet& ranks) : ranks_(ranks), queues_(ranks.size()) {
       parts.clock = &clock_;
       parts.on_result = [this, r, sampler = plan.sampling_rank()](plan::StepResult result) {
         MutexLock lock(mutex_);
+        checksums_[r].push_back(result.checksum);
         if (!result.error.empty()) errors_.push_back(result);
         if (r == sampler) results_.push_back(std::move(result));
         changed_.NotifyAll();
@@ -128,6 +130,11 @@ std::vector<absl::Status> Engines::Stop() {
   threads_.clear();
   MutexLock lock(mutex_);
   return ended_;
+}
+
+std::vector<std::vector<uint64_t>> Engines::checksums() {
+  MutexLock lock(mutex_);
+  return checksums_;
 }
 
 std::vector<plan::StepResult> Engines::errors() {

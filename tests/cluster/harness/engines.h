@@ -45,6 +45,8 @@ class Engines {
   absl::StatusOr<plan::StepResult> NextResult();
   // Lets all engines end after the plans they have, and says how each of them ended.
   std::vector<absl::Status> Stop();
+  // Of each rank, by plan; after Stop().
+  std::vector<std::vector<uint64_t>> checksums();
   // Answers of all ranks that carry an error, after Stop().
   std::vector<plan::StepResult> errors();
 
@@ -58,6 +60,7 @@ class Engines {
   std::deque<plan::StepResult> results_ SHOAL_GUARDED_BY(mutex_);
   std::vector<plan::StepResult> errors_ SHOAL_GUARDED_BY(mutex_);
   std::vector<absl::Status> ended_ SHOAL_GUARDED_BY(mutex_);
+  std::vector<std::vector<uint64_t>> checksums_ SHOAL_GUARDED_BY(mutex_);
   absl::Status refusal_ SHOAL_GUARDED_BY(mutex_);
   int running_ SHOAL_GUARDED_BY(mutex_) = 0;
   bool broken_ SHOAL_GUARDED_BY(mutex_) = false;

@@ -16,8 +16,9 @@ absl::StatusOr<TestModel> OpenDefaultModel() {
 
 absl::StatusOr<TestModel> OpenTinyModel(const TinyModel& tiny) {
   const TempDir directory;
-  const std::string path = directory.path() + "/tiny.gguf";
-  WriteTinyGguf(tiny, path);
+  const bool bytes = IsByte(tiny.matrices) || IsByte(tiny.embedding);
+  const std::string path = directory.path() + (bytes ? "/tiny" : "/tiny.gguf");
+  bytes ? WriteTinyDirectory(tiny, path) : WriteTinyGguf(tiny, path);
   SHOAL_ASSIGN_OR_RETURN(model::ModelFiles files, model::OpenModel(path));
   return TestModel{files.config, files.checkpoint};
 }

@@ -127,20 +127,24 @@ TEST(AttentionPlan, HoldsTheListsOfAnyBatchAtTheSamePlaces) {
   EXPECT_GT(narrow_items, 1000) << "trivial";
 }
 
-// One workspace serves all shapes within the largest batch and context.
-TEST(AttentionPlan, AWorkspaceServesSmallerShapes) {
+// Room for the largest batch and context is room for all shapes within them.
+TEST(AttentionPlan, SmallerShapesNeedNoMore) {
   for (uint64_t seed = 0; seed < 300; ++seed) {
     Picks pick(seed);
     const std::vector<int32_t> map = RandomMap(pick, 4);
     AttentionPlanShape shape = RandomShape(pick, map, 4);
     const int64_t floats =
         AttentionWorkspace(shape.threads, shape.max_tokens, shape.q_heads, shape.head_dim, shape.max_context);
+    const int64_t bytes = LayoutOf(shape).bytes;
     shape.max_tokens = pick(shape.max_tokens) + 1;
+    shape.max_sequences = pick(shape.max_sequences) + 1;
     shape.max_context = pick(shape.max_context) + 1;
-    shape.max_rows = pick(shape.max_tokens + 1);
+    const int longest = shape.max_rows > 0 ? std::min(shape.max_rows, shape.max_tokens) : shape.max_tokens;
+    shape.max_rows = pick(longest) + 1;
     const AttentionPlanLayout::List& wide = LayoutOf(shape).wide;
     EXPECT_LE(wide.partials + wide.tiling.slots * AttentionSlotFloats(WideRows(shape.head_dim), shape.head_dim), floats)
         << seed;
+    EXPECT_LE(LayoutOf(shape).bytes, bytes) << seed;
   }
 }
 

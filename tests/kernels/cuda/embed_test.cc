@@ -38,9 +38,11 @@ TEST(CudaEmbed, IsTheReferenceForEveryType) {
     for (const int dim : {32, 96, 2112}) {
       SCOPED_TRACE(testing::Message() << Info(t).name << " x " << dim);
       const auto canonical = ops::RandomWeight(t, 37, dim, 5);
-      const ops::PackedWeight w = ops::Pack(ops::RefTable(), t, canonical, 37, dim);
+      ops::PackedWeight w = ops::Pack(ops::RefTable(), t, canonical, 37, dim);
       Buffer<uint8_t> packed = Packed(t, canonical, 37, dim);
-      const ops::Weight table = {packed.data(), t, 37, dim};
+      Buffer<float> row_scale(ops::RandomFloats(37, 7));
+      w.view.row_scale = dim == 96 ? row_scale.data() : nullptr;
+      const ops::Weight table = {packed.data(), t, 37, dim, w.view.row_scale};
       const auto expected = Expected(w, ids, 100);
       ops::ExpectSameBits(expected, InEveryOrder<float>([&] { return OnDevice(table, ids, 100); }));
       const auto row = [&](size_t i) {
@@ -50,6 +52,24 @@ TEST(CudaEmbed, IsTheReferenceForEveryType) {
       const std::vector<float> zeros(static_cast<size_t>(dim), 0.0f);
       EXPECT_TRUE(row(0) == zeros && row(4) == zeros && row(5) == zeros) << "outside the shard";
       EXPECT_TRUE(row(1) != row(2) && row(1) != zeros && row(2) != zeros) << "trivial";
+    }
+  }
+}
+
+TEST(CudaEmbed, EveryCodeOfFp8IsItsValue) {
+  std::vector<uint8_t> codes(256);
+  for (size_t i = 0; i < 256; ++i) codes[i] = static_cast<uint8_t>(i);
+  Buffer<uint8_t> table = Packed(DType::kF8E4M3, codes, 1, 256);
+  Buffer<bf16> x(256);
+  const std::vector<int32_t> ids = {0};
+  const Embed op = {{table.data(), DType::kF8E4M3, 1, 256}, ids.data(), 0, 1, x.data(), 1};
+  ASSERT_TRUE(Enqueue(nullptr, op).ok());
+  for (size_t i = 0; i < 256; ++i) {
+    const float value = BF16ToF32(x.data()[i].bits);
+    if (i % 128 == 127) {
+      EXPECT_TRUE(std::isnan(value)) << i;
+    } else {
+      EXPECT_EQ(value, F8E4M3ToF32(codes[i])) << i;
     }
   }
 }

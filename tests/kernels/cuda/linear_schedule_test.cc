@@ -72,7 +72,7 @@ TEST(LinearSchedule, TilesFitTheirDevices) {
 TEST(LinearSchedule, TheTileFillsTheDeviceWhereTheShapeLetsIt) {
   for (const int rows : {4096, 8192, 10240, 28672, 57344, 128256}) {
     for (const int tokens : {1, 8, 9, 32, 33, 64, 128, 500, 4096}) {
-      for (const DType type : {DType::kBF16, DType::kF16, DType::kQ4_1}) {
+      for (const DType type : {DType::kBF16, DType::kF16, DType::kQ4_1, DType::kF8E4M3}) {
         const int t = TileFor(type, tokens, rows);
         ASSERT_TRUE(HasTile(type, t));
         const int blocks = CeilDiv(tokens, kTiles[t].tokens) * CeilDiv(rows, kTiles[t].rows());
@@ -83,6 +83,7 @@ TEST(LinearSchedule, TheTileFillsTheDeviceWhereTheShapeLetsIt) {
   EXPECT_EQ(TileFor(DType::kBF16, 1, 1280), 0) << "few rows: narrow tiles";
   EXPECT_EQ(TileFor(DType::kBF16, 1, 8192), 1);
   EXPECT_EQ(TileFor(DType::kBF16, 4096, 8192), 6);
+  EXPECT_EQ(TileFor(DType::kF8E4M3, 4096, 8192), 6);
   EXPECT_EQ(TileFor(DType::kQ4_0, 4096, 8192), 5) << "that has no tile 6";
 }
 
@@ -113,9 +114,9 @@ TEST(LinearSchedule, AccessesOfSharedMemoryMeetNoBankTwice) {
 }
 
 TEST(LinearLayout, EveryByteOfAUnitHasOneMeaning) {
-  for (const DType type : {DType::kQ8_0, DType::kQ4_0, DType::kQ4_1}) {
+  for (const DType type : {DType::kQ8_0, DType::kQ4_0, DType::kQ4_1, DType::kF8E4M3, DType::kI8}) {
     const BlockLayout l = LayoutOf(type);
-    EXPECT_EQ(static_cast<size_t>(l.BlockBytes()), kRowTile * Info(type).block_bytes) << "no byte is added";
+    EXPECT_EQ(static_cast<size_t>(l.BlockBytes()), kRowTile * RowBytes(type, kQuantBlock)) << "no byte is added";
     for (const int blocks : {1, 2}) {
       std::vector<int> uses(static_cast<size_t>(blocks * l.BlockBytes()));
       const auto use = [&](int at, int size) {

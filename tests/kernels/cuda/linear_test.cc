@@ -129,11 +129,14 @@ TEST_P(CudaLinear, ChunksOfTokensGiveTheBitsOfTheWhole) {
 
 // The largest codes with one sign: what is not exact in bf16, or saturates, shows.
 TEST_P(CudaLinear, ExtremeCodesAreExact) {
-  if (!IsQuantised(GetParam())) GTEST_SKIP() << "has no codes";
+  const bool byte = IsByte(GetParam());
+  if (!IsQuantised(GetParam()) && !byte) GTEST_SKIP() << "has no codes";
   constexpr int kN = 17, kK = 64;
   for (const uint8_t code : {uint8_t{0xFF}, uint8_t{0x7F}, uint8_t{0x80}, uint8_t{0x81}, uint8_t{0x00}}) {
+    if (GetParam() == DType::kF8E4M3 && (code & 127) == 127) continue;  // not a number
     auto canonical = ops::RandomWeight(GetParam(), kN, kK, 11);
-    const size_t block = Info(GetParam()).block_bytes, header = block - (GetParam() == DType::kQ8_0 ? 32 : 16);
+    const size_t block = Info(GetParam()).block_bytes, codes = byte ? 1 : GetParam() == DType::kQ8_0 ? 32 : 16;
+    const size_t header = block - codes;
     for (size_t i = 0; i < canonical.size(); ++i) {
       if (i % block >= header) canonical[i] = code;
     }
@@ -181,6 +184,40 @@ TEST_P(CudaLinear, ATokenThatIsNotANumberShowsAndHarmsNoOther) {
   }
 }
 
+// Rounded before and after, in either type of result.
+TEST_P(CudaLinear, ARowsScaleMultipliesItsSum) {
+  constexpr int kN = 37, kK = 96, kTokens = 9;
+  DeviceWeight w(GetParam(), kN, kK, 16);
+  const auto x = RandomBf16(kTokens * kK, 17);
+  Buffer<float> scale(ops::RandomFloats(kN, 18));
+  std::vector<float> expected = Multiply(w, x);
+  for (size_t i = 0; i < expected.size(); ++i) expected[i] *= scale.data()[i % kN];
+  Buffer<bf16> dx(x);
+  for (int tile = 0; tile < linear::kTileCount; ++tile) {
+    if (!linear::HasTile(GetParam(), tile)) continue;
+    SCOPED_TRACE(testing::Message() << "tile " << tile);
+    Buffer<float> wide(expected.size());
+    Buffer<bf16> narrow(expected.size());
+    for (const bool f32 : {true, false}) {
+      const LinearPart part = {
+          w.packed.data(), w.type, kN, f32 ? nullptr : narrow.data(), f32 ? wide.data() : nullptr, kN, scale.data()};
+      ASSERT_TRUE(Enqueue(nullptr, Linear{dx.data(), {part}, 1, kTokens, kK, tile}).ok());
+    }
+    ops::ExpectSameBits(expected, wide.Floats());
+    for (size_t i = 0; i < expected.size(); ++i) ASSERT_EQ(narrow.data()[i].bits, F32ToBF16(expected[i])) << i;
+  }
+}
+
+TEST(CudaLinearFp8, ACodeThatIsNoNumberShowsInItsRow) {
+  constexpr int kN = 37, kK = 96, kTokens = 3;
+  auto canonical = ops::RandomWeight(DType::kF8E4M3, kN, kK, 19);
+  canonical[3 * kK + 95] = 0x7f;
+  canonical[36 * kK] = 0xff;
+  DeviceWeight w(DType::kF8E4M3, kN, kK, canonical);
+  const auto y = Multiply(w, std::vector<float>(kTokens * kK, 0.0f));
+  for (size_t i = 0; i < y.size(); ++i) EXPECT_EQ(std::isnan(y[i]), i % kN == 3 || i % kN == 36) << i;
+}
+
 TEST_P(CudaLinear, PackingInPiecesIsPackingWhole) {
   constexpr int kN = 41, kK = 224;
   const auto canonical = ops::RandomWeight(GetParam(), kN, kK, 15);
@@ -190,18 +227,20 @@ TEST_P(CudaLinear, PackingInPiecesIsPackingWhole) {
   PackLinear(GetParam(), canonical.data() + 32 * row, 32, 9, kK, pieces.data());
   PackLinear(GetParam(), canonical.data(), 0, 32, kK, pieces.data());
   EXPECT_EQ(std::memcmp(whole.packed.data(), pieces.data(), pieces.size()), 0);
-  const int64_t rows = IsQuantised(GetParam()) ? 48 : kN;
-  EXPECT_EQ(LinearBytes(GetParam(), kN, kK), row * static_cast<size_t>(rows)) << "nothing but the last tile's rows";
+  const size_t rows = IsQuantised(GetParam()) || IsByte(GetParam()) ? 48 : kN;
+  const size_t factor = GetParam() == DType::kF8E4M3 ? 4 : 0;
+  EXPECT_EQ(LinearBytes(GetParam(), kN, kK), (row + factor) * rows) << "nothing but the last tile's rows";
 }
 
 INSTANTIATE_TEST_SUITE_P(Types, CudaLinear,
-                         testing::Values(DType::kBF16, DType::kF16, DType::kQ8_0, DType::kQ4_0, DType::kQ4_1),
+                         testing::Values(DType::kBF16, DType::kF16, DType::kQ8_0, DType::kQ4_0, DType::kQ4_1,
+                                         DType::kF8E4M3, DType::kI8),
                          [](const auto& info) { return std::string(Info(info.param).name); });
 
 TEST(CudaLinearParts, SharingACallGivesThePartsAlone) {
   constexpr int kK = 160, kTokens = 3;
   DeviceWeight weights[] = {
-      {DType::kQ4_0, 40, kK, 1}, {DType::kBF16, 9, kK, 2}, {DType::kQ4_0, 70, kK, 3}, {DType::kF16, 16, kK, 4}};
+      {DType::kQ4_0, 40, kK, 1}, {DType::kBF16, 9, kK, 2}, {DType::kQ4_0, 70, kK, 3}, {DType::kF8E4M3, 16, kK, 4}};
   const auto x = RandomBf16(kTokens * kK, 5);
   Buffer<bf16> dx(x);
   for (const int tile : {-1, 0, 1, 3, 4, 5}) {

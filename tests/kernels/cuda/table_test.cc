@@ -134,6 +134,8 @@ struct Product {
     for (size_t p = 0; p < parts.size(); ++p) {
       canonical.push_back(ops::RandomWeight(parts[p].type, parts[p].n, kK, 10 + p));
       packed.push_back(ops::Pack(Table(), parts[p].type, canonical[p], parts[p].n, kK));
+      row_scale.push_back(ops::RandomFloats(static_cast<size_t>(parts[p].n), 20 + p));
+      if (p > 0) packed[p].view.row_scale = row_scale[p].data();
     }
   }
   // y of part p, [tokens, n], of rows [begin, begin + count) of x.
@@ -171,7 +173,7 @@ struct Product {
     std::vector<float> w(static_cast<size_t>(n * kK)), y(static_cast<size_t>(tokens * n));
     DequantiseRow(parts[p].type, canonical[p].data(), n * kK, w.data());
     ops::MatmulArgs args = {.x = x.data(), .xq = nullptr, .parts = {}, .part_count = 1, .tokens = tokens, .k = kK};
-    args.parts[0] = {{w.data(), DType::kF32, n, kK}, y.data(), n};
+    args.parts[0] = {{w.data(), DType::kF32, n, kK, packed[p].view.row_scale}, y.data(), n};
     CallReference(ops::RefTable().matmul, args);
     return y;
   }
@@ -180,12 +182,14 @@ struct Product {
   const bool f32_out;
   std::vector<std::vector<uint8_t>> canonical;
   std::vector<ops::PackedWeight> packed;
+  std::vector<std::vector<float>> row_scale;
 };
 
 TEST(CudaTable, MatmulAgreesWithTheReference) {
   const std::vector<std::vector<Product::Part>> calls = {
       {{DType::kBF16, 48}, {DType::kF16, 17}, {DType::kQ8_0, 33}, {DType::kBF16, 0}},  // no rows on this rank
       {{DType::kQ4_0, 1}, {DType::kQ4_1, 100}},
+      {{DType::kI8, 20}, {DType::kF8E4M3, 50}, {DType::kI8, 33}, {DType::kF8E4M3, 9}},
       {{DType::kBF16, 200}}};
   for (const auto& parts : calls) {
     for (const int tokens : {1, 3, 17, 70}) {

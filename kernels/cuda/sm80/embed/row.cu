@@ -1,6 +1,6 @@
 // Tested by: tests/kernels/cuda/embed_test.cc
-// A thread has eight columns of a row. Moves the row's bytes in the table (of quantised types in pieces of 4 or 8) and
-// 2 per element.
+// A thread has eight columns of a row. Moves the row's bytes in the table (of types that lie in tiles in pieces of 4 or
+// 8) and 2 per element.
 #include "kernels/cuda/embed.h"
 #include "kernels/cuda/linear_layout.h"
 #include "kernels/cuda/row_grid.h"
@@ -18,12 +18,19 @@ struct Plain {
   }
 };
 
+__device__ float Fp8ToFloat(uint32_t code) {
+  const uint32_t sign = (code & 0x80) << 24, magnitude = code & 0x7f;
+  if (magnitude == 0x7f) return __uint_as_float(sign | 0x7fc00000u);
+  return __uint_as_float(sign | magnitude << 20) * 0x1p120f;  // the biases are 127 and 7; subnormal or not, exact
+}
+
 // Eight columns of a block lie together (linear_layout.h). d * code is exact in f32, so that adding the minimum rounds
 // once, fused or not.
 template <DType kType>
 struct Packed {
   static constexpr int kBlock = kQuantBlock;
   static constexpr bool kMinimum = kType == DType::kQ4_1;
+  static constexpr linear::BlockLayout kLayout = linear::LayoutOf(kType);
 
   static __device__ float Number(const unsigned char* at) {
     f16 x;
@@ -31,15 +38,14 @@ struct Packed {
     return ToFloat(x);
   }
   static __device__ float Code(uint2 codes, int i) {
-    if (kType == DType::kQ8_0) {
-      const uint32_t word = i < 4 ? codes.x : codes.y;
-      return static_cast<float>(static_cast<int8_t>(word >> i % 4 * 8 & 0xff));
+    if (kLayout.code_bytes == 8) {
+      const uint32_t code = (i < 4 ? codes.x : codes.y) >> i % 4 * 8 & 0xff;
+      return kType == DType::kF8E4M3 ? Fp8ToFloat(code) : static_cast<float>(static_cast<int8_t>(code));
     }
     const int code = static_cast<int>(codes.x >> (i / 2 * 4 + i % 2 * 16) & 15);
     return static_cast<float>(kMinimum ? code : code - 8);
   }
   static __device__ Vec8 Read(const void* table, int64_t row, int64_t dim, int at) {
-    constexpr linear::BlockLayout kLayout = linear::LayoutOf(kType);
     const int block = at / kQuantBlock, blocks = static_cast<int>(dim / kQuantBlock);
     const int of_unit = (block | 1) < blocks ? 2 : 1, in_tile = static_cast<int>(row % linear::kRowTile);
     const int g = in_tile % 8, high = in_tile / 8;
@@ -49,12 +55,13 @@ struct Packed {
     const unsigned char* codes_at =
         unit + linear::CodeOffset(kLayout, of_unit, 4 * g + at % kQuantBlock / 8, block % 2, high);
     uint2 codes = {0, 0};
-    if (kType == DType::kQ8_0) {
+    if (kLayout.code_bytes == 8) {
       codes = *reinterpret_cast<const uint2*>(codes_at);
     } else {
       codes.x = *reinterpret_cast<const uint32_t*>(codes_at);
     }
-    const float d = Number(unit + linear::NumberOffset(kLayout, of_unit, g, block % 2, high, 0));
+    const float d =
+        kLayout.number_bytes > 0 ? Number(unit + linear::NumberOffset(kLayout, of_unit, g, block % 2, high, 0)) : 1;
     const float m = kMinimum ? Number(unit + linear::NumberOffset(kLayout, of_unit, g, block % 2, high, 1)) : 0;
     Vec8 v;
     SHOAL_UNROLL for (int i = 0; i < 8; ++i) {
@@ -73,7 +80,8 @@ __global__ void __launch_bounds__(kRowThreads) EmbedRow(const Embed op) {
   Vec8 v = {};
   if (row >= 0 && row < op.table.n) {
     v = Reader::Read(op.table.data, row, op.table.k, at);
-    SHOAL_UNROLL for (int i = 0; i < 8; ++i) v.of[i] *= op.scale;
+    const float row_scale = op.table.row_scale == nullptr ? 1.0f : op.table.row_scale[row];
+    SHOAL_UNROLL for (int i = 0; i < 8; ++i) v.of[i] = v.of[i] * row_scale * op.scale;
   }
   Store8(op.x + t * op.table.k + at, v);
 }
@@ -102,6 +110,10 @@ absl::Status Enqueue(DeviceStream stream, const Embed& op) {
       return EnqueueWith<Packed<DType::kQ4_0>>(stream, op);
     case DType::kQ4_1:
       return EnqueueWith<Packed<DType::kQ4_1>>(stream, op);
+    case DType::kF8E4M3:
+      return EnqueueWith<Packed<DType::kF8E4M3>>(stream, op);
+    case DType::kI8:
+      return EnqueueWith<Packed<DType::kI8>>(stream, op);
   }
   return absl::InvalidArgumentError("embed: a type that no table has");
 }

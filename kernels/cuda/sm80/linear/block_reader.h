@@ -4,7 +4,8 @@
 // (registers, several steps ahead of its use); Expand() makes of its first block the fragments that Mma takes as A: two
 // products of 16 columns, in kTerms terms to be added; NextBlock() puts the second block in place of the first.
 // kScaled: A holds integer codes, and the sum over each block is to be multiplied by Scale() (and kHasMinimum: the sum
-// of x added, times Minimum()). Another type of weight is another reader.
+// of x added, times Minimum()). kHasFactors: the sum of a row is to be multiplied by Factor(). Another type of weight
+// is another reader.
 //
 // Codes are exact in bf16, which has whole numbers up to 256; a scaled weight would not be: d * q rounded to bf16 has
 // an error of 2^-9 of each product. So the tensor cores sum code * x, and the scale meets the f32 sum of its block:
@@ -22,12 +23,40 @@ __device__ inline float HalfOf(uint32_t pair, int high) {
   return high == 0 ? f.x : f.y;
 }
 
+// Pair i (0 to 3) of eight int8, exactly.
+__device__ inline uint32_t Int8Pair(const uint32_t (&words)[2], int i) {
+  // q = its lower 7 bits - 128 if the top bit is set = (128 + lower) - (128 or, with the bit in the exponent, 256);
+  // bf16 0x4300 + q is 128 + q for q < 128.
+  constexpr uint32_t kEach = 0x00010001u, kTo128 = 0x4300 * kEach;
+  const uint32_t bytes = __byte_perm(words[i / 2], 0, i % 2 == 0 ? 0x4140 : 0x4342);
+  const uint32_t lower = (bytes & 0x7f * kEach) | kTo128, top = (bytes & 0x80 * kEach) | kTo128;
+  return FmaBf16(top, 0xbf80 * kEach, lower);  // lower - top
+}
+
+// A lane's place in a tile of 16 rows.
+struct TileRows {
+  const uint8_t* base;  // the same for the whole block: only the offset costs registers
+  uint32_t tile;        // in units of 32 bytes
+  int lane;
+
+  // A tile past the end is read as the last: its results are nobody's.
+  __device__ void OpenTile(const void* w, int first_row, int n, int64_t tile_bytes, int lane_of_warp) {
+    base = static_cast<const uint8_t*>(w);
+    tile = static_cast<uint32_t>(min(first_row, n - 1) / kRowTile) * static_cast<uint32_t>(tile_bytes / 32);
+    lane = lane_of_warp;
+  }
+  __device__ const uint8_t* Unit(int step, int unit_bytes) const {
+    return base + uint64_t{32} * tile + step * unit_bytes;
+  }
+};
+
 template <DType kOf>
-struct BlockRows {
+struct BlockRows : TileRows {
   static constexpr DType kType = kOf;
   static constexpr int kTerms = 1;
   static constexpr bool kScaled = true;
   static constexpr bool kHasMinimum = kType == DType::kQ4_1;
+  static constexpr bool kHasFactors = false;
   static constexpr BlockLayout kLayout = LayoutOf(kType);
   static constexpr int kWords = kLayout.code_bytes / 4;      // of a row and block
   static constexpr int kNumbers = kLayout.number_bytes / 4;  // pairs of f16 of a block: scales, minima
@@ -36,20 +65,14 @@ struct BlockRows {
     uint32_t codes[2][2][kWords];  // [block][row g, row g + 8]
     uint32_t numbers[2][kNumbers];
   };
-  const uint8_t* base;  // the same for the whole block: only the offset costs registers
-  uint32_t tile;        // in units of 32 bytes
-  int lane;
 
-  // A tile past the end is read as the last: its results are nobody's.
   __device__ void Open(const void* w, int n, int k, int first_row, int lane_of_warp) {
-    base = static_cast<const uint8_t*>(w);
-    tile = static_cast<uint32_t>(min(first_row, n - 1) / kRowTile) * static_cast<uint32_t>(TileBytes(kLayout, k) / 32);
-    lane = lane_of_warp;
+    OpenTile(w, first_row, n, TileBytes(kLayout, k), lane_of_warp);
   }
 
   __device__ void Load(Raw& raw, int step, bool whole) const {
     static_assert(kLayout.BlockBytes() % 32 == 0);
-    const uint8_t* unit = base + uint64_t{32} * tile + step * static_cast<int>(UnitOffset(kLayout, 1));
+    const uint8_t* unit = Unit(step, static_cast<int>(UnitOffset(kLayout, 1)));
     whole ? LoadUnit<2>(raw, unit) : LoadUnit<1>(raw, unit);
   }
 
@@ -57,10 +80,7 @@ struct BlockRows {
   static __device__ uint32_t Codes(const uint32_t (&words)[kWords], int i) {
     constexpr uint32_t kEach = 0x00010001u, kTo128 = 0x4300 * kEach;  // bf16 0x4300 + q is 128 + q for q < 128
     if constexpr (kType == DType::kQ8_0) {
-      // q = its lower 7 bits - 128 if the top bit is set = (128 + lower) - (128 or, with the bit in the exponent, 256).
-      const uint32_t bytes = __byte_perm(words[i / 2], 0, i % 2 == 0 ? 0x4140 : 0x4342);
-      const uint32_t lower = (bytes & 0x7f * kEach) | kTo128, top = (bytes & 0x80 * kEach) | kTo128;
-      return FmaBf16(top, 0xbf80 * kEach, lower);  // lower - top
+      return Int8Pair(words, i);
     } else {
       const uint32_t q = (words[0] >> 4 * i & 0xf * kEach) | kTo128;
       constexpr uint32_t kMinus128 = 0xc300 * kEach, kMinus136 = 0xc308 * kEach;

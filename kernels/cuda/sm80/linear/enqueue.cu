@@ -18,9 +18,14 @@ LaunchFn LaunchOf(DType type) {
       return linear::LaunchQ4_0;
     case DType::kQ4_1:
       return linear::LaunchQ4_1;
-    default:
+    case DType::kF8E4M3:
+      return linear::LaunchF8E4M3;
+    case DType::kI8:
+      return linear::LaunchI8;
+    case DType::kF32:
       return nullptr;
   }
+  return nullptr;
 }
 
 absl::Status Check(const Linear& op) {

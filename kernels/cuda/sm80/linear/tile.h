@@ -54,6 +54,8 @@ class TileWarp {
       const float* sums = Sums(0) + token * (kRows + kSumPad) + row;
       float sum = sums[0];
       for (int s = 1; s < slices; ++s) sum += sums[s * kSumFloats];
+      if constexpr (Reader::kHasFactors) sum *= Reader::Factor(part.w, op_.k, place_.row + row);
+      if (part.row_scale != nullptr) sum *= part.row_scale[place_.row + row];
       const int64_t at = (place_.token + token) * part.y_stride + place_.row + row;
       if (part.y != nullptr) {
         part.y[at] = FromFloat<bf16>(sum);
@@ -238,5 +240,7 @@ absl::Status LaunchF16(DeviceStream stream, int tile, const Work& work);
 absl::Status LaunchQ8_0(DeviceStream stream, int tile, const Work& work);
 absl::Status LaunchQ4_0(DeviceStream stream, int tile, const Work& work);
 absl::Status LaunchQ4_1(DeviceStream stream, int tile, const Work& work);
+absl::Status LaunchF8E4M3(DeviceStream stream, int tile, const Work& work);
+absl::Status LaunchI8(DeviceStream stream, int tile, const Work& work);
 
 }  // namespace shoal::cuda::linear
