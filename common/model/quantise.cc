@@ -143,4 +143,13 @@ std::shared_ptr<const Checkpoint> QuantiseAtLoad(std::shared_ptr<const Checkpoin
   return std::make_shared<QuantisedCheckpoint>(std::move(like), config, type);
 }
 
+absl::StatusOr<std::shared_ptr<const Checkpoint>> QuantiseAs(std::string_view name,
+                                                             std::shared_ptr<const Checkpoint> like,
+                                                             const ModelConfig& config) {
+  if (name == "auto") return like;
+  const std::optional<DType> type = DTypeFromName(name);
+  if (type.has_value() && IsByte(*type)) return QuantiseAtLoad(std::move(like), config, *type);
+  return absl::InvalidArgumentError(absl::StrCat("quantization ", std::string(name), ": there are auto, fp8 and int8"));
+}
+
 }  // namespace shoal::model

@@ -2,7 +2,9 @@
 #pragma once
 
 #include <memory>
+#include <string_view>
 
+#include "absl/status/statusor.h"
 #include "common/base/dtype.h"
 #include "common/model/checkpoint.h"
 #include "common/model/model_config.h"
@@ -17,5 +19,11 @@ namespace shoal::model {
 // code of fp8 that is none; int8 has no such code: reading is InvalidArgument then.
 std::shared_ptr<const Checkpoint> QuantiseAtLoad(std::shared_ptr<const Checkpoint> like, const ModelConfig& config,
                                                  DType type);
+
+// The same by the name of --quantization: "auto" is `like` itself, "fp8" and "int8" the types. InvalidArgument:
+// another.
+absl::StatusOr<std::shared_ptr<const Checkpoint>> QuantiseAs(std::string_view name,
+                                                             std::shared_ptr<const Checkpoint> like,
+                                                             const ModelConfig& config);
 
 }  // namespace shoal::model

@@ -83,7 +83,8 @@ struct EngineOptions {
   // inside one host and gloo between hosts. Agents never see it but from tests, and take it for shm. Not part of the
   // numerics id: all transports give the same bits.
   std::string transport = "auto";
-  int32_t block_size = 16;  // tokens per KV block
+  int32_t block_size = 16;            // tokens per KV block
+  std::string quantization = "auto";  // "auto" (as stored) | "fp8" | "int8": matrices of plain types, while they load
 };
 
 struct RankAssignment {

@@ -109,13 +109,14 @@ void ToProto(const EngineOptions& in, proto::EngineOptions* out) {
   out->set_kv_dtype(ValidUtf8(in.kv_dtype));
   out->set_load_format(ValidUtf8(in.load_format));
   out->set_dummy_seed(in.dummy_seed);
+  out->set_quantization(ValidUtf8(in.quantization));
   out->set_transport(ValidUtf8(in.transport));
   out->set_block_size(in.block_size);
 }
 
 EngineOptions FromProto(const proto::EngineOptions& in) {
-  return {in.device(),     in.compute_dtype(), in.kv_dtype(),  in.load_format(),
-          in.dummy_seed(), in.transport(),     in.block_size()};
+  return {in.device(),     in.compute_dtype(), in.kv_dtype(),   in.load_format(),
+          in.dummy_seed(), in.transport(),     in.block_size(), in.quantization()};
 }
 
 void ToProto(const AgentInfo& in, proto::AgentInfo* out) {

@@ -68,8 +68,9 @@ class Accelerator {
   // Until everything enqueued is done.
   virtual absl::Status Synchronise() = 0;
 
-  // What is enqueued between the two is recorded and does not run; nothing may be allocated, marked or waited for
-  // meanwhile. A failed op leaves EndCapture still to be called.
+  // What is enqueued between the two is recorded and does not run. Nothing may be allocated, mapped, marked, asked for
+  // or waited for meanwhile: FailedPrecondition, and the recording goes on. A failed op leaves EndCapture still to be
+  // called. FailedPrecondition of EndCapture: there is no recording, or something spoilt it; the device is well.
   virtual absl::Status BeginCapture() = 0;
   virtual absl::StatusOr<std::unique_ptr<AcceleratorGraph>> EndCapture() = 0;
   virtual absl::Status Launch(AcceleratorGraph& graph) = 0;

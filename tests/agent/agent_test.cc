@@ -335,6 +335,8 @@ TEST_F(AgentTest, BadJoinsAreRefusedWithTheReason) {
   EXPECT_TRUE(holds(s, "q8_0")) << s;
   s = answer([](auto& j) { j.engine.load_format = "magic"; });
   EXPECT_TRUE(holds(s, "magic")) << s;
+  s = answer([](auto& j) { j.engine.quantization = "int3"; });
+  EXPECT_TRUE(holds(s, "int3")) << s;
   s = answer([](auto& j) { j.limits.vocab = 1 << 30; });
   EXPECT_TRUE(holds(s, "vocab is 1073741824")) << s;
   s = answer([](auto& j) { j.engine.transport = "carrier"; });

@@ -55,6 +55,10 @@ TEST_F(JoinTest, NumericsTellWeightTypesAndSourcesApart) {
   EXPECT_EQ("build/tp1xpp1/ref/auto/files-q4_1+q8_0/kv-f16/b16", NumericsId(mixed));
   const auto dummy = [](plan::JoinGroup& j) { j.engine.load_format = "dummy"; };
   const auto other_dummy = [](plan::JoinGroup& j) { j.engine.load_format = "dummy", j.engine.dummy_seed = 5; };
+  const auto fp8 = [](plan::JoinGroup& j) { j.engine.quantization = "fp8"; };
+  EXPECT_EQ("build/tp1xpp1/ref/auto/files-f32+fp8/kv-f16/b16", NumericsId(f32, fp8));
+  EXPECT_EQ(NumericsId(mixed), NumericsId(mixed, fp8)) << "quantised as they are";
+  EXPECT_NE((*Resolve(f32, [](auto&) {}))->weights_key, (*Resolve(f32, fp8))->weights_key);
   const auto wide = [](plan::JoinGroup& j) { j.engine.compute_dtype = "f32"; };
   const std::set<std::string> ids = {NumericsId(f32),        NumericsId(q8),         NumericsId(mixed),
                                      NumericsId(f32, dummy), NumericsId(q8, dummy),  NumericsId(q8, other_dummy),

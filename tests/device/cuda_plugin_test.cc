@@ -50,7 +50,8 @@ TEST(CudaPlugin, AnotherLibraryIsRefused) {
 }
 
 TEST(CudaPlugin, AnotherInterfaceIsRefusedBeforeAnythingElseIsRead) {
-  ExpectRefused(FAKE_LATER, absl::StatusCode::kFailedPrecondition, HasSubstr("interface 999, this program needs 1"));
+  ExpectRefused(FAKE_LATER, absl::StatusCode::kFailedPrecondition,
+                HasSubstr("interface 999, this program needs " + std::to_string(ops::kCudaPluginAbi)));
 }
 
 TEST(CudaPlugin, AnotherBuildIsRefusedWithBothNames) {

@@ -23,9 +23,9 @@ def model():
         yield folder
 
 
-def texts(model, tp, pp, seed):
+def texts(model, tp, pp, seed, *more):
     arguments = ["--load-format", "dummy", "--seed", seed, "--compute-dtype", "f32", "--tensor-parallel-size", tp,
-                 "--pipeline-parallel-size", pp]
+                 "--pipeline-parallel-size", pp, *more]
     with harness.serve(model, *arguments) as server:
         assert len(server.cluster()["ranks"]) == tp * pp
         answers = [server.text(prompt, max_tokens=24, ignore_eos=True)
@@ -39,6 +39,12 @@ def test_the_same_model_in_every_layout(model):
     assert texts(model, 2, 1, seed=7) == one
     assert texts(model, 2, 2, seed=7) == one
     assert texts(model, 1, 1, seed=8) != one
+
+
+@pytest.mark.parametrize("quantization", ["fp8", "int8"])
+def test_quantised_it_is_the_same_in_every_layout_too(model, quantization):
+    one = texts(model, 1, 1, 7, "--quantization", quantization)
+    assert texts(model, 2, 2, 7, "--quantization", quantization) == one
 
 
 def test_without_it_weight_files_are_needed(model):

@@ -140,6 +140,17 @@ TEST(QuantiseAtLoad, OddRows) {
   EXPECT_NE(refused.message().find(name), absl::string_view::npos) << refused;
 }
 
+TEST(QuantiseAtLoad, ByName) {
+  const Model m = Open(DType::kF32);
+  EXPECT_EQ(QuantiseAs("auto", m.checkpoint, m.config).value(), m.checkpoint);
+  const auto int8 = QuantiseAs("int8", m.checkpoint, m.config);
+  ASSERT_TRUE(int8.ok());
+  EXPECT_EQ((*int8)->Find("model.layers.0.mlp.up_proj.weight")->dtype, DType::kI8);
+  for (const char* unknown : {"", "f16", "q8_0", "int4"}) {
+    EXPECT_EQ(QuantiseAs(unknown, m.checkpoint, m.config).status().code(), absl::StatusCode::kInvalidArgument);
+  }
+}
+
 TEST(QuantiseAtLoad, IsAnotherRevisionAndLeavesQuantisedFilesAlone) {
   const Model m = Open(DType::kF32);
   const auto fp8 = QuantiseAtLoad(m.checkpoint, m.config, DType::kF8E4M3);

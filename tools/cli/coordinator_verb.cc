@@ -16,6 +16,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/status_macros.h"
 #include "common/model/checkpoint.h"
+#include "common/model/quantise.h"
 #include "common/plan/shard_plan.h"
 #include "coordinator/server/server.h"
 #include "kernels/ops/backends.h"
@@ -47,6 +48,8 @@ absl::StatusOr<ModelSummary> Summarise(const ServeOptions& options) {
   SHOAL_ASSIGN_OR_RETURN(const model::ModelFiles files,
                          model::OpenModel(options.model, options.load_format == "dummy" ? model::WeightSource::kDummy
                                                                                         : model::WeightSource::kFiles));
+  SHOAL_ASSIGN_OR_RETURN(const std::shared_ptr<const model::Checkpoint> checkpoint,
+                         model::QuantiseAs(options.quantization, files.checkpoint, files.config));
   SHOAL_ASSIGN_OR_RETURN(const plan::ShardPlan plan, plan::MakeShardPlan(files.config, options.tensor_parallel_size,
                                                                          options.pipeline_parallel_size));
   SHOAL_ASSIGN_OR_RETURN(const ops::OpTable* table, ops::FindOpTable(Device(options.device)));
@@ -54,7 +57,7 @@ absl::StatusOr<ModelSummary> Summarise(const ServeOptions& options) {
   for (const plan::RankShard& shard : plan.ranks) {
     SHOAL_ASSIGN_OR_RETURN(
         const weights::WeightLayout layout,
-        weights::MakeLayout(files.config, *files.checkpoint, shard, *table, options.compute_dtype == "f32"));
+        weights::MakeLayout(files.config, *checkpoint, shard, *table, options.compute_dtype == "f32"));
     rows.push_back({absl::StrCat(shard.rank), absl::StrCat(shard.tp_index), absl::StrCat(shard.stage),
                     Span(shard.layers), Span(shard.heads), Span(shard.kv_heads), Span(shard.ffn),
                     HumanBytes(layout.region_bytes)});
@@ -94,6 +97,7 @@ server::CoordinatorOptions ToCoordinatorOptions(const ServeOptions& o) {
   core.engine.kv_dtype = o.kv_cache_dtype;
   core.engine.load_format = o.load_format;
   core.engine.dummy_seed = o.seed;
+  core.engine.quantization = o.quantization;
   core.engine.transport = o.transport;
   core.engine.block_size = o.block_size;
   core.tp = o.tensor_parallel_size;

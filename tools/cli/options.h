@@ -25,6 +25,7 @@ struct ServeOptions {
   std::string device = "auto";
   std::string load_format = "auto";
   unsigned long long seed = 0;  // of dummy weights
+  std::string quantization = "auto";
   std::string compute_dtype = "auto", kv_cache_dtype = "auto";
   std::string transport = "auto";
   int threads = 0;  // per rank; 0: cores / ranks

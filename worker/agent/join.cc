@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "common/base/status_macros.h"
+#include "common/model/quantise.h"
 #include "common/model/tensor_table.h"
 #include "kernels/ops/backends.h"
 #include "worker/graph/decoder.h"
@@ -26,9 +27,10 @@ absl::Status OpenCheckpoint(Joined& joined) {
                                                       ", the coordinator read revision ", join.revision,
                                                       ": give both the same files"));
   }
-  joined.checkpoint = joined.files.checkpoint;
+  SHOAL_ASSIGN_OR_RETURN(joined.checkpoint,
+                         model::QuantiseAs(join.engine.quantization, joined.files.checkpoint, joined.files.config));
   if (dummy) {
-    joined.checkpoint = model::MakeDummyCheckpoint(joined.files.checkpoint, join.engine.dummy_seed);
+    joined.checkpoint = model::MakeDummyCheckpoint(joined.checkpoint, join.engine.dummy_seed);
   } else if (join.engine.load_format != "auto") {
     return absl::InvalidArgumentError(
         absl::StrCat("load format ", join.engine.load_format, ": there are auto and dummy"));
@@ -98,7 +100,7 @@ void NameNumerics(const plan::AgentInfo& self, Joined& joined) {
       engine.load_format == "dummy" ? absl::StrCat("dummy", engine.dummy_seed) : std::string("files");
   joined.numerics_id = absl::StrCat(self.build_id, "/", cut, "/", source, "-", WeightTypes(joined), "/kv-",
                                     std::string(Info(joined.numerics.kv).name), "/b", engine.block_size);
-  joined.weights_key = absl::StrCat(joined.files.revision, "/", source, "/", cut);
+  joined.weights_key = absl::StrCat(joined.files.revision, "/", source, "-", engine.quantization, "/", cut);
 }
 
 // What the slot has for weights and KV, beside the rank's working memory.

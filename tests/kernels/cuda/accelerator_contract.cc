@@ -37,6 +37,19 @@ bool Piece::Is(uint8_t byte) const {
   return std::all_of(data_, data_ + bytes_, [=](std::byte b) { return b == std::byte{byte}; });
 }
 
+SharedFile::SharedFile(ops::Accelerator& of, size_t bytes) {
+  const auto handle = of.CreateShared(bytes);
+  EXPECT_TRUE(handle.ok()) << handle.status();
+  if (handle.ok()) handle_ = *handle;
+}
+
+void SharedFile::Close() {
+  if (handle_.fd >= 0) {
+    EXPECT_EQ(::close(handle_.fd), 0) << "a descriptor is its creator's";
+  }
+  handle_.fd = -1;
+}
+
 namespace {
 
 constexpr size_t kBytes = 100'001;
@@ -130,6 +143,7 @@ TEST_P(AcceleratorContract, ManyMarksMayBeOnTheirWay) {
     while (!accelerator().Reached(static_cast<uint64_t>(i) + 1).value()) std::this_thread::yield();
     EXPECT_EQ(out.data()[i], static_cast<std::byte>(i % 251)) << i;
   }
+  EXPECT_TRUE(accelerator().Synchronise().ok());
 }
 
 TEST_P(AcceleratorContract, SynchroniseReachesEveryMark) {
@@ -168,14 +182,13 @@ TEST_P(AcceleratorContract, MemoryInUseIsNotFree) {
   {
     const Piece piece(accelerator(), Piece::kDevice, kLarge);
     EXPECT_LE(accelerator().Memory().value().free, before - kLarge);
-    const auto handle = accelerator().CreateShared(kLarge);
-    ASSERT_TRUE(handle.ok()) << handle.status();
+    SharedFile shared(accelerator(), kLarge);
     EXPECT_LE(accelerator().Memory().value().free, before - 2 * kLarge) << "shared memory is there once created";
-    void* mapped = accelerator().MapShared(handle->fd, handle->bytes).value();
+    void* mapped = accelerator().MapShared(shared.fd(), shared.size()).value();
     EXPECT_GT(accelerator().Memory().value().free, before - 3 * kLarge) << "a mapping takes nothing more";
-    ::close(handle->fd);
+    shared.Close();
     EXPECT_LE(accelerator().Memory().value().free, before - 2 * kLarge) << "the mapping keeps it";
-    accelerator().UnmapShared(mapped, handle->bytes);
+    accelerator().UnmapShared(mapped, shared.size());
   }
   EXPECT_GT(accelerator().Memory().value().free, before - kLarge);
 }
@@ -215,47 +228,48 @@ TEST_P(AcceleratorContract, AcceleratorsLiveSideBySide) {
 // ---- shared memory
 
 TEST_P(AcceleratorContract, SharedMemoryIsRoundedUpAndItsDescriptorIsNotInherited) {
-  const auto handle = accelerator().CreateShared(kBytes);
-  ASSERT_TRUE(handle.ok()) << handle.status();
-  EXPECT_GE(handle->bytes, kBytes);
-  EXPECT_EQ(accelerator().CreateShared(handle->bytes).value().bytes, handle->bytes) << "rounded once";
-  EXPECT_NE(::fcntl(handle->fd, F_GETFD) & FD_CLOEXEC, 0);
+  const SharedFile shared(accelerator(), kBytes);
+  EXPECT_GE(shared.size(), kBytes);
+  EXPECT_EQ(SharedFile(accelerator(), shared.size()).size(), shared.size()) << "rounded once";
+  EXPECT_NE(::fcntl(shared.fd(), F_GETFD) & FD_CLOEXEC, 0);
   EXPECT_EQ(accelerator().CreateShared(0).status().code(), absl::StatusCode::kInvalidArgument);
 }
 
 TEST_P(AcceleratorContract, MappingsShowTheSameMemoryAndKeepIt) {
-  const auto handle = accelerator().CreateShared(kBytes).value();
-  void* a = accelerator().MapShared(handle.fd, handle.bytes).value();
-  auto* b = static_cast<std::byte*>(accelerator().MapShared(handle.fd, handle.bytes).value());
+  SharedFile shared(accelerator(), kBytes);
+  void* a = accelerator().MapShared(shared.fd(), shared.size()).value();
+  auto* b = static_cast<std::byte*>(accelerator().MapShared(shared.fd(), shared.size()).value());
   EXPECT_NE(a, b);
-  ASSERT_TRUE(accelerator().Fill(a, 5, handle.bytes).ok());
+  ASSERT_TRUE(accelerator().Fill(a, 5, shared.size()).ok());
   ASSERT_TRUE(accelerator().Synchronise().ok());
-  accelerator().UnmapShared(a, handle.bytes);
-  ASSERT_EQ(::close(handle.fd), 0) << "the descriptor stays the caller's";
+  accelerator().UnmapShared(a, shared.size());
+  shared.Close();
   Piece out(accelerator(), Piece::kPinned, kBytes);
-  ASSERT_TRUE(accelerator().CopyOut(out.data(), b + handle.bytes - kBytes, kBytes).ok());
+  ASSERT_TRUE(accelerator().CopyOut(out.data(), b + shared.size() - kBytes, kBytes).ok());
   ASSERT_TRUE(accelerator().Synchronise().ok());
   EXPECT_TRUE(out.Is(5));
-  accelerator().UnmapShared(b, handle.bytes);
+  accelerator().UnmapShared(b, shared.size());
 }
 
 TEST_P(AcceleratorContract, WhatIsNoSharedMemoryOfThisSizeIsRefused) {
-  const auto handle = accelerator().CreateShared(3 * kBytes).value();
-  const size_t granule = accelerator().CreateShared(1).value().bytes;
+  const SharedFile shared(accelerator(), 3 * kBytes);
+  const size_t granule = SharedFile(accelerator(), 1).size();
+  const SharedFile larger(accelerator(), 2 * granule);
   const int other = ::memfd_create("other", MFD_CLOEXEC);
-  ASSERT_EQ(::ftruncate(other, static_cast<off_t>(handle.bytes)), 0);
+  ASSERT_EQ(::ftruncate(other, static_cast<off_t>(shared.size())), 0);
   const auto expect_refused = [&](int fd, size_t bytes, const char* what) {
     const absl::Status refused = accelerator().MapShared(fd, bytes).status();
     EXPECT_EQ(refused.code(), absl::StatusCode::kInvalidArgument) << what << ": " << refused;
   };
-  expect_refused(handle.fd, handle.bytes + granule, "larger");
-  expect_refused(handle.fd, handle.bytes - 1, "no multiple of the granularity");
-  expect_refused(handle.fd, 0, "nothing");
-  expect_refused(other, handle.bytes, "a file");
-  expect_refused(-1, handle.bytes, "no descriptor");
-  const auto larger = accelerator().CreateShared(2 * granule).value();
-  expect_refused(larger.fd, granule, "smaller");
-  EXPECT_TRUE(accelerator().MapShared(handle.fd, handle.bytes).ok()) << "and it still can be mapped";
+  expect_refused(shared.fd(), shared.size() + granule, "larger");
+  expect_refused(shared.fd(), shared.size() - 1, "no multiple of the granularity");
+  expect_refused(shared.fd(), 0, "nothing");
+  expect_refused(other, shared.size(), "a file");
+  expect_refused(-1, shared.size(), "no descriptor");
+  expect_refused(larger.fd(), granule, "smaller");
+  const auto memory = accelerator().MapShared(shared.fd(), shared.size());
+  ASSERT_TRUE(memory.ok()) << "it still can be mapped: " << memory.status();
+  accelerator().UnmapShared(*memory, shared.size());
   ::close(other);
 }
 
@@ -301,21 +315,24 @@ void ExpectShared(ops::Accelerator& by, int fd, size_t bytes, uint8_t byte) {
   ASSERT_TRUE(by.CopyOut(out.data(), *memory, bytes).ok());
   ASSERT_TRUE(by.Synchronise().ok());
   EXPECT_TRUE(out.Is(byte));
+  by.UnmapShared(*memory, bytes);
 }
 
 TEST_P(AcceleratorContract, SharedMemoryOutlivesItsAcceleratorAndIsAnotherProcesssToo) {
-  const auto handle = accelerator().CreateShared(kBytes).value();
-  ASSERT_TRUE(accelerator().Fill(accelerator().MapShared(handle.fd, handle.bytes).value(), 1, handle.bytes).ok());
+  const SharedFile shared(accelerator(), kBytes);
+  void* memory = accelerator().MapShared(shared.fd(), shared.size()).value();
+  ASSERT_TRUE(accelerator().Fill(memory, 1, shared.size()).ok());
+  ASSERT_TRUE(accelerator().Synchronise().ok());
+  accelerator().UnmapShared(memory, shared.size());
   accelerator_.reset();
-  EXPECT_EQ(Wait(Spawn(GetParam().peer, handle.fd, "turn-1-into-2", handle.bytes)), 0);
-  ExpectShared(*GetParam().make(), handle.fd, handle.bytes, 2);
-  ::close(handle.fd);
+  EXPECT_EQ(Wait(Spawn(GetParam().peer, shared.fd(), "turn-1-into-2", shared.size())), 0);
+  ExpectShared(*GetParam().make(), shared.fd(), shared.size(), 2);
 }
 
 TEST_P(AcceleratorContract, SharedMemoryOutlivesTheProcessThatMadeIt) {
   int sockets[2];
   ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets), 0);
-  const size_t bytes = accelerator().CreateShared(kBytes).value().bytes;
+  const size_t bytes = SharedFile(accelerator(), kBytes).size();
   const pid_t peer = Spawn(GetParam().peer, sockets[1], "make-1-and-die", bytes);
   ::close(sockets[1]);
   const int fd = ReceiveFd(sockets[0]);

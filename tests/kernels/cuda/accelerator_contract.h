@@ -47,4 +47,19 @@ class Piece {
   std::byte* data_ = nullptr;
 };
 
+// Shared memory that was created, until its descriptor is closed here.
+class SharedFile {
+ public:
+  SharedFile(ops::Accelerator& of, size_t bytes);
+  SharedFile(const SharedFile&) = delete;
+  SharedFile& operator=(const SharedFile&) = delete;
+  ~SharedFile() { Close(); }
+  int fd() const { return handle_.fd; }
+  size_t size() const { return handle_.bytes; }
+  void Close();
+
+ private:
+  ops::Accelerator::SharedHandle handle_;
+};
+
 }  // namespace shoal::cuda

@@ -332,8 +332,8 @@ TEST(EmulatedAccelerator, ItsLimitIsKept) {
   void* half = a->Allocate(5 << 20).value();
   EXPECT_THAT(std::string(a->Allocate(6 << 20).status().message()),
               HasSubstr("6291456 bytes asked, 5242880 free of 10485760"));
-  const auto shared = a->CreateShared(3 << 20);
-  EXPECT_EQ(shared.value().bytes, size_t{4} << 20);
+  const SharedFile shared(*a, 3 << 20);
+  EXPECT_EQ(shared.size(), size_t{4} << 20);
   EXPECT_EQ(a->Allocate(2 << 20).status().code(), absl::StatusCode::kResourceExhausted);
   EXPECT_EQ(a->CreateShared((1 << 20) - 1).status().code(), absl::StatusCode::kResourceExhausted) << "rounded up";
   a->Free(half);
@@ -342,9 +342,9 @@ TEST(EmulatedAccelerator, ItsLimitIsKept) {
 
 TEST(EmulatedAccelerator, SharedMemoryOfAnotherDeviceIsRefused) {
   const auto a = Make(Pace::kEager, size_t{1} << 30, 0), b = Make(Pace::kEager, size_t{1} << 30, 1);
-  const auto handle = a->CreateShared(1).value();
-  EXPECT_EQ(b->MapShared(handle.fd, handle.bytes).status().code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_TRUE(a->MapShared(handle.fd, handle.bytes).ok());
+  const SharedFile shared(*a, 1);
+  EXPECT_EQ(b->MapShared(shared.fd(), shared.size()).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_TRUE(a->MapShared(shared.fd(), shared.size()).ok());
 }
 
 }  // namespace

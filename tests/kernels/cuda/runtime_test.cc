@@ -2,9 +2,9 @@
 // says what CUDA says. That CUDA is as it is played shows on a device (device_accelerator_test.cc).
 #include "kernels/cuda/runtime.h"
 
-#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <cstdlib>
 #include <thread>
@@ -65,11 +65,11 @@ TEST(Runtime, NothingIsLeftOfIt) {
     auto a = Open(0, pace);
     {
       const Piece memory(*a, Piece::kDevice, 100), pinned(*a, Piece::kPinned, 100);
-      const auto handle = a->CreateShared(100).value();
-      void* mapped = a->MapShared(handle.fd, handle.bytes).value();
-      EXPECT_FALSE(a->MapShared(handle.fd, 2 * handle.bytes).ok());
-      EXPECT_FALSE(a->MapShared(::open("/dev/null", O_RDWR | O_CLOEXEC), handle.bytes).ok());
-      a->UnmapShared(mapped, handle.bytes);
+      const SharedFile shared(*a, 100);
+      void* mapped = a->MapShared(shared.fd(), shared.size()).value();
+      EXPECT_FALSE(a->MapShared(shared.fd(), 2 * shared.size()).ok());
+      EXPECT_FALSE(a->MapShared(STDIN_FILENO, shared.size()).ok());
+      a->UnmapShared(mapped, shared.size());
       for (int i = 0; i < 10; ++i) EXPECT_TRUE(a->Mark().ok());
       EXPECT_TRUE(a->Reached(3).ok());
       EXPECT_TRUE(a->BeginCapture().ok());
@@ -96,13 +96,13 @@ TEST(Runtime, EventsAreUsedAgain) {
 
 // A thread's current device decides where CUDA works, and what is asked of another one makes a context there.
 TEST(Runtime, EachThreadAndCallHasItsDevice) {
-  const auto a = Open(0);
-  const int touched = fake::Touched();
-  void* memory = a->Allocate(100).value();
-  std::thread([&] { a->Free(memory); }).join();
-  EXPECT_EQ(fake::Touched(), touched);
-
   const auto b = Open(1);
+  const int touched = fake::Touched(0);
+  void* memory = b->Allocate(100).value();
+  std::thread([&] { b->Free(memory); }).join();
+  EXPECT_EQ(fake::Touched(0), touched);
+
+  const auto a = Open(0);
   const Piece on_a(*a, Piece::kDevice, 100), on_b(*b, Piece::kDevice, 100);
   for (int i = 0; i < 3; ++i) {
     EXPECT_TRUE(a->Mark().ok());
@@ -110,6 +110,8 @@ TEST(Runtime, EachThreadAndCallHasItsDevice) {
     EXPECT_TRUE(a->Fill(on_a.data(), 1, 100).ok());
     EXPECT_TRUE(b->Fill(on_b.data(), 1, 100).ok());
   }
+  EXPECT_TRUE(a->Synchronise().ok());
+  EXPECT_TRUE(b->Synchronise().ok());
   std::thread([&] {
     void* other = b->Allocate(1 << 20).value();
     const size_t free = b->Memory().value().free;
@@ -120,8 +122,8 @@ TEST(Runtime, EachThreadAndCallHasItsDevice) {
 
 TEST(Runtime, SharedMemoryOfAnotherDeviceIsRefused) {
   const auto a = Open(0), b = Open(1);
-  const auto handle = a->CreateShared(1).value();
-  const absl::Status refused = b->MapShared(handle.fd, handle.bytes).status();
+  const SharedFile shared(*a, 1);
+  const absl::Status refused = b->MapShared(shared.fd(), shared.size()).status();
   EXPECT_EQ(refused.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(refused.message()), HasSubstr("of device 0 (kind 1), not of device 1"));
 }

@@ -79,7 +79,8 @@ void Check(const absl::Status& s) {
 
 void BenchMatmul(const OpTable& table, Stream& stream, const Peak& peak) {
   std::printf("\nmatmul [n 4096, k 2048]: us, GB/s of weights (of read peak), Gop/s (of the int8 or f32 peak)\n");
-  for (const DType t : {DType::kF32, DType::kF16, DType::kBF16, DType::kQ8_0, DType::kQ4_0, DType::kQ4_1}) {
+  for (int type = 0; type < kDTypes; ++type) {
+    const auto t = static_cast<DType>(type);
     constexpr int kN = 4096, kK = 2048;
     // Several copies, so that one token streams its weights from memory as a model does.
     const size_t copies = std::max<size_t>(1, (size_t{128} << 20) / table.packed_bytes(t, kN, kK));

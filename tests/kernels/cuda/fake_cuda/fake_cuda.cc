@@ -25,7 +25,8 @@ constexpr size_t kMemory = size_t{1} << 30;
 
 thread_local int t_device = 0;
 thread_local cudaStream_t t_capturing = nullptr;
-std::atomic<int> g_alive = 0, g_touched = 0;
+std::atomic<int> g_alive = 0;
+std::array<std::atomic<int>, kDevices> g_touched = {};
 
 struct Device {
   Heap memory, pinned;
@@ -66,6 +67,7 @@ namespace {
 
 // What every call says of the thread's device.
 cudaError_t Health() {
+  ++g_touched[static_cast<size_t>(t_device)];
   Device& device = Devices()[static_cast<size_t>(t_device)];
   const MutexLock lock(device.mutex);
   for (cudaStream_t stream : device.streams) {
@@ -93,11 +95,16 @@ cudaError_t Enqueue(cudaStream_t stream, const char* name, shoal::cuda::emulated
   return From(stream->queue.EnqueueCopy(name, std::move(work)));
 }
 
+// Waits for all streams of the device, as cudaFree does.
 cudaError_t Free(bool pinned, void* memory) {
   if (const cudaError_t health = HealthOutsideCapture(); health != cudaSuccess) return health;
   for (Device& device : Devices()) {
     Heap& heap = pinned ? device.pinned : device.memory;
     if (!heap.Has(memory, 1)) continue;
+    {
+      const MutexLock lock(device.mutex);
+      for (cudaStream_t stream : device.streams) (void)stream->queue.Synchronise();
+    }
     heap.Free(memory, 0);
     fake::Count(-1);
     return From(heap.Reclaim(0));
@@ -114,7 +121,7 @@ Settings& settings() {
   return all;
 }
 int Alive() { return g_alive; }
-int Touched() { return g_touched; }
+int Touched(int device) { return g_touched[static_cast<size_t>(device)]; }
 void Count(int change) { g_alive += change; }
 void FailLaunch(int device) {
   Device& of = Devices()[static_cast<size_t>(device)];
@@ -144,7 +151,6 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
 
 cudaError_t cudaSetDevice(int device) {
   if (device < 0 || device >= kDevices) return cudaErrorInvalidDevice;
-  if (device == 1) ++g_touched;
   t_device = device;
   return Health();
 }

@@ -18,8 +18,8 @@ Settings& settings();
 int Alive();
 // The next launch on a stream of this device makes an illegal access.
 void FailLaunch(int device);
-// How often device 1 was made the current one of a thread: each time it would have made a context there.
-int Touched();
+// How many calls were made with this device current: the first of a process makes a context there.
+int Touched(int device);
 
 // Shared memory, as the driver has it (fake_driver_api.cc).
 size_t SharedBytes(int device);
