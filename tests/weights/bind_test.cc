@@ -46,6 +46,30 @@ TEST(Bind, GivesTheDecoderItsShapes) {
   EXPECT_EQ(whole[0].weights.head.data, whole[0].weights.embedding.data) << "tied, and on one stage: held once";
 }
 
+// Of memory that the host cannot read, the directory is copied, and nothing else.
+TEST(Bind, ReadsTheDirectoryAloneOfADevicesMemory) {
+  const model::ModelFiles files = OpenTiny({});
+  const std::vector<LoadedRank> ranks = LoadAll(files.config, *files.checkpoint, Ref(), 2, 2);
+  const LoadedRank& rank = ranks[1];
+  const auto region = rank.region->bytes();
+  const std::byte* const first_tensor = region.data() + rank.layout.items[0].offset;
+  int64_t copied = 0;
+  const auto read = [&](void* to, const std::byte* from, size_t bytes) {
+    EXPECT_LE(from + bytes, first_tensor);
+    std::memcpy(to, from, bytes);
+    copied += static_cast<int64_t>(bytes);
+    return absl::OkStatus();
+  };
+  const auto bound = Bind(region, read, files.config, rank.shard, Ref());
+  ASSERT_TRUE(bound.ok()) << bound.status();
+  EXPECT_GT(copied, 0);
+  const auto expected = MatricesOf(rank.weights), got = MatricesOf(*bound);
+  ASSERT_EQ(expected.size(), got.size());
+  for (size_t i = 0; i < got.size(); ++i) EXPECT_EQ(expected[i].data, got[i].data) << i;
+  const auto broken = [](void*, const std::byte*, size_t) { return absl::InternalError("the device is gone"); };
+  EXPECT_EQ(Bind(region, broken, files.config, rank.shard, Ref()).status().code(), absl::StatusCode::kInternal);
+}
+
 TEST(Bind, FindsTheScalesOfRows) {
   const model::ModelFiles files = OpenTiny({.matrices = DType::kF8E4M3, .embedding = DType::kI8});
   const auto ranks = LoadAll(files.config, *files.checkpoint, Ref(), 2, 1);

@@ -13,10 +13,11 @@ namespace {
 using model::Role;
 
 // Bytes that a rank of another build, or a bug, may have left: everything is checked before a pointer is made of it.
-absl::StatusOr<std::vector<RegionEntry>> ReadDirectory(std::span<const std::byte> region, std::string_view table) {
+absl::StatusOr<std::vector<RegionEntry>> ReadDirectory(std::span<const std::byte> region, const ReadMemory& read,
+                                                       std::string_view table) {
   RegionHeader header;
   if (region.size() < sizeof(header)) return absl::DataLossError("the region is too small for weights");
-  std::memcpy(&header, region.data(), sizeof(header));
+  SHOAL_RETURN_IF_ERROR(read(&header, region.data(), sizeof(header)));
   if (std::memcmp(header.magic, kRegionMagic, sizeof(kRegionMagic)) != 0 || header.version != kRegionVersion) {
     return absl::DataLossError("the region holds no weights of this version, or their loading never ended");
   }
@@ -30,7 +31,7 @@ absl::StatusOr<std::vector<RegionEntry>> ReadDirectory(std::span<const std::byte
         absl::StrCat("the weights were packed by ", header.packed_by, ", not by ", std::string(table)));
   }
   std::vector<RegionEntry> entries(header.entries);
-  std::memcpy(entries.data(), region.data() + sizeof(header), entries.size() * sizeof(RegionEntry));
+  SHOAL_RETURN_IF_ERROR(read(entries.data(), region.data() + sizeof(header), entries.size() * sizeof(RegionEntry)));
   for (const RegionEntry& e : entries) {
     const bool inside = e.offset >= DirectoryBytes(entries.size()) && e.offset % kTensorAlignment == 0 &&
                         e.bytes >= 0 && e.offset <= header.region_bytes && e.bytes <= header.region_bytes - e.offset;
@@ -96,10 +97,20 @@ bool ScalesRows(const RegionEntry& e, const plan::TensorSlice& slice) {
 
 absl::StatusOr<ModelWeights> Bind(std::span<const std::byte> region, const model::ModelConfig& config,
                                   const plan::RankShard& shard, const ops::OpTable& table) {
+  const auto read = [](void* to, const std::byte* from, size_t bytes) {
+    if (bytes > 0) std::memcpy(to, from, bytes);
+    return absl::OkStatus();
+  };
+  return Bind(region, read, config, shard, table);
+}
+
+absl::StatusOr<ModelWeights> Bind(std::span<const std::byte> region, const ReadMemory& read,
+                                  const model::ModelConfig& config, const plan::RankShard& shard,
+                                  const ops::OpTable& table) {
   if (reinterpret_cast<uintptr_t>(region.data()) % kTensorAlignment != 0) {
     return absl::InvalidArgumentError("the region is not aligned to 64 bytes");
   }
-  SHOAL_ASSIGN_OR_RETURN(const std::vector<RegionEntry> entries, ReadDirectory(region, table.name));
+  SHOAL_ASSIGN_OR_RETURN(const std::vector<RegionEntry> entries, ReadDirectory(region, read, table.name));
   using Part = WeightLayout::Part;
   absl::flat_hash_map<std::tuple<int, int, Part>, const RegionEntry*> by_role;
   for (const RegionEntry& e : entries) by_role[{e.role, e.layer, static_cast<Part>(e.part)}] = &e;

@@ -42,6 +42,21 @@ std::vector<Task> MakeTasks(const WeightLayout& layout, int64_t row_group) {
   return tasks;
 }
 
+// Where a task's rows lie in the region. Whole groups are packed one behind the other, so that those of a task are the
+// packed form of a matrix of its rows.
+struct Piece {
+  int64_t offset, bytes;
+};
+
+Piece PieceOf(const Task& task, const ops::OpTable& table) {
+  const WeightLayout::Item& item = *task.item;
+  const bool whole = IsVector(item.spec) || item.part == WeightLayout::Part::kRowScale;
+  if (whole) return {item.offset, item.bytes};
+  const int64_t columns = item.slice.columns.size();
+  return {item.offset + static_cast<int64_t>(table.packed_bytes(item.dtype, task.begin, columns)),
+          static_cast<int64_t>(table.packed_bytes(item.dtype, task.count, columns))};
+}
+
 // Memory that one thread uses again and again.
 struct Scratch {
   std::vector<std::byte> raw;
@@ -51,10 +66,10 @@ struct Scratch {
 class Loader {
  public:
   Loader(const model::Checkpoint& checkpoint, const WeightLayout& layout, const ops::OpTable& table,
-         std::span<std::byte> region, std::atomic<int64_t>* progress, const std::atomic<bool>* cancelled)
+         RegionWriter& writer, std::atomic<int64_t>* progress, const std::atomic<bool>* cancelled)
       : checkpoint_(checkpoint),
         table_(table),
-        region_(region),
+        writer_(writer),
         progress_(progress),
         cancelled_(cancelled),
         tasks_(MakeTasks(layout, table.row_group)) {}
@@ -95,13 +110,14 @@ class Loader {
       DequantiseRow(item.stored->dtype, rows, task.count * columns, scratch.wide.data());
       rows = scratch.wide.data();
     }
-    std::byte* dst = region_.data() + item.offset;
+    const Piece piece = PieceOf(task, table_);
+    SHOAL_ASSIGN_OR_RETURN(std::byte* const room, writer_.Room(piece.offset, piece.bytes));
     if (IsVector(item.spec)) {
-      std::memcpy(dst, rows, static_cast<size_t>(item.bytes));
+      std::memcpy(room, rows, static_cast<size_t>(item.bytes));
     } else {
-      table_.pack_rows(item.dtype, rows, task.begin, task.count, item.slice.rows.size(), columns, dst);
+      table_.pack_rows(item.dtype, rows, 0, task.count, task.count, columns, room);
     }
-    return absl::OkStatus();
+    return writer_.Put(room, piece.offset, piece.bytes);
   }
 
   absl::Status LoadRowScale(const WeightLayout::Item& item, Scratch& scratch) {
@@ -110,10 +126,11 @@ class Loader {
     const int64_t first = OneForAll(item) ? 0 : item.slice.rows.begin;
     SHOAL_RETURN_IF_ERROR(checkpoint_.Read(*item.stored, first * bytes, scratch.raw));
     if (progress_ != nullptr) progress_->fetch_add(stored * bytes, std::memory_order_relaxed);
-    auto* dst = reinterpret_cast<float*>(region_.data() + item.offset);
+    SHOAL_ASSIGN_OR_RETURN(std::byte* const room, writer_.Room(item.offset, item.bytes));
+    auto* const dst = reinterpret_cast<float*>(room);
     DequantiseRow(item.stored->dtype, scratch.raw.data(), stored, dst);
     std::fill_n(dst + stored, rows - stored, *dst);
-    return absl::OkStatus();
+    return writer_.Put(room, item.offset, item.bytes);
   }
 
   // The rows of the task side by side in `raw`. Whole rows are one read, columns one read per row.
@@ -137,7 +154,7 @@ class Loader {
 
   const model::Checkpoint& checkpoint_;
   const ops::OpTable& table_;
-  const std::span<std::byte> region_;
+  RegionWriter& writer_;
   std::atomic<int64_t>* const progress_;
   const std::atomic<bool>* const cancelled_;
   const std::vector<Task> tasks_;
@@ -148,15 +165,17 @@ class Loader {
   absl::Status status_ SHOAL_GUARDED_BY(mutex_);  // of the first task that failed
 };
 
-void WriteDirectory(const WeightLayout& layout, const ops::OpTable& table, std::span<std::byte> region) {
+// Without the magic.
+std::vector<std::byte> MakeDirectory(const WeightLayout& layout, const ops::OpTable& table) {
   RegionHeader header = {.magic = {},
                          .version = kRegionVersion,
                          .entries = static_cast<uint32_t>(layout.items.size()),
                          .region_bytes = layout.region_bytes,
                          .packed_by = {}};
   std::copy_n(table.name.data(), std::min(table.name.size(), sizeof(header.packed_by) - 1), header.packed_by);
-  std::memcpy(region.data(), &header, sizeof(header));
-  std::byte* at = region.data() + sizeof(header);
+  std::vector<std::byte> directory(static_cast<size_t>(DirectoryBytes(layout.items.size())));
+  std::memcpy(directory.data(), &header, sizeof(header));
+  std::byte* at = directory.data() + sizeof(header);
   for (const WeightLayout::Item& item : layout.items) {
     const RegionEntry entry = {.role = static_cast<uint8_t>(item.spec.role),
                                .dtype = static_cast<uint8_t>(item.dtype),
@@ -172,23 +191,59 @@ void WriteDirectory(const WeightLayout& layout, const ops::OpTable& table, std::
     std::memcpy(at, &entry, sizeof(entry));
     at += sizeof(entry);
   }
+  return directory;
 }
 
+absl::Status Write(RegionWriter& writer, int64_t offset, const void* from, size_t size) {
+  const auto bytes = static_cast<int64_t>(size);
+  SHOAL_ASSIGN_OR_RETURN(std::byte* const room, writer.Room(offset, bytes));
+  std::memcpy(room, from, size);
+  return writer.Put(room, offset, bytes);
+}
+
+// The region itself: nothing is copied.
+class HostRegion final : public RegionWriter {
+ public:
+  explicit HostRegion(std::byte* region) : region_(region) {}
+  absl::StatusOr<std::byte*> Room(int64_t offset, int64_t) override { return region_ + offset; }
+  absl::Status Put(std::byte*, int64_t, int64_t) override { return absl::OkStatus(); }
+
+ private:
+  std::byte* const region_;
+};
+
 }  // namespace
+
+int64_t LargestPiece(const WeightLayout& layout, const ops::OpTable& table) {
+  int64_t largest = DirectoryBytes(layout.items.size());
+  for (const Task& task : MakeTasks(layout, table.row_group)) {
+    largest = std::max(largest, PieceOf(task, table).bytes);
+  }
+  return largest;
+}
+
+absl::Status LoadShard(const model::Checkpoint& checkpoint, const WeightLayout& layout, const ops::OpTable& table,
+                       RegionWriter& writer, int threads, std::atomic<int64_t>* progress,
+                       const std::atomic<bool>* cancelled) {
+  SHOAL_CHECK(threads >= 1);
+  // Takes away the magic of what was there before.
+  const std::vector<std::byte> directory = MakeDirectory(layout, table);
+  SHOAL_RETURN_IF_ERROR(Write(writer, 0, directory.data(), directory.size()));
+  Loader loader(checkpoint, layout, table, writer, progress, cancelled);
+  SHOAL_RETURN_IF_ERROR(loader.Run(threads));
+  return Write(writer, 0, kRegionMagic, sizeof(kRegionMagic));
+}
 
 absl::Status LoadShard(const model::Checkpoint& checkpoint, const WeightLayout& layout, const ops::OpTable& table,
                        std::span<std::byte> region, int threads, std::atomic<int64_t>* progress,
                        const std::atomic<bool>* cancelled) {
-  SHOAL_CHECK(threads >= 1 && reinterpret_cast<uintptr_t>(region.data()) % kTensorAlignment == 0);
+  SHOAL_CHECK(reinterpret_cast<uintptr_t>(region.data()) % kTensorAlignment == 0);
   if (static_cast<int64_t>(region.size()) < layout.region_bytes) {
     return absl::InvalidArgumentError(
         absl::StrCat("the region has ", region.size(), " bytes, the weights need ", layout.region_bytes));
   }
-  WriteDirectory(layout, table, region);  // takes away the magic of what was there before
-  Loader loader(checkpoint, layout, table, region, progress, cancelled);
-  SHOAL_RETURN_IF_ERROR(loader.Run(threads));
-  std::memcpy(region.data(), kRegionMagic, sizeof(kRegionMagic));
-  return absl::OkStatus();
+  HostRegion host(region.data());
+  return LoadShard(checkpoint, layout, table, host, threads, progress, cancelled);
 }
 
 }  // namespace shoal::weights

@@ -1,4 +1,4 @@
-// A rank's weights: one self-describing memory region, written once by the agent's loader, mapped by the rank.
+// A rank's weights: one self-describing memory region, written once by the agent or its maker, mapped by the rank.
 // Region: header, directory of tensors, then the packed tensors on 64-byte borders (kernels/ops/op_table.h packs them).
 #pragma once
 
@@ -56,8 +56,25 @@ struct WeightLayout {
 absl::StatusOr<WeightLayout> MakeLayout(const model::ModelConfig& config, const model::Checkpoint& checkpoint,
                                         const plan::RankShard& shard, const ops::OpTable& table, bool compute_f32);
 
-// Reads, cuts and packs every item into `region` (at least region_bytes) with `threads` threads. `progress` counts
-// bytes read and may be watched from elsewhere; `cancelled` ends it early with Cancelled.
+// Takes the bytes of a region that is being loaded: the region itself, or pieces of it on their way to a device.
+class RegionWriter {
+ public:
+  virtual ~RegionWriter() = default;
+  // Room for the region's bytes [offset, offset + bytes), no more than LargestPiece(): the caller fills it and hands it
+  // to Put(). 64-byte aligned, undefined at first. Any thread; may wait.
+  virtual absl::StatusOr<std::byte*> Room(int64_t offset, int64_t bytes) = 0;
+  // What one thread puts is written in that order.
+  virtual absl::Status Put(std::byte* room, int64_t offset, int64_t bytes) = 0;
+};
+int64_t LargestPiece(const WeightLayout& layout, const ops::OpTable& table);
+
+// Reads, cuts and packs every item of the region with `threads` threads. `progress` counts bytes read and may be
+// watched from elsewhere; `cancelled` ends it early with Cancelled. All that was put is a region once this has
+// returned OK, and not before.
+absl::Status LoadShard(const model::Checkpoint& checkpoint, const WeightLayout& layout, const ops::OpTable& table,
+                       RegionWriter& writer, int threads, std::atomic<int64_t>* progress,
+                       const std::atomic<bool>* cancelled);
+// The same into host memory of at least region_bytes.
 absl::Status LoadShard(const model::Checkpoint& checkpoint, const WeightLayout& layout, const ops::OpTable& table,
                        std::span<std::byte> region, int threads, std::atomic<int64_t>* progress,
                        const std::atomic<bool>* cancelled);
@@ -66,5 +83,11 @@ absl::Status LoadShard(const model::Checkpoint& checkpoint, const WeightLayout& 
 // by `table`.
 absl::StatusOr<ModelWeights> Bind(std::span<const std::byte> region, const model::ModelConfig& config,
                                   const plan::RankShard& shard, const ops::OpTable& table);
+// The same of memory that the host cannot read: `region` is only where it lies, `read` copies from there. Its errors
+// are passed on.
+using ReadMemory = std::function<absl::Status(void* to, const std::byte* from, size_t bytes)>;
+absl::StatusOr<ModelWeights> Bind(std::span<const std::byte> region, const ReadMemory& read,
+                                  const model::ModelConfig& config, const plan::RankShard& shard,
+                                  const ops::OpTable& table);
 
 }  // namespace shoal::weights
