@@ -11,6 +11,7 @@
 
 #include "kernels/cuda/build_id.h"
 #include "kernels/cuda/runtime.h"
+#include "kernels/cuda/table.h"
 #include "kernels/ops/cuda_plugin.h"
 
 namespace shoal::cuda {
@@ -80,6 +81,7 @@ void Probe(ops::CudaProbe* out) {
     std::snprintf(device.name, sizeof device.name, "%s", properties.name);
     device.compute_major = properties.major;
     device.compute_minor = properties.minor;
+    device.multiprocessors = properties.multiProcessorCount;
     device.memory_bytes = properties.totalGlobalMem;
     static_assert(sizeof device.uuid == sizeof properties.uuid);
     std::memcpy(device.uuid, &properties.uuid, sizeof device.uuid);
@@ -94,11 +96,14 @@ absl::Status Open(int index, std::unique_ptr<ops::Accelerator>* out) {
   return opened.status();
 }
 
+const ops::OpTable* OpsTable() { return &Table(); }
+
 }  // namespace
 }  // namespace shoal::cuda
 
 __attribute__((visibility("default"))) const shoal::ops::CudaPlugin* shoal_cuda_plugin() {
   static const shoal::ops::CudaPlugin plugin = {shoal::ops::kCudaPluginAbi, sizeof(shoal::ops::CudaPlugin),
-                                                shoal::cuda::kBuildId, shoal::cuda::Probe, shoal::cuda::Open};
+                                                shoal::cuda::kBuildId,      shoal::cuda::Probe,
+                                                shoal::cuda::Open,          shoal::cuda::OpsTable};
   return &plugin;
 }

@@ -11,7 +11,7 @@
 
 namespace shoal::ops {
 
-inline constexpr uint32_t kCudaPluginAbi = 2;
+inline constexpr uint32_t kCudaPluginAbi = 3;
 inline constexpr char kCudaPluginFile[] = "libshoal_cuda.so";
 inline constexpr char kCudaPluginEntry[] = "shoal_cuda_plugin";  // and worker/comm/nccl_api.h has another
 
@@ -31,6 +31,7 @@ enum class CudaState : int32_t {
 struct CudaDevice {
   char name[256];  // ends with a 0
   int32_t compute_major, compute_minor;
+  int32_t multiprocessors;
   uint64_t memory_bytes;
   uint8_t uuid[16];
   int32_t usable;  // 1, or 0: too old
@@ -57,6 +58,8 @@ struct CudaPlugin {
   // The device `index` of the probe. Makes a context on it: some hundred MiB of its memory and tenths of a second.
   // FailedPrecondition: there is no such device, or it is not usable. Internal: the driver's words.
   absl::Status (*open)(int index, std::unique_ptr<Accelerator>* out);
+  // The ops of every accelerator. What needs no stream (supports, packing, sizes) needs no driver either. Any thread.
+  const OpTable* (*table)();
 };
 
 }  // namespace shoal::ops

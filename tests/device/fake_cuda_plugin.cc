@@ -26,7 +26,7 @@ void Probe(shoal::ops::CudaProbe* out) {
 }  // namespace
 
 const shoal::ops::CudaPlugin* shoal_cuda_plugin() {
-  static const shoal::ops::CudaPlugin plugin = {SHOAL_FAKE_ABI, sizeof(shoal::ops::CudaPlugin), "fake-build", Probe,
-                                                nullptr};
+  static const shoal::ops::CudaPlugin plugin = {
+      SHOAL_FAKE_ABI, sizeof(shoal::ops::CudaPlugin), "fake-build", Probe, nullptr, nullptr};
   return &plugin;
 }

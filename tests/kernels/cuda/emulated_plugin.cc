@@ -1,5 +1,6 @@
 // The CUDA plug-in without CUDA: libshoal_cuda_emulated.so has emulated devices, so that the whole program runs with
-// --device cuda where there is no GPU (SHOAL_CUDA_PLUGIN names it). From the environment:
+// --device cuda where there is no GPU (SHOAL_CUDA_PLUGIN names it), with an emulated NCCL between them. From the
+// environment:
 //   SHOAL_EMULATED_DEVICES  how many there are; 2 unless told
 //   SHOAL_EMULATED_MEMORY   bytes of each; 1 GiB unless told. Processes do not share them: each has all of it
 //   SHOAL_EMULATED_LAZY     1: work runs as late as it can
@@ -15,6 +16,7 @@
 #include "kernels/cuda/emulated/accelerator.h"
 #include "kernels/cuda/table.h"
 #include "kernels/ops/cuda_plugin.h"
+#include "tests/comm/emulated_nccl.h"
 
 namespace shoal::cuda {
 namespace {
@@ -55,6 +57,7 @@ void Probe(ops::CudaProbe* out) {
     ops::CudaDevice& device = out->devices[i];
     std::snprintf(device.name, sizeof device.name, "Emulated device");
     device.compute_major = ops::kCudaMinComputeMajor;
+    device.multiprocessors = EmulatedOptions().multiprocessors;
     device.memory_bytes = settings->memory;
     device.uuid[15] = static_cast<uint8_t>(i);
     device.usable = 1;
@@ -72,11 +75,20 @@ absl::Status Open(int index, std::unique_ptr<ops::Accelerator>* out) {
   return absl::OkStatus();
 }
 
+const ops::OpTable* OpsTable() { return &Table(); }
+
 }  // namespace
 }  // namespace shoal::cuda
 
 __attribute__((visibility("default"))) const shoal::ops::CudaPlugin* shoal_cuda_plugin() {
   static const shoal::ops::CudaPlugin plugin = {shoal::ops::kCudaPluginAbi, sizeof(shoal::ops::CudaPlugin),
-                                                shoal::cuda::kBuildId, shoal::cuda::Probe, shoal::cuda::Open};
+                                                shoal::cuda::kBuildId,      shoal::cuda::Probe,
+                                                shoal::cuda::Open,          shoal::cuda::OpsTable};
   return &plugin;
+}
+
+// Never destroyed, as a library's.
+__attribute__((visibility("default"))) shoal::comm::NcclApi* shoal_nccl() {
+  static shoal::comm::NcclApi* const api = shoal::comm::MakeEmulatedNccl(new shoal::comm::NcclWorld).release();
+  return api;
 }
