@@ -135,15 +135,25 @@ void SharedMemory::Unlink(const std::string& name) {
   if (path.ok()) ::shm_unlink(path->c_str());
 }
 
+SharedMemory SharedMemory::Hold(int fd, size_t bytes, int device) {
+  SharedMemory m;
+  m.fd_ = fd;
+  m.size_ = bytes;
+  m.device_ = device;
+  return m;
+}
+
 SharedMemory::SharedMemory(SharedMemory&& other) noexcept
     : fd_(std::exchange(other.fd_, -1)),
       data_(std::exchange(other.data_, nullptr)),
-      size_(std::exchange(other.size_, 0)) {}
+      size_(std::exchange(other.size_, 0)),
+      device_(std::exchange(other.device_, kHost)) {}
 
 SharedMemory& SharedMemory::operator=(SharedMemory&& other) noexcept {
   std::swap(fd_, other.fd_);
   std::swap(data_, other.data_);
   std::swap(size_, other.size_);
+  std::swap(device_, other.device_);
   return *this;
 }
 

@@ -1,4 +1,5 @@
-// Memory that outlives the process using it: an anonymous memory file owned by the agent, mapped by its ranks.
+// Memory that outlives the process using it: an anonymous memory file owned by the agent, mapped by its ranks, or a
+// device's, of which the agent holds no more than the descriptor.
 // Not thread-safe; the mapping itself may be used from any thread.
 #pragma once
 
@@ -21,6 +22,10 @@ class SharedMemory {
   static absl::StatusOr<SharedMemory> OpenNamed(const std::string& name);
   static void Unlink(const std::string& name);
 
+  // Memory of the device `device` (ops::Accelerator::SharedHandle), kept alive and handed on: data() is null. Takes the
+  // descriptor.
+  static SharedMemory Hold(int fd, size_t bytes, int device);
+
   SharedMemory() = default;
   SharedMemory(SharedMemory&& other) noexcept;
   SharedMemory& operator=(SharedMemory&& other) noexcept;
@@ -29,6 +34,8 @@ class SharedMemory {
   std::byte* data() const { return data_; }
   size_t size() const { return size_; }
   int fd() const { return fd_; }
+  int device() const { return device_; }  // kHost, or what Hold() was told
+  static constexpr int kHost = -1;
 
   // No process can write or resize it any more. The own mapping becomes read-only.
   absl::Status Seal();
@@ -37,6 +44,7 @@ class SharedMemory {
   int fd_ = -1;
   std::byte* data_ = nullptr;
   size_t size_ = 0;
+  int device_ = kHost;
 };
 
 }  // namespace shoal::device
