@@ -53,8 +53,8 @@ GUARDED = [
      "connections are the business of coordinator/rpc and worker/agent"),
     (re.compile(r"^common/plan/wire"),  # its headers show no protobuf, and so would slip past the row above
      re.compile(r"^common/plan/wire|^coordinator/rpc/|^coordinator/core/serving_step|^worker/agent/|"
-                r"^worker/rank/process|^tests/|^tools/"),
-     "messages are made and read in coordinator/rpc, core/serving_step (plans), worker/agent and rank/process"),
+                r"^worker/rank/process|^worker/maker/|^tests/|^tools/"),
+     "messages are made and read in coordinator/rpc, core/serving_step (plans), worker/agent, maker and rank/process"),
     (re.compile(r"^(thread|mutex|shared_mutex|condition_variable|future|atomic|semaphore|latch|barrier|stop_token|"
                 r"chrono|fstream|iostream|unistd\.h)$|^sys/|^linux/|^boost/(asio|beast)|^common/base/(mutex|futex)\.h$|"
                 r"^absl/(synchronization|time)/"),

@@ -88,6 +88,7 @@ class Arrows(TreeCase):
         for path, included, good in [
             ("coordinator/core/serving_step.cc", "common/plan/wire.h", True),
             ("worker/rank/process.cc", "common/plan/wire.h", True),
+            ("worker/maker/make_weights.cc", "common/plan/wire_setup.h", True),
             ("worker/agent/a.cc", "common/plan/wire_grpc.h", True),
             ("coordinator/core/scheduler.cc", "common/plan/wire.h", False),
             ("coordinator/core/serving_step.cc", "common/plan/wire_grpc.h", False),

@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <poll.h>
-#include <spawn.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -16,9 +15,8 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/clock.h"
 #include "common/base/status_macros.h"
+#include "worker/maker/spawn.h"
 #include "worker/rank/process.h"
-
-extern char** environ;
 
 namespace shoal::agent {
 namespace {
@@ -26,106 +24,20 @@ namespace {
 constexpr size_t kMaxLine = 2000;  // of stderr that is kept for a cause
 // After a child has died, its stderr ends at once, unless somebody else holds the pipe.
 constexpr DurationNs kStderrGrace = 200 * kMillisecond;
-constexpr int kFirstFreeFd = 64;  // sources are moved above the numbers they are put at
-
-int PidFdOpen(pid_t pid) { return static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)); }
-
-// Closes what it holds, in the parent.
-class Fds {
- public:
-  Fds() = default;
-  Fds(const Fds&) = delete;
-  Fds& operator=(const Fds&) = delete;
-  ~Fds() {
-    for (int fd : fds_) ::close(fd);
-  }
-  int Keep(int fd) {
-    fds_.push_back(fd);
-    return fd;
-  }
-  // A copy with a number above all those that a rank is given.
-  absl::StatusOr<int> Copy(int fd) {
-    const int copy = ::fcntl(fd, F_DUPFD_CLOEXEC, kFirstFreeFd);
-    if (copy < 0) return absl::ErrnoToStatus(errno, absl::StrCat("cannot copy descriptor ", fd));
-    return Keep(copy);
-  }
-
- private:
-  std::vector<int> fds_;
-};
-
-// posix_spawn's two argument objects, with destructors.
-struct SpawnArguments {
-  SpawnArguments() {
-    ::posix_spawn_file_actions_init(&actions);
-    ::posix_spawnattr_init(&attributes);
-  }
-  ~SpawnArguments() {
-    ::posix_spawn_file_actions_destroy(&actions);
-    ::posix_spawnattr_destroy(&attributes);
-  }
-  posix_spawn_file_actions_t actions;
-  posix_spawnattr_t attributes;
-};
-
-// Own process group: a Ctrl-C in the terminal reaches the agent, which then ends its ranks in order. Signals at
-// defaults.
-void SetAttributes(posix_spawnattr_t* attributes) {
-  sigset_t none, all;
-  ::sigemptyset(&none);
-  ::sigfillset(&all);
-  ::posix_spawnattr_setsigmask(attributes, &none);
-  ::posix_spawnattr_setsigdefault(attributes, &all);
-  ::posix_spawnattr_setpgroup(attributes, 0);
-  ::posix_spawnattr_setflags(attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETPGROUP);
-}
-
-// Puts descriptors at the numbers a rank expects, stderr into `stderr_fd`, and closes everything else.
-absl::Status SetDescriptors(const SpawnSpec& spec, int stderr_fd, Fds& fds, posix_spawn_file_actions_t* actions) {
-  const int self = PidFdOpen(::getpid());
-  if (self < 0) return absl::ErrnoToStatus(errno, "pidfd_open");
-  fds.Keep(self);
-  SHOAL_ASSIGN_OR_RETURN(const int parent, fds.Copy(self));
-  SHOAL_ASSIGN_OR_RETURN(const int err, fds.Copy(stderr_fd));
-  ::posix_spawn_file_actions_addopen(actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
-  ::posix_spawn_file_actions_adddup2(actions, err, STDOUT_FILENO);
-  ::posix_spawn_file_actions_adddup2(actions, err, STDERR_FILENO);
-  for (size_t i = 0; i < spec.fds.size(); ++i) {
-    const int target = rank::kControlFd + static_cast<int>(i);
-    SHOAL_ASSIGN_OR_RETURN(const int source, fds.Copy(spec.fds[i]));
-    ::posix_spawn_file_actions_adddup2(actions, source, target);
-  }
-  ::posix_spawn_file_actions_adddup2(actions, parent, rank::kParentPidFd);
-  ::posix_spawn_file_actions_addclosefrom_np(actions, rank::kParentPidFd + 1);
-  return absl::OkStatus();
-}
+constexpr int kFirstFreeFd = 64;  // above the numbers that a rank is given
 
 absl::StatusOr<pid_t> Spawn(const SpawnSpec& spec, int stderr_fd) {
-  Fds fds;
-  SpawnArguments args;
-  SetAttributes(&args.attributes);
-  SHOAL_RETURN_IF_ERROR(SetDescriptors(spec, stderr_fd, fds, &args.actions));
-  std::vector<std::string> words = {spec.binary, "rank", "--reader", absl::StrCat(spec.reader)};
-  std::vector<char*> argv;
-  for (std::string& word : words) argv.push_back(word.data());
-  argv.push_back(nullptr);
-  pid_t pid = -1;
-  const int error = ::posix_spawn(&pid, spec.binary.c_str(), &args.actions, &args.attributes, argv.data(), environ);
-  if (error != 0) return absl::ErrnoToStatus(error, absl::StrCat("cannot start a rank with ", spec.binary));
+  const int self = maker::OpenPidFd(::getpid());
+  if (self < 0) return absl::ErrnoToStatus(errno, "pidfd_open");
+  maker::SpawnCall call;
+  call.argv = {spec.binary, "rank", "--reader", absl::StrCat(spec.reader)};
+  static_assert(rank::kControlFd == 3);  // where Spawn begins
+  call.fds.assign(spec.fds.begin(), spec.fds.end());
+  call.fds.push_back(self);
+  call.output_fd = stderr_fd;
+  absl::StatusOr<pid_t> pid = maker::Spawn(call);
+  ::close(self);
   return pid;
-}
-
-std::string CauseOf(const siginfo_t& info) {
-  switch (info.si_code) {
-    case CLD_EXITED:
-      return absl::StrCat("exited with ", info.si_status);
-    case CLD_KILLED:
-      return absl::StrCat("killed by signal ", info.si_status);
-    case CLD_DUMPED:
-      return absl::StrCat("killed by signal ", info.si_status, " (core dumped)");
-    default:
-      return absl::StrCat("stopped by signal ", info.si_status);
-  }
 }
 
 void WriteAll(int fd, const char* data, size_t size) {
@@ -158,7 +70,7 @@ absl::StatusOr<std::unique_ptr<RankProcess>> RankProcess::Start(const SpawnSpec&
     return pid.status();
   }
   // The child cannot have been reaped yet, so its number is still its own.
-  const int pid_fd = PidFdOpen(*pid);
+  const int pid_fd = maker::OpenPidFd(*pid);
   if (pid_fd < 0) {
     const absl::Status failed = absl::ErrnoToStatus(errno, "pidfd_open");
     ::kill(*pid, SIGKILL);
@@ -219,7 +131,7 @@ void RankProcess::Watch() {
       info.si_status = -1;
     }
     const bool gone = info.si_code != CLD_STOPPED && info.si_code != CLD_TRAPPED;
-    std::string cause = CauseOf(info);
+    std::string cause = maker::DescribeEnd(info);
     if (gone) {
       gone_.store(true, std::memory_order_release);
       const bool oom = info.si_code == CLD_KILLED && info.si_status == SIGKILL && OutOfMemory();
