@@ -19,8 +19,8 @@ using AgentId = std::string;  // random, made by the agent at its start
 
 // A place for one rank.
 struct DeviceSlot {
-  std::string kind;          // "cpu" | "null"
-  int32_t threads = 0;       // compute threads of the rank on this slot
+  std::string kind;          // "cpu" | "null" | "cuda"
+  int32_t threads = 0;       // compute threads of the rank on this slot; cuda: multiprocessors
   int64_t memory_bytes = 0;  // that weights and KV may take, its share of the host
 };
 
@@ -74,9 +74,9 @@ struct Heartbeat {
 
 // Runtime choices that ranks must share. Part of the numerics id.
 struct EngineOptions {
-  std::string device = "cpu";          // op table: "cpu", "ref", "null", "cpu-avx2", ...
+  std::string device = "cpu";          // op table: "cpu", "cuda", "ref", "null", "cpu-avx2", ...
   std::string compute_dtype = "auto";  // "auto" | "f32"
-  std::string kv_dtype = "auto";       // "auto" (f16; f32 when compute is f32) | "f32" | "f16" | "bf16"
+  std::string kv_dtype = "auto";       // "auto" (f16; f32 when compute is f32; cuda: bf16) | "f32" | "f16" | "bf16"
   std::string load_format = "auto";    // "auto" | "dummy"
   uint64_t dummy_seed = 0;
   // "auto" | "shm" | "gloo" | "nccl". The coordinator decides what "auto" is: nccl between ranks on CUDA, else shm

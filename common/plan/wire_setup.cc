@@ -80,6 +80,9 @@ std::string EncodeSetup(const RankSetup& setup) {
   ToProto(setup.limits, out.mutable_limits());
   out.set_threads(setup.threads);
   out.set_host(ValidUtf8(setup.host));
+  out.set_device_index(setup.device_index);
+  out.set_weights_bytes(setup.weights_bytes);
+  out.set_kv_bytes(setup.kv_bytes);
   return out.SerializeAsString();
 }
 
@@ -91,6 +94,9 @@ absl::StatusOr<RankSetup> DecodeSetup(std::string_view bytes) {
   if (in.tp() < 1 || in.pp() < 1 || in.rank() < 0 || in.rank() >= int64_t{in.tp()} * in.pp() || in.threads() < 1) {
     return absl::InvalidArgumentError(
         absl::StrCat("rank ", in.rank(), " of tp ", in.tp(), " x pp ", in.pp(), " with ", in.threads(), " threads"));
+  }
+  if (in.device_index() < 0 || in.weights_bytes() < 0 || in.kv_bytes() < 0) {
+    return absl::InvalidArgumentError("a setup record with a negative device or size");
   }
   const auto& l = in.limits();
   for (int32_t v : {l.blocks(), l.block_size(), l.max_sequences(), l.max_tokens(), l.max_model_len(), l.vocab()}) {
@@ -111,6 +117,9 @@ absl::StatusOr<RankSetup> DecodeSetup(std::string_view bytes) {
   out.limits = *limits;
   out.threads = in.threads();
   out.host = in.host();
+  out.device_index = in.device_index();
+  out.weights_bytes = in.weights_bytes();
+  out.kv_bytes = in.kv_bytes();
   return out;
 }
 

@@ -20,6 +20,9 @@ struct RankSetup {
   MirrorLimits limits;
   int32_t threads = 1;
   std::string host;  // that the transport binds, where it binds one
+  // Where engine.device is "cuda": which one, and the sizes of the memory behind the inherited descriptors.
+  int32_t device_index = 0;
+  int64_t weights_bytes = 0, kv_bytes = 0;
 };
 
 std::string EncodeSetup(const RankSetup& setup);

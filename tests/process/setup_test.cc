@@ -38,6 +38,9 @@ RankSetup Example() {
   s.limits = {100, 32, 8, 512, 2048, 49152};
   s.threads = 4;
   s.host = "::1";
+  s.device_index = 6;
+  s.weights_bytes = int64_t{70} << 30;
+  s.kv_bytes = int64_t{40} << 30;
   return s;
 }
 
@@ -67,6 +70,9 @@ TEST(Setup, SurvivesTheTrip) {
   EXPECT_EQ(49152, out->limits.vocab);
   EXPECT_EQ(4, out->threads);
   EXPECT_EQ("::1", out->host);
+  EXPECT_EQ(6, out->device_index);
+  EXPECT_EQ(int64_t{70} << 30, out->weights_bytes);
+  EXPECT_EQ(int64_t{40} << 30, out->kv_bytes);
 }
 
 TEST(Setup, NonsenseIsRefused) {

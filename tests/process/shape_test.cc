@@ -62,6 +62,22 @@ TEST(ResolveNumerics, AutoFollowsTheComputeType) {
   EXPECT_EQ(DType::kBF16, ResolveNumerics(engine)->kv);
 }
 
+TEST(ResolveNumerics, OnCudaThereIsBf16Alone) {
+  plan::EngineOptions engine;
+  engine.device = "cuda";
+  const auto numerics = ResolveNumerics(engine);
+  ASSERT_TRUE(numerics.ok()) << numerics.status();
+  EXPECT_FALSE(numerics->compute_f32);
+  EXPECT_EQ(DType::kBF16, numerics->kv);
+  engine.kv_dtype = "bf16";
+  EXPECT_TRUE(ResolveNumerics(engine).ok());
+  engine.kv_dtype = "f16";
+  EXPECT_NE(std::string::npos, ResolveNumerics(engine).status().message().find("f16 on a CUDA device"));
+  engine.kv_dtype = "auto";
+  engine.compute_dtype = "f32";
+  EXPECT_NE(std::string::npos, ResolveNumerics(engine).status().message().find("f32 on a CUDA device"));
+}
+
 TEST(ResolveNumerics, NamesWhatItDoesNotKnow) {
   plan::EngineOptions engine;
   engine.compute_dtype = "f64";

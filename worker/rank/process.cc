@@ -18,12 +18,13 @@
 #include "common/plan/ring.h"
 #include "common/plan/wire.h"
 #include "common/plan/wire_setup.h"
-#include "kernels/ops/backends.h"
+#include "worker/comm/staged.h"
 #include "worker/device/device.h"
 #include "worker/device/memory.h"
 #include "worker/kv/kv_cache.h"
 #include "worker/rank/engine.h"
 #include "worker/rank/process_comm.h"
+#include "worker/rank/process_memory.h"
 #include "worker/rank/process_plans.h"
 #include "worker/rank/shape.h"
 #include "worker/weights/weights.h"
@@ -63,9 +64,9 @@ class ParentWatch {
   std::thread thread_;
 };
 
-// Everything a rank has inherited, mapped.
+// What a rank has inherited of the host's memory, mapped; weights and KV cache are process_memory.h's.
 struct Inherited {
-  device::SharedMemory control, plans, results, weights, kv, channels;
+  device::SharedMemory control, plans, results, channels;
   ControlPage* page = nullptr;
 };
 
@@ -80,8 +81,6 @@ absl::StatusOr<Inherited> MapInherited() {
   SHOAL_ASSIGN_OR_RETURN(in.control, Map(kControlFd, true, "control page"));
   SHOAL_ASSIGN_OR_RETURN(in.plans, Map(kPlanRingFd, true, "plan ring"));
   SHOAL_ASSIGN_OR_RETURN(in.results, Map(kResultRingFd, true, "result ring"));
-  SHOAL_ASSIGN_OR_RETURN(in.weights, Map(kWeightsFd, false, "weights"));
-  SHOAL_ASSIGN_OR_RETURN(in.kv, Map(kKvFd, true, "KV cache"));
   SHOAL_ASSIGN_OR_RETURN(in.channels, Map(kChannelsFd, true, "channels"));
   if (in.control.size() < sizeof(ControlPage)) return absl::DataLossError("the control page is too small");
   in.page = reinterpret_cast<ControlPage*>(in.control.data());
@@ -118,31 +117,35 @@ absl::Status SendResult(plan::RingWriter& ring, ControlPage& page, const plan::S
 absl::Status Run(Inherited& in, const plan::RankSetup& setup, plan::RingReader& reader) {
   SHOAL_ASSIGN_OR_RETURN(const plan::ShardPlan shards, plan::MakeShardPlan(setup.model, setup.tp, setup.pp));
   const plan::RankShard& shard = shards.ranks[setup.rank];
-  SHOAL_ASSIGN_OR_RETURN(const ops::OpTable* table, ops::FindOpTable(setup.engine.device));
   SHOAL_ASSIGN_OR_RETURN(const Numerics numerics, ResolveNumerics(setup.engine));
-  SHOAL_ASSIGN_OR_RETURN(
-      const weights::ModelWeights weights,
-      weights::Bind(std::span<const std::byte>(in.weights.data(), in.weights.size()), setup.model, shard, *table));
+  SHOAL_ASSIGN_OR_RETURN(const RankMemory memory, AttachMemory(setup));
+  device::Device* const device = memory.device.get();
+  device->stream().progress = &in.page->progress;
+  const auto read = [device](void* to, const std::byte* from, size_t bytes) {
+    return device->Download(to, from, bytes);
+  };
+  SHOAL_ASSIGN_OR_RETURN(const weights::ModelWeights weights,
+                         weights::Bind(memory.weights, read, setup.model, shard, device->table()));
 
   const kv::KvShape kv_shape =
       kv::MakeKvShape(shard, setup.model, numerics.kv, setup.limits.block_size, setup.limits.blocks);
-  if (static_cast<int64_t>(in.kv.size()) < kv::RegionBytes(kv_shape)) {
+  if (static_cast<int64_t>(memory.kv.size()) < kv::RegionBytes(kv_shape)) {
     return absl::InternalError(
-        absl::StrCat("a KV region of ", in.kv.size(), " bytes, ", kv::RegionBytes(kv_shape), " are needed"));
+        absl::StrCat("a KV region of ", memory.kv.size(), " bytes, ", kv::RegionBytes(kv_shape), " are needed"));
   }
-  const std::vector<ops::KvLayer> layers = kv::MakeLayers(kv_shape, {in.kv.data(), in.kv.size()});
+  const std::vector<ops::KvLayer> layers = kv::MakeLayers(kv_shape, memory.kv);
 
   SHOAL_ASSIGN_OR_RETURN(plan::RingWriter results, plan::RingWriter::Create({in.results.data(), in.results.size()}));
   SHOAL_RETURN_IF_ERROR(results.AttachReader().status());  // slot 0: the agent's
   const comm::GroupShape channels = ChannelShape(setup.model, setup.limits, setup.tp, setup.pp);
   SHOAL_ASSIGN_OR_RETURN(comm::RankComm comm, OpenChannels(setup, channels, {in.channels.data(), in.channels.size()},
-                                                           reader, results, in.page));
-  const std::unique_ptr<device::Device> device = device::MakeHostDevice(table, setup.threads);
-  device->stream().progress = &in.page->progress;
+                                                           reader, results, in.page, memory.parts));
+  // What a host's transport carries for a device goes through host memory.
+  if (!device->is_host() && setup.engine.transport != "nccl") comm = comm::MakeStaged(std::move(comm), device);
 
   const graph::DecoderOptions options{setup.limits.max_tokens, setup.limits.max_sequences, setup.limits.max_model_len};
   SHOAL_ASSIGN_OR_RETURN(std::unique_ptr<graph::Decoder> decoder,
-                         graph::Decoder::Create(setup.model, shard, options, device.get(), &weights, layers,
+                         graph::Decoder::Create(setup.model, shard, options, device, &weights, layers,
                                                 comm.tensor.get(), &in.page->operation));
 
   RingSource source(&reader, {setup.epoch, setup.coordinator, 0}, &in.page->stale_records);
@@ -153,7 +156,7 @@ absl::Status Run(Inherited& in, const plan::RankSetup& setup, plan::RingReader& 
   parts.tp = setup.tp;
   parts.pp = setup.pp;
   parts.limits = setup.limits;
-  parts.device = device.get();
+  parts.device = device;
   parts.decoder = std::move(decoder);
   parts.kv = layers;
   parts.comm = &comm;

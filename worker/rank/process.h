@@ -11,8 +11,8 @@ namespace shoal::rank {
 inline constexpr int kControlFd = 3;   // ControlPage, read-write
 inline constexpr int kPlanRingFd = 4;  // ring of plans, shared by all ranks of the agent
 inline constexpr int kResultRingFd = 5;
-inline constexpr int kWeightsFd = 6;  // read-only region
-inline constexpr int kKvFd = 7;
+inline constexpr int kWeightsFd = 6;    // region, read-only; of the device that the setup record names, or the host's
+inline constexpr int kKvFd = 7;         // the same
 inline constexpr int kChannelsFd = 8;   // shm segment of the group
 inline constexpr int kParentPidFd = 9;  // pidfd of the agent: the rank ends when it becomes readable
 

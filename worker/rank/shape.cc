@@ -16,6 +16,19 @@ int MailboxSlots(int pp) {
   return slots;
 }
 
+// The CUDA backend computes in bf16 alone, and its attention reads no other cache.
+absl::StatusOr<Numerics> ResolveOnCuda(const plan::EngineOptions& engine) {
+  if (engine.compute_dtype != "auto") {
+    return absl::InvalidArgumentError(
+        absl::StrCat("compute dtype ", engine.compute_dtype, " on a CUDA device: there is auto (bf16)"));
+  }
+  if (engine.kv_dtype != "auto" && engine.kv_dtype != "bf16") {
+    return absl::InvalidArgumentError(
+        absl::StrCat("KV cache dtype ", engine.kv_dtype, " on a CUDA device: there are auto and bf16"));
+  }
+  return Numerics{.compute_f32 = false, .kv = DType::kBF16};
+}
+
 }  // namespace
 
 comm::GroupShape ChannelShape(const model::ModelConfig& model, const plan::MirrorLimits& limits, int tp, int pp) {
@@ -36,6 +49,7 @@ int64_t ResultRingCapacity(const plan::MirrorLimits& limits) {
 }
 
 absl::StatusOr<Numerics> ResolveNumerics(const plan::EngineOptions& engine) {
+  if (engine.device == "cuda") return ResolveOnCuda(engine);
   Numerics out;
   if (engine.compute_dtype == "f32") {
     out.compute_f32 = true;
