@@ -87,7 +87,7 @@ TEST_F(JoinTest, WorkingMemoryIsTakenFromTheSlots) {
   const auto memory = [&](int32_t max_tokens) {
     const auto joined = Resolve({}, [&](plan::JoinGroup& j) { j.limits.max_tokens = max_tokens; });
     EXPECT_TRUE(joined.ok()) << joined.status();
-    return joined.ok() ? ReplyTo(**joined, Shelf()).ranks[0].memory_bytes : -1;
+    return joined.ok() ? ReplyTo(**joined, Shelf())->ranks[0].memory_bytes : -1;
   };
   const int64_t slot = self_.slots[0].memory_bytes, small = memory(64), large = memory(4096);
   EXPECT_LT(small, slot);

@@ -1,4 +1,5 @@
 // What outlives ranks: the shelf; and what connects agents of one host: the channels.
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
 
@@ -32,9 +33,9 @@ TEST(Shelf, KeepsOnlyWhatIsWanted) {
   shelf.PutWeights("k", 0, Make(100));
   shelf.PutWeights("k", 1, Make(100));
   ASSERT_TRUE(shelf.Kv(0, 64, 1).ok());
-  shelf.KeepOnly("k", {1, 2});
+  shelf.KeepOnly("k", {{1}, {2}});
   EXPECT_EQ((std::vector<int32_t>{1}), shelf.Held().ranks);
-  shelf.KeepOnly("other", {1});
+  shelf.KeepOnly("other", {{1}});
   EXPECT_TRUE(shelf.Held().ranks.empty());
   EXPECT_EQ("", shelf.Held().key);
 }
@@ -45,6 +46,53 @@ TEST(Shelf, AnotherKeyReplacesTheFormer) {
   shelf.PutWeights("b", 1, Make(100));
   EXPECT_EQ(nullptr, shelf.Weights("a", 0));
   EXPECT_EQ((std::vector<int32_t>{1}), shelf.Held().ranks);
+}
+
+// Memory of a device, of which no more than the descriptor is held.
+device::SharedMemory OnDevice(int device, size_t bytes) {
+  return device::SharedMemory::Hold(::open("/dev/null", O_RDONLY | O_CLOEXEC), bytes, device);
+}
+
+TEST(Shelf, WeightsOnADeviceAreThoseOfThatDevice) {
+  Shelf shelf;
+  shelf.PutWeights("k", 0, OnDevice(2, 1000));
+  shelf.PutWeights("k", 1, OnDevice(3, 100));
+  ASSERT_NE(nullptr, shelf.Weights("k", 0, 2));
+  EXPECT_EQ(nullptr, shelf.Weights("k", 0, 2)->data());
+  EXPECT_EQ(nullptr, shelf.Weights("k", 0, 3));
+  EXPECT_EQ(nullptr, shelf.Weights("k", 0));
+  EXPECT_EQ(1000, shelf.BytesOn(2));
+  EXPECT_EQ(0, shelf.BytesOn(0));
+  shelf.KeepOnly("k", {{0, 3}, {1, 3}});
+  EXPECT_EQ((std::vector<int32_t>{1}), shelf.Held().ranks) << "rank 0 is on another device now";
+}
+
+TEST(Shelf, CacheOnADeviceIsMadeOnceForEachSizeAndPlace) {
+  Shelf shelf;
+  int made = 0;
+  int at = 0;
+  const auto make = [&](size_t bytes) -> absl::StatusOr<device::SharedMemory> {
+    ++made;
+    EXPECT_EQ(0, shelf.BytesOn(at)) << "the former one is gone first";
+    return OnDevice(at, bytes + 50);  // rounded up
+  };
+  const auto first = shelf.Kv({7, 0}, 1000, 1, make);
+  ASSERT_TRUE(first.ok());
+  const uint64_t id = (*first)->id;
+  EXPECT_EQ(id, (*shelf.Kv({7, 0}, 1000, 1, make))->id);
+  EXPECT_NE(id, (*shelf.Kv({7, 0}, 1000, 2, make))->id) << "another coordinator";
+  EXPECT_EQ(1, made);
+  EXPECT_EQ(1050, shelf.BytesOn(0));
+  ASSERT_TRUE(shelf.Kv({7, 0}, 2000, 2, make).ok());
+  EXPECT_EQ(2, made);
+  at = 1;
+  ASSERT_TRUE(shelf.Kv({7, 1}, 2000, 2, make).ok());
+  EXPECT_EQ(3, made);
+  EXPECT_EQ(0, shelf.BytesOn(0));
+  const auto fails = [](size_t) -> absl::StatusOr<device::SharedMemory> {
+    return absl::ResourceExhaustedError("full");
+  };
+  EXPECT_TRUE(absl::IsResourceExhausted(shelf.Kv({7, 1}, 3000, 2, fails).status()));
 }
 
 TEST(Shelf, CacheOfTheSameSizeKeepsItsContentsAndItsId) {

@@ -18,6 +18,8 @@
 #include "worker/agent/host.h"
 #include "worker/agent/registration.h"
 #include "worker/agent/service.h"
+#include "worker/device/open.h"
+#include "worker/maker/client.h"
 
 namespace shoal::agent {
 namespace {
@@ -62,7 +64,7 @@ absl::Status CheckOptions(const AgentOptions& o) {
     Log(absl::StrCat("ranks listen on the host of --listen, ", o.listen,
                      ": those of other hosts will not reach them there"));
   }
-  if (o.slots < 1 || o.slots > 64)
+  if (o.slots < (o.device == device::kCuda ? 0 : 1) || o.slots > 64)
     return absl::InvalidArgumentError(absl::StrCat(o.slots, " slots: 1 to 64 are possible"));
   if (o.threads < 0 || o.memory_bytes < 0 || o.orphan_timeout < 0) {
     return absl::InvalidArgumentError("threads, memory and orphan time-out cannot be negative");
@@ -76,7 +78,9 @@ std::string OwnBinary() {
   return n > 0 ? std::string(path, static_cast<size_t>(n)) : std::string("/proc/self/exe");
 }
 
-GroupContext Describe(const AgentOptions& o) {
+std::string Binary(const AgentOptions& o) { return o.rank_binary.empty() ? OwnBinary() : o.rank_binary; }
+
+GroupContext Describe(const AgentOptions& o, CudaDevices* cuda) {
   const HostFacts facts = ReadHostFacts();
   GroupContext context;
   plan::AgentInfo& self = context.self;
@@ -87,9 +91,11 @@ GroupContext Describe(const AgentOptions& o) {
   self.build_id = o.build_id.empty() ? BuildId() : o.build_id;
   self.pid = ::getpid();
   const int64_t memory = o.memory_bytes > 0 ? o.memory_bytes : facts.memory_available / 2;
-  const int threads = o.threads > 0 ? o.threads : std::max(1, facts.cores / o.slots);
-  for (int i = 0; i < o.slots; ++i) self.slots.push_back({o.device, threads, memory / o.slots});
-  context.rank_binary = o.rank_binary.empty() ? OwnBinary() : o.rank_binary;
+  const int threads = o.threads > 0 ? o.threads : std::max(1, facts.cores / std::max(1, o.slots));
+  if (cuda != nullptr) self.slots = cuda->slots();
+  for (int i = 0; cuda == nullptr && i < o.slots; ++i) self.slots.push_back({o.device, threads, memory / o.slots});
+  context.cuda = cuda;
+  context.rank_binary = Binary(o);
   context.log_directory = o.log_directory;
   context.cores = facts.cores;
   return context;
@@ -155,7 +161,12 @@ absl::Status Serve(const AgentOptions& o, Control& control, int port, const std:
 absl::Status RunAgent(const AgentOptions& options, const std::atomic<bool>& stop) {
   SHOAL_RETURN_IF_ERROR(CheckOptions(options));
   SHOAL_ASSIGN_OR_RETURN(std::unique_ptr<Endpoint> endpoint, Endpoint::Listen(options.listen));
-  Control control(Describe(options));
+  const maker::Makers makers(Binary(options), &stop);
+  std::unique_ptr<CudaDevices> cuda;
+  if (options.device == device::kCuda) {
+    SHOAL_ASSIGN_OR_RETURN(cuda, CudaDevices::Find(&makers, options.slots, options.gpu_memory_utilization));
+  }
+  Control control(Describe(options, cuda.get()));
   endpoint->Serve(&control);
   absl::Status ended = Serve(options, control, endpoint->port(), stop);
   control.Stop();    // first: all calls wait for its answers

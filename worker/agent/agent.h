@@ -17,19 +17,22 @@ struct AgentOptions {
   std::string listen = "127.0.0.1:0";  // off loopback only with `insecure`, until TLS exists
   std::string advertise;               // "host:port" that reaches it from the coordinator; empty: where it listens
   bool insecure = false;
-  int slots = 1;                             // ranks this host can run
+  // Ranks this host can run. With "cuda": the first so many usable devices, 0 for all.
+  int slots = 1;
   int threads = 0;                           // per rank; 0: cores / slots, at least 1
   int64_t memory_bytes = 0;                  // of all slots together; 0: half of what the host has available
   std::string device = "cpu";                // kind of its slots
+  double gpu_memory_utilization = 0.9;       // of each CUDA device, the part that may be in use
   DurationNs orphan_timeout = 60 * kSecond;  // without a coordinator: then it ends its ranks and exits
-  std::string rank_binary;                   // executable that runs `rank`; empty: this one (/proc/self/exe)
+  std::string rank_binary;                   // runs `rank` and `maker`; empty: this program (/proc/self/exe)
   std::string build_id;                      // told to the coordinator; empty: BuildId()
   std::string log_directory;                 // where ranks' stderr goes; empty: inherited
   std::function<void()> on_registered;       // each time, on RunAgent's thread; may be null
 };
 
 // Runs until *stop is true (OK; all ranks ended and reaped), the orphan time-out passes (Unavailable), or the
-// coordinator refuses it for good (FailedPrecondition: another build).
+// coordinator refuses it for good (FailedPrecondition: another build). FailedPrecondition, too, when its slots would be
+// on CUDA devices that cannot be used.
 absl::Status RunAgent(const AgentOptions& options, const std::atomic<bool>& stop);
 
 }  // namespace shoal::agent

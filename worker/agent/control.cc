@@ -26,9 +26,9 @@ absl::StatusOr<Control::Preloaded> ReadWeights(const plan::JoinGroup& join, cons
     nothing.progress.done = true;
     return nothing;
   }
-  SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<Joined> joined, ResolveJoin(join, context.self));
+  SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<Joined> joined, ResolveJoin(join, context.self, context.cuda));
   Control::Preloaded result;
-  result.reply = ReplyTo(*joined, *context.shelf);
+  SHOAL_ASSIGN_OR_RETURN(result.reply, ReplyTo(*joined, *context.shelf));
   result.progress.agent = context.self.id;
   SHOAL_RETURN_IF_ERROR(LoadWeights(*joined, context.cores, *context.shelf, cancelled, report, &result.progress));
   result.progress.done = true;

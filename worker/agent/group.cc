@@ -22,8 +22,8 @@ constexpr auto kConnectPoll = std::chrono::milliseconds(10);
 
 absl::StatusOr<std::shared_ptr<Group>> Group::Join(const plan::JoinGroup& join, const GroupContext& context,
                                                    plan::JoinReply* reply) {
-  SHOAL_ASSIGN_OR_RETURN(std::unique_ptr<Joined> joined, ResolveJoin(join, context.self));
-  *reply = ReplyTo(*joined, *context.shelf);
+  SHOAL_ASSIGN_OR_RETURN(std::unique_ptr<Joined> joined, ResolveJoin(join, context.self, context.cuda));
+  SHOAL_ASSIGN_OR_RETURN(*reply, ReplyTo(*joined, *context.shelf));
   Channels channels;
   if (joined->transport == comm::Transport::kShm && !joined->alone && joined->has_first_rank) {
     const size_t bytes = comm::ShmSegmentBytes(rank::ChannelShape(joined->files.config, join.limits, join.tp, join.pp));
@@ -70,6 +70,17 @@ absl::Status Group::OpenChannels(const plan::MirrorLimits& limits) {
   return absl::OkStatus();
 }
 
+absl::StatusOr<const Shelf::KvRegion*> Group::KvRegion(const LocalRank& local, int64_t bytes) {
+  if (joined_->cuda == nullptr) return context_.shelf->Kv(local.rank, static_cast<size_t>(bytes), coordinator_);
+  const auto make = [&](size_t size) -> absl::StatusOr<device::SharedMemory> {
+    auto memory = joined_->cuda->makers().KvCache(local.device, static_cast<int64_t>(size));
+    if (memory.ok()) return memory;
+    return absl::Status(memory.status().code(), absl::StrCat("the KV cache of rank ", local.rank, " on CUDA device ",
+                                                             local.device, ": ", memory.status().message()));
+  };
+  return context_.shelf->Kv({local.rank, local.device}, static_cast<size_t>(bytes), coordinator_, make);
+}
+
 absl::StatusOr<std::vector<RankSpec>> Group::MakeSpecs(const plan::MirrorLimits& limits,
                                                        std::vector<plan::LoadProgress::Cache>* caches) {
   const plan::JoinGroup& join = joined_->join;
@@ -77,8 +88,8 @@ absl::StatusOr<std::vector<RankSpec>> Group::MakeSpecs(const plan::MirrorLimits&
   for (const LocalRank& local : joined_->ranks) {
     const kv::KvShape shape =
         kv::MakeKvShape(local.shard, joined_->files.config, joined_->numerics.kv, limits.block_size, limits.blocks);
-    SHOAL_ASSIGN_OR_RETURN(const Shelf::KvRegion* kv,
-                           context_.shelf->Kv(local.rank, static_cast<size_t>(kv::RegionBytes(shape)), coordinator_));
+    SHOAL_ASSIGN_OR_RETURN(const Shelf::KvRegion* kv, KvRegion(local, kv::RegionBytes(shape)));
+    const device::SharedMemory& weights = *context_.shelf->Weights(joined_->weights_key, local.rank, local.device);
     RankSpec spec;
     spec.setup = {.rank = local.rank,
                   .tp = join.tp,
@@ -89,8 +100,11 @@ absl::StatusOr<std::vector<RankSpec>> Group::MakeSpecs(const plan::MirrorLimits&
                   .engine = join.engine,
                   .limits = limits,
                   .threads = local.slot.threads,
-                  .host = context_.rank_host};
-    spec.weights_fd = context_.shelf->Weights(joined_->weights_key, local.rank)->fd();
+                  .host = context_.rank_host,
+                  .device_index = std::max(0, local.device),
+                  .weights_bytes = static_cast<int64_t>(weights.size()),
+                  .kv_bytes = static_cast<int64_t>(kv->memory.size())};
+    spec.weights_fd = weights.fd();
     spec.kv_fd = kv->memory.fd();
     caches->push_back({local.rank, kv->id});
     MutexLock lock(channels_mutex_);

@@ -28,6 +28,7 @@ struct GroupContext {
   std::string rank_binary;
   std::string log_directory;
   int cores = 1;
+  CudaDevices* cuda = nullptr;  // behind the slots; null: the host is
   Shelf* shelf = nullptr;
   plan::StaleCounters* stale = nullptr;  // of the agent
 };
@@ -69,6 +70,7 @@ class Group {
 
  private:
   Group(std::unique_ptr<Joined> joined, const GroupContext& context);
+  absl::StatusOr<const Shelf::KvRegion*> KvRegion(const LocalRank& local, int64_t bytes);
   absl::StatusOr<std::vector<RankSpec>> MakeSpecs(const plan::MirrorLimits& limits,
                                                   std::vector<plan::LoadProgress::Cache>* caches);
   absl::Status CheckLimits(const plan::MirrorLimits& limits) const;

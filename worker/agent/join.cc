@@ -8,41 +8,37 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "common/base/status_macros.h"
-#include "common/model/quantise.h"
 #include "common/model/tensor_table.h"
-#include "kernels/ops/backends.h"
+#include "worker/device/open.h"
 #include "worker/graph/decoder.h"
 #include "worker/kv/kv_cache.h"
+#include "worker/weights/open_weights.h"
 
 namespace shoal::agent {
 namespace {
 
 absl::Status OpenCheckpoint(Joined& joined) {
   const plan::JoinGroup& join = joined.join;
-  const bool dummy = join.engine.load_format == "dummy";
-  const auto source = dummy ? model::WeightSource::kDummy : model::WeightSource::kFiles;
-  SHOAL_ASSIGN_OR_RETURN(joined.files, model::OpenModel(join.model, source));
-  if (joined.files.revision != join.revision) {
-    return absl::FailedPreconditionError(absl::StrCat(join.model, " here is revision ", joined.files.revision,
-                                                      ", the coordinator read revision ", join.revision,
-                                                      ": give both the same files"));
-  }
-  SHOAL_ASSIGN_OR_RETURN(joined.checkpoint,
-                         model::QuantiseAs(join.engine.quantization, joined.files.checkpoint, joined.files.config));
-  if (dummy) {
-    joined.checkpoint = model::MakeDummyCheckpoint(joined.checkpoint, join.engine.dummy_seed);
-  } else if (join.engine.load_format != "auto") {
-    return absl::InvalidArgumentError(
-        absl::StrCat("load format ", join.engine.load_format, ": there are auto and dummy"));
-  }
-  return model::CheckTensors(joined.files.config, *joined.checkpoint);
+  SHOAL_ASSIGN_OR_RETURN(weights::OpenedWeights opened, weights::OpenWeights(join.model, join.revision, join.engine));
+  joined.files = std::move(opened.files);
+  joined.checkpoint = std::move(opened.checkpoint);
+  return absl::OkStatus();
 }
 
-absl::StatusOr<comm::Transport> FindTransport(const std::string& name) {
+// Slots are of one kind, and ranks of all agents compute on the same.
+absl::Status CheckDevice(const std::string& wanted, bool cuda) {
+  if ((wanted == device::kCuda) == cuda) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat("the group computes on ", wanted, ", and the slots of this agent are ", cuda ? "" : "not ",
+                   "on CUDA devices: give --device ", cuda ? "cuda" : wanted, " to both"));
+}
+
+absl::StatusOr<comm::Transport> FindTransport(const std::string& name, bool cuda) {
   if (name == "auto" || name == "shm") return comm::Transport::kShm;
   if (name == "gloo") return comm::Transport::kGloo;
-  if (name == "nccl") return comm::Transport::kNccl;
-  return absl::InvalidArgumentError(absl::StrCat("transport ", name, ": there are shm, gloo and nccl"));
+  if (name == "nccl" && cuda) return comm::Transport::kNccl;
+  return absl::InvalidArgumentError(
+      absl::StrCat("transport ", name, ": there are shm, gloo and, between CUDA devices, nccl"));
 }
 
 // They size memory and go to ranks, which take them as good.
@@ -100,27 +96,40 @@ void NameNumerics(const plan::AgentInfo& self, Joined& joined) {
       engine.load_format == "dummy" ? absl::StrCat("dummy", engine.dummy_seed) : std::string("files");
   joined.numerics_id = absl::StrCat(self.build_id, "/", cut, "/", source, "-", WeightTypes(joined), "/kv-",
                                     std::string(Info(joined.numerics.kv).name), "/b", engine.block_size);
+  if (joined.cuda != nullptr) {
+    std::vector<int32_t> slots;
+    for (const LocalRank& local : joined.ranks) slots.push_back(local.slot_index);
+    absl::StrAppend(&joined.numerics_id, "/", joined.cuda->Numerics(slots));
+  }
   joined.weights_key = absl::StrCat(joined.files.revision, "/", source, "-", engine.quantization, "/", cut);
 }
 
 // What the slot has for weights and KV, beside the rank's working memory.
-int64_t MemoryFor(const Joined& joined, const LocalRank& local) {
+absl::StatusOr<int64_t> MemoryFor(const Joined& joined, const LocalRank& local, const Shelf& shelf) {
   const plan::MirrorLimits& limits = joined.join.limits;
   const graph::DecoderOptions options{limits.max_tokens, limits.max_sequences, limits.max_model_len};
   const int64_t working =
       graph::DecoderBytes(joined.files.config, local.shard, joined.join.tp, options, *joined.table, local.slot.threads);
-  return std::max<int64_t>(0, local.slot.memory_bytes - working);
+  if (joined.cuda == nullptr) return std::max<int64_t>(0, local.slot.memory_bytes - working);
+  absl::StatusOr<int64_t> offer = joined.cuda->Offer(local.slot_index, working, shelf.BytesOn(local.device));
+  if (offer.ok()) return offer;
+  return absl::Status(offer.status().code(),
+                      absl::StrCat("rank ", local.rank, " on CUDA device ", local.device, " with ", working,
+                                   " bytes to work with: ", offer.status().message()));
 }
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Joined>> ResolveJoin(const plan::JoinGroup& join, const plan::AgentInfo& self) {
+absl::StatusOr<std::unique_ptr<Joined>> ResolveJoin(const plan::JoinGroup& join, const plan::AgentInfo& self,
+                                                    CudaDevices* cuda) {
   auto joined = std::make_unique<Joined>();
   joined->join = join;
-  SHOAL_ASSIGN_OR_RETURN(joined->transport, FindTransport(join.engine.transport));
+  joined->cuda = cuda;
+  SHOAL_RETURN_IF_ERROR(CheckDevice(join.engine.device, cuda != nullptr));
+  SHOAL_ASSIGN_OR_RETURN(joined->transport, FindTransport(join.engine.transport, cuda != nullptr));
   SHOAL_ASSIGN_OR_RETURN(const std::vector<plan::RankAssignment> own, OwnAssignments(join, self));
   SHOAL_ASSIGN_OR_RETURN(joined->numerics, rank::ResolveNumerics(join.engine));
-  SHOAL_ASSIGN_OR_RETURN(joined->table, ops::FindOpTable(join.engine.device));
+  SHOAL_ASSIGN_OR_RETURN(joined->table, device::FindTable(join.engine.device));
   SHOAL_RETURN_IF_ERROR(OpenCheckpoint(*joined));
   SHOAL_RETURN_IF_ERROR(CheckJoinLimits(join, joined->files.config));
   SHOAL_ASSIGN_OR_RETURN(const plan::ShardPlan shards, plan::MakeShardPlan(joined->files.config, join.tp, join.pp));
@@ -128,7 +137,12 @@ absl::StatusOr<std::unique_ptr<Joined>> ResolveJoin(const plan::JoinGroup& join,
     return absl::FailedPreconditionError("agent and coordinator cut the model differently");
   }
   for (const plan::RankAssignment& a : own) {
-    LocalRank local{a.rank, self.slots[a.slot], shards.ranks[a.rank], {}};
+    LocalRank local;
+    local.rank = a.rank;
+    local.slot_index = a.slot;
+    local.slot = self.slots[a.slot];
+    if (cuda != nullptr) local.device = cuda->Index(a.slot);
+    local.shard = shards.ranks[a.rank];
     SHOAL_ASSIGN_OR_RETURN(local.layout, weights::MakeLayout(joined->files.config, *joined->checkpoint, local.shard,
                                                              *joined->table, joined->numerics.compute_f32));
     joined->has_first_rank = joined->has_first_rank || a.rank == 0;
@@ -139,18 +153,19 @@ absl::StatusOr<std::unique_ptr<Joined>> ResolveJoin(const plan::JoinGroup& join,
   return joined;
 }
 
-plan::JoinReply ReplyTo(const Joined& joined, const Shelf& shelf) {
+absl::StatusOr<plan::JoinReply> ReplyTo(const Joined& joined, const Shelf& shelf) {
   plan::JoinReply reply;
   reply.numerics_id = joined.numerics_id;
   for (const LocalRank& local : joined.ranks) {
     const kv::KvShape one_block =
         kv::MakeKvShape(local.shard, joined.files.config, joined.numerics.kv, joined.join.engine.block_size, 1);
-    const bool held = shelf.Weights(joined.weights_key, local.rank) != nullptr;
+    const bool held = shelf.Weights(joined.weights_key, local.rank, local.device) != nullptr;
+    SHOAL_ASSIGN_OR_RETURN(const int64_t memory, MemoryFor(joined, local, shelf));
     reply.ranks.push_back({.rank = local.rank,
                            .weight_bytes = local.layout.region_bytes,
                            .read_bytes = held ? 0 : local.layout.read_bytes,
                            .kv_bytes_per_block = kv::BytesPerBlock(one_block),
-                           .memory_bytes = MemoryFor(joined, local)});
+                           .memory_bytes = memory});
   }
   return reply;
 }
