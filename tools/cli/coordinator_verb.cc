@@ -19,17 +19,19 @@
 #include "common/model/quantise.h"
 #include "common/plan/shard_plan.h"
 #include "coordinator/server/server.h"
-#include "kernels/ops/backends.h"
+#include "tools/cli/device_choice.h"
 #include "tools/cli/serve.h"
 #include "tools/cli/signals.h"
 #include "tools/cli/terminal.h"
 #include "worker/agent/agent.h"
+#include "worker/device/open.h"
+#include "worker/rank/shape.h"
 #include "worker/weights/weights.h"
 
 namespace shoal::cli {
 namespace {
 
-// The device that `auto` stands for in this build.
+// The launcher has decided what `auto` is; to those who start a coordinator by themselves it is the CPU.
 std::string Device(const std::string& device) { return device == "auto" ? "cpu" : device; }
 
 // Logs go to stderr, one line each; stdout is for what a user reads.
@@ -45,6 +47,11 @@ struct ModelSummary {
 };
 
 absl::StatusOr<ModelSummary> Summarise(const ServeOptions& options) {
+  plan::EngineOptions engine;
+  engine.device = Device(options.device);
+  engine.compute_dtype = options.compute_dtype;
+  engine.kv_dtype = options.kv_cache_dtype;
+  SHOAL_ASSIGN_OR_RETURN(const rank::Numerics numerics, rank::ResolveNumerics(engine));  // no agent would take it
   SHOAL_ASSIGN_OR_RETURN(const model::ModelFiles files,
                          model::OpenModel(options.model, options.load_format == "dummy" ? model::WeightSource::kDummy
                                                                                         : model::WeightSource::kFiles));
@@ -52,19 +59,26 @@ absl::StatusOr<ModelSummary> Summarise(const ServeOptions& options) {
                          model::QuantiseAs(options.quantization, files.checkpoint, files.config));
   SHOAL_ASSIGN_OR_RETURN(const plan::ShardPlan plan, plan::MakeShardPlan(files.config, options.tensor_parallel_size,
                                                                          options.pipeline_parallel_size));
-  SHOAL_ASSIGN_OR_RETURN(const ops::OpTable* table, ops::FindOpTable(Device(options.device)));
+  const absl::StatusOr<const ops::OpTable*> found = device::FindTable(Device(options.device));
+  // Agents elsewhere may have the plug-in that this host has not.
+  const bool elsewhere = options.workers == "external" && options.device == device::kCuda;
+  if (!found.ok() && !elsewhere) return found.status();
+  const ops::OpTable* const table = found.ok() ? *found : nullptr;
   std::vector<std::vector<std::string>> rows = {{"rank", "tp", "pp", "layers", "heads", "kv heads", "ffn", "weights"}};
   for (const plan::RankShard& shard : plan.ranks) {
-    SHOAL_ASSIGN_OR_RETURN(
-        const weights::WeightLayout layout,
-        weights::MakeLayout(files.config, *checkpoint, shard, *table, options.compute_dtype == "f32"));
+    std::string weights = "?";
+    if (table != nullptr) {
+      SHOAL_ASSIGN_OR_RETURN(const weights::WeightLayout layout,
+                             weights::MakeLayout(files.config, *checkpoint, shard, *table, numerics.compute_f32));
+      weights = HumanBytes(layout.region_bytes);
+    }
     rows.push_back({absl::StrCat(shard.rank), absl::StrCat(shard.tp_index), absl::StrCat(shard.stage),
-                    Span(shard.layers), Span(shard.heads), Span(shard.kv_heads), Span(shard.ffn),
-                    HumanBytes(layout.region_bytes)});
+                    Span(shard.layers), Span(shard.heads), Span(shard.kv_heads), Span(shard.ffn), weights});
   }
-  return ModelSummary{files.name, absl::StrCat(files.name, "  (", files.config.architecture, ", ", files.config.layers,
-                                               " layers, ", HumanBytes(files.checkpoint->file_bytes()), ", ",
-                                               std::string(table->name), ")\n", FormatTable(rows))};
+  return ModelSummary{
+      files.name, absl::StrCat(files.name, "  (", files.config.architecture, ", ", files.config.layers, " layers, ",
+                               HumanBytes(files.checkpoint->file_bytes()), ", ",
+                               table != nullptr ? std::string(table->name) : options.device, ")\n", FormatTable(rows))};
 }
 
 // The directory for stall reports that a value of --report-dir stands for.
@@ -210,10 +224,14 @@ int RunWorker(const WorkerOptions& options, const LaunchedBy& by) {
   agent.listen = options.listen;
   agent.advertise = options.advertise_address;
   agent.insecure = options.insecure;
-  agent.slots = options.slots;
+  const auto device = ChooseDevice(options.device, maker::Makers("/proc/self/exe", &stop));
+  if (!device.ok()) return Fail(device.status());
+  if (!device->note.empty()) std::fprintf(stderr, "shoal: %s\n", device->note.c_str());
+  agent.device = device->device;
+  agent.gpu_memory_utilization = options.gpu_memory_utilization;
+  agent.slots = agent.device == device::kCuda ? options.slots : std::max(1, options.slots);
   agent.threads = options.threads;
   agent.memory_bytes = options.memory_bytes;
-  agent.device = Device(options.device);
   agent.orphan_timeout = static_cast<DurationNs>(options.orphan_timeout * kSecond);
   bool told = false;
   agent.on_registered = [&] {

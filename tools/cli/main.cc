@@ -10,6 +10,7 @@
 #include "tools/cli/serve.h"
 #include "tools/cli/version.h"
 #include "worker/device/cuda_plugin.h"
+#include "worker/maker/process.h"
 #include "worker/rank/process.h"
 
 namespace shoal::cli {
@@ -32,6 +33,8 @@ int Run(const CommandLine& line) {
       return RunWorker(line.worker, {line.launcher, line.ready_fd, false, false, false});
     case Verb::kRank:
       return rank::RankExitCode(rank::RunRankProcess(line.reader));  // it has said what went wrong
+    case Verb::kMaker:
+      return maker::RunMakerProcess().ok() ? 0 : 1;  // it has said what went wrong
     case Verb::kInspect:
       return Report(RunInspect(line.inspect.model, line.inspect.tensor_parallel_size,
                                line.inspect.pipeline_parallel_size, line.inspect.json, stdout));

@@ -38,6 +38,11 @@ CLI::Option* Switch(CLI::App* app, const std::string& name, bool& value, const s
   return app->add_flag(name, value, help)->envname(EnvironmentName(name));
 }
 
+void AddGpuFlags(CLI::App* app, double& utilization) {
+  Flag(app, "--gpu-memory-utilization", utilization, "Part of each GPU's memory that may be in use")
+      ->check(CLI::Range(0.01, 1.0));
+}
+
 void AddServeGroupFlags(CLI::App* app, ServeOptions& o) {
   Flag(app, "--tensor-parallel-size,-t", o.tensor_parallel_size, "Ranks that share each layer")
       ->check(CLI::Range(1, 1024));
@@ -49,7 +54,8 @@ void AddServeGroupFlags(CLI::App* app, ServeOptions& o) {
   Flag(app, "--master-addr", o.master_addr, "Address where agents register");
   Flag(app, "--master-port", o.master_port, "Port where agents register; 0: a free one")->check(CLI::Range(0, 65535));
   Switch(app, "--insecure", o.insecure, "Allow agents off this host without TLS");
-  Flag(app, "--device", o.device, "auto | cpu | null | ref | cpu-scalar | cpu-avx2 | ...");
+  Flag(app, "--device", o.device, "auto (CUDA where it can be used, else the CPU) | cuda | cpu | null | ref | ...");
+  AddGpuFlags(app, o.gpu_memory_utilization);
   Flag(app, "--threads", o.threads, "Compute threads per rank; 0: cores / ranks")->check(CLI::Range(0, 1024));
   Flag(app, "--transport", o.transport,
        "Between ranks: auto (nccl on CUDA; else shm inside one host, gloo between hosts) | shm | gloo (TCP) | nccl")
@@ -121,11 +127,13 @@ void AddWorkerFlags(CLI::App* app, WorkerOptions& o) {
        "host:port where the coordinator reaches that endpoint, when it is another one (NAT, a Kubernetes service); "
        "ranks talk to each other on the host of --listen");
   Switch(app, "--insecure", o.insecure, "Allow addresses off this host without TLS");
-  Flag(app, "--slots", o.slots, "Ranks that this host runs")->check(CLI::Range(1, 1024));
+  Flag(app, "--slots", o.slots, "Ranks that this host runs; 0: one, or one for each GPU")->check(CLI::Range(0, 1024));
   Flag(app, "--threads", o.threads, "Compute threads per rank; 0: cores / slots")->check(CLI::Range(0, 1024));
-  Flag(app, "--memory-bytes", o.memory_bytes, "For weights and KV of all ranks; 0: half of what is available")
+  Flag(app, "--memory-bytes", o.memory_bytes,
+       "Of the host, for weights and KV of all ranks; 0: half of what is available")
       ->check(CLI::Range(0LL, kMaxBytes));
-  Flag(app, "--device", o.device, "auto | cpu | null | ref");
+  Flag(app, "--device", o.device, "auto (CUDA where it can be used, else the CPU) | cuda | cpu | null | ref");
+  AddGpuFlags(app, o.gpu_memory_utilization);
   Flag(app, "--orphan-timeout", o.orphan_timeout, "Seconds without a coordinator before it exits")
       ->check(CLI::Range(0.0, 86400.0));
 }
@@ -237,6 +245,7 @@ struct Parser {
     internal->add_flag("--after-crash", line.after_crash);
     CLI::App* rank = Add(Verb::kRank, "rank", "")->group("");
     rank->add_option("--reader", line.reader)->required();
+    Add(Verb::kMaker, "maker", "")->group("");
     for (CLI::App* sub : {serve, worker, internal}) {
       sub->add_option("--config", config, "YAML file with the same names")->envname("SHOAL_CONFIG");
     }
@@ -341,6 +350,7 @@ std::string ToYaml(const ServeOptions& o) {
   put("kv-cache-dtype", o.kv_cache_dtype);
   put("transport", o.transport);
   put("threads", o.threads);
+  put("gpu-memory-utilization", o.gpu_memory_utilization);
   put("block-size", o.block_size);
   put("kv-cache-blocks", o.kv_cache_blocks);
   put("kv-cache-memory-bytes", o.kv_cache_memory_bytes);

@@ -29,6 +29,7 @@ struct ServeOptions {
   std::string compute_dtype = "auto", kv_cache_dtype = "auto";
   std::string transport = "auto";
   int threads = 0;  // per rank; 0: cores / ranks
+  double gpu_memory_utilization = 0.9;
   int block_size = 16;
   int kv_cache_blocks = 0;
   long long kv_cache_memory_bytes = 0;
@@ -49,8 +50,9 @@ struct WorkerOptions {
   std::string listen = "127.0.0.1:0";
   std::string advertise_address;  // empty: where it listens
   bool insecure = false;
-  int slots = 1;
+  int slots = 0;  // 0: one, or with CUDA one for each device
   int threads = 0;
+  double gpu_memory_utilization = 0.9;
   long long memory_bytes = 0;
   std::string device = "auto";
   double orphan_timeout = 60;  // seconds
@@ -74,7 +76,7 @@ struct ClientOptions {
   bool wait = true;           // drain
 };
 
-enum class Verb { kServe, kWorker, kInspect, kChat, kStatus, kDrain, kVersion, kCoordinator, kRank, kHelp };
+enum class Verb { kServe, kWorker, kInspect, kChat, kStatus, kDrain, kVersion, kCoordinator, kRank, kMaker, kHelp };
 
 struct CommandLine {
   Verb verb = Verb::kHelp;

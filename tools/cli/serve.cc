@@ -16,6 +16,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "common/base/status_macros.h"
+#include "tools/cli/device_choice.h"
 #include "tools/cli/launcher.h"
 #include "tools/cli/signals.h"
 
@@ -54,14 +55,24 @@ absl::StatusOr<ChildProcess> StartCoordinator(const ServeOptions& options, bool 
 absl::StatusOr<ChildProcess> StartAgent(const ServeOptions& o, const StartContext& context) {
   // Of tp * pp ranks, this host runs its share; the agents of other hosts bring the rest.
   const int ranks = o.tensor_parallel_size * o.pipeline_parallel_size;
-  std::vector<std::string> argv = {kSelf,           "worker",
-                                   "--launcher",    absl::StrCat(getpid()),
-                                   "--ready-fd",    absl::StrCat(kReadyFd),
-                                   "--master-addr", o.master_addr,
-                                   "--master-port", absl::StrCat(o.master_port),
-                                   "--slots",       absl::StrCat((ranks + o.nnodes - 1) / o.nnodes),
-                                   "--threads",     absl::StrCat(o.threads),
-                                   "--device",      o.device};
+  std::vector<std::string> argv = {kSelf,
+                                   "worker",
+                                   "--launcher",
+                                   absl::StrCat(getpid()),
+                                   "--ready-fd",
+                                   absl::StrCat(kReadyFd),
+                                   "--master-addr",
+                                   o.master_addr,
+                                   "--master-port",
+                                   absl::StrCat(o.master_port),
+                                   "--slots",
+                                   absl::StrCat((ranks + o.nnodes - 1) / o.nnodes),
+                                   "--threads",
+                                   absl::StrCat(o.threads),
+                                   "--device",
+                                   o.device,
+                                   "--gpu-memory-utilization",
+                                   absl::StrCat(o.gpu_memory_utilization)};
   argv.insert(argv.end(), {"--orphan-timeout", absl::StrCat(o.orphan_timeout)});
   if (o.insecure) argv.push_back("--insecure");
   return ChildProcess::Start(argv, {{context.ready_fd, kReadyFd}});
@@ -103,6 +114,15 @@ void AdoptPorts(const std::string& line, ServeOptions* options) {
   options->port = http;
 }
 
+// Once, for coordinator and agent. Devices of agents elsewhere are theirs to find.
+absl::Status SettleDevice(const std::atomic<bool>& stop, ServeOptions* options) {
+  if (options->workers == "external" && options->device != "auto") return absl::OkStatus();
+  SHOAL_ASSIGN_OR_RETURN(const DeviceChoice choice, ChooseDevice(options->device, maker::Makers(kSelf, &stop)));
+  if (!choice.note.empty()) std::fprintf(stderr, "shoal: %s\n", choice.note.c_str());
+  options->device = choice.device;
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 int RunServe(const ServeOptions& given) {
@@ -110,6 +130,11 @@ int RunServe(const ServeOptions& given) {
   // Read, and for this verb: a worker would not know its keys.
   unsetenv("SHOAL_CONFIG");
   ServeOptions options = given;
+  const absl::Status chosen = SettleDevice(stop, &options);
+  if (!chosen.ok()) {
+    std::fprintf(stderr, "shoal: %s\n", std::string(chosen.message()).c_str());
+    return 1;
+  }
   std::optional<PrivateState> state;
   if (options.state_dir.empty()) options.state_dir = state.emplace().path();
 
