@@ -70,7 +70,8 @@ class Process:
         self.output = ""
         self.process = subprocess.Popen(
             [*prefix, BINARY, *self.args], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
-            env={**os.environ, "XDG_STATE_HOME": STATE.name, **(env or {})}, start_new_session=True)
+            env={**os.environ, "XDG_STATE_HOME": STATE.name, "SHOAL_DEVICE": "cpu", **(env or {})},
+            start_new_session=True)
         self.reader = threading.Thread(target=self._read, daemon=True)
         self.reader.start()
 
