@@ -74,8 +74,11 @@ TEST(Serving, StepsOfTokensAloneNameABucketWhereRanksCanRecordThem) {
     int named = 0, of_checksums = 0;
     for (const VirtualCluster::PlanTrace& plan : cluster->plans()) {
       const bool alike = plan.rows == plan.tokens && plan.decode_rows == plan.rows;
-      if (alike) EXPECT_EQ(plan.bucket, graphs && !plan.checksum ? plan::GraphBucket(plan.rows, 8) : 0);
-      if (plan.tokens > plan.rows) EXPECT_EQ(plan.bucket, 0);
+      if (alike) {
+        EXPECT_EQ(plan.bucket, graphs && !plan.checksum ? plan::GraphBucket(plan.rows, 8) : 0);
+      } else if (plan.tokens > plan.rows) {
+        EXPECT_EQ(plan.bucket, 0);
+      }
       named += plan.bucket > 0 ? 1 : 0;
       of_checksums += plan.checksum ? 1 : 0;
     }

@@ -7,6 +7,7 @@
 #include <map>
 #include <span>
 
+#include "common/model/quantise.h"
 #include "kernels/ops/backends.h"
 #include "tests/testing/quantise.h"
 #include "tests/testing/temp_dir.h"
@@ -168,6 +169,18 @@ TEST(Load, DummyScalesAreTheSameInEveryLayout) {
     const auto ranks = LoadAll(files.config, *dummy, Ref(), 1, 1);
     ASSERT_NE(ranks[0].weights.layers[2].down.row_scale, nullptr);
     EXPECT_NE(ranks[0].weights.layers[2].down.row_scale[0], ranks[0].weights.layers[2].down.row_scale[1]);
+  }
+}
+
+// Cut before or after, a matrix that is quantised while it is read has the same codes and scales.
+TEST(Load, QuantisedAtLoadIsTheSameInEveryLayout) {
+  const model::ModelFiles files = OpenTiny(Uneven(DType::kBF16));
+  for (const DType type : {DType::kF8E4M3, DType::kI8}) {
+    const auto quantised = model::QuantiseAtLoad(files.checkpoint, files.config, type);
+    ASSERT_NO_FATAL_FAILURE(ExpectLayoutFree(files.config, *quantised, false));
+    const auto ranks = LoadAll(files.config, *quantised, Ref(), 3, 1);
+    EXPECT_EQ(ranks[1].weights.layers[2].down.dtype, type);
+    EXPECT_EQ(ranks[1].weights.embedding.dtype, DType::kBF16);
   }
 }
 

@@ -16,7 +16,7 @@ struct ScratchShape {
   int64_t hidden, q_dim, kv_dim, ffn;  // of this rank
   int64_t local_vocab, vocab;          // vocab: 0 where no logits are gathered
   int64_t attention_workspace;         // floats
-  int64_t checksums;                   // of one batch
+  int64_t checksums = 1;               // of one batch
   DType acts = DType::kF32;
   bool quantises = true;  // some product takes quantised activations
 };

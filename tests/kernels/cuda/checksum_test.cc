@@ -29,7 +29,7 @@ TEST(Checksum, PartsTogetherHaveEveryWordOnce) {
     uint64_t expected = 0;
     for (size_t i = 0; i < count; ++i) expected += ChecksumMix(words[i], static_cast<int64_t>(i));
     EXPECT_EQ(std::accumulate(sums.begin(), sums.end(), uint64_t{0}), expected) << count;
-    InEveryOrder([&] { EXPECT_EQ(Sums(words), sums); });
+    EXPECT_EQ(InEveryOrder<uint64_t>([&] { return Sums(words); }), sums);
   }
 }
 

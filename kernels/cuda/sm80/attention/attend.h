@@ -128,6 +128,8 @@ __device__ __forceinline__ void AttendItem(const Attention& op, int block_shift,
                                            AttendShared<kDim, kColumns, kWarps, kSlots>& shared) {
   constexpr int kThreads = 32 * kWarps, kTileRows = 8 * kColumns * kWarps;
   const AttentionUnit unit = UnitOf(op, item.sequence, item.kv_head);
+  // Read again where rows are stored: to keep it meanwhile would cost registers that head_dim 256 has not.
+  const auto unit_again = [&] { return UnitOf(op, item.sequence, item.kv_head); };
   const int row_of_tile = static_cast<int>(threadIdx.x) / 32 * 8 * kColumns;
   const int row = item.row_tile * kTileRows + row_of_tile;
   const int keys = unit.Position(min((item.row_tile + 1) * kTileRows, unit.rows) - 1) + 1;
@@ -151,7 +153,7 @@ __device__ __forceinline__ void AttendItem(const Attention& op, int block_shift,
       if (rows.Sees(tile)) rows.Add(v, weights);
     }
     if (apart) {
-      StoreSlot(rows, unit, row, row_of_tile, kTileRows, op.head_dim, slot);
+      StoreSlot(rows, unit_again(), row, row_of_tile, kTileRows, op.head_dim, slot);
       slot += AttentionSlotFloats(kTileRows, op.head_dim);
       continue;
     }
@@ -160,9 +162,9 @@ __device__ __forceinline__ void AttendItem(const Attention& op, int block_shift,
   }
   stream.Finish();
   if (item.slot < 0) {
-    StoreOut(rows, unit, row, op.head_dim, op.out);
+    StoreOut(rows, unit_again(), row, op.head_dim, op.out);
   } else if (!apart) {
-    StoreSlot(rows, unit, row, row_of_tile, kTileRows, op.head_dim, slot);
+    StoreSlot(rows, unit_again(), row, row_of_tile, kTileRows, op.head_dim, slot);
   }
 }
 

@@ -1,0 +1,146 @@
+#include "common/model/quantise.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "absl/container/flat_hash_set.h"
+#include "absl/strings/str_cat.h"
+#include "common/base/check.h"
+#include "common/base/rng.h"
+#include "common/base/status_macros.h"
+#include "common/model/file.h"
+#include "common/model/tensor_table.h"
+
+namespace shoal::model {
+namespace {
+
+// Values that are read at once: long enough for a large read, short enough for a cache.
+constexpr int64_t kChunkBytes = 1 << 20;
+
+float ScaleOf(DType type, std::span<const float> row) {
+  float largest = 0;
+  for (const float w : row) largest = std::max(largest, std::abs(w));
+  const float scale = largest / (type == DType::kF8E4M3 ? 448.0f : 127.0f);
+  return scale > 0 ? scale : 1.0f;  // zeros, or so small that the division gave 0
+}
+
+uint8_t CodeOf(DType type, float w, float scale) {
+  const float scaled = w / scale;
+  if (type == DType::kF8E4M3) return F32ToF8E4M3(scaled);
+  return static_cast<uint8_t>(static_cast<int>(std::clamp(std::nearbyint(scaled), -127.0f, 127.0f)));
+}
+
+class QuantisedCheckpoint final : public Checkpoint {
+ public:
+  QuantisedCheckpoint(std::shared_ptr<const Checkpoint> like, const ModelConfig& config, DType type)
+      : like_(std::move(like)), type_(type) {
+    absl::flat_hash_set<const TensorEntry*> matrices;
+    for (const TensorSpec& spec : TensorTable(config)) {
+      const TensorEntry* stored = FindStored(*like_, spec);
+      const bool matrix_of_layer = spec.layer >= 0 && spec.shape.size() == 2;
+      if (stored == nullptr || !matrix_of_layer || IsQuantised(stored->dtype) || IsByte(stored->dtype)) continue;
+      if (stored->shape.size() == 2) matrices.insert(stored);
+    }
+    for (const TensorEntry& t : like_->tensors()) {
+      if (!matrices.contains(&t)) {
+        Add(t, Source{&t, What::kAsStored});
+        continue;
+      }
+      Add({t.name, type, t.shape, t.shape[0] * t.shape[1]}, Source{&t, What::kCodes});
+      const auto scale_bytes = static_cast<int64_t>(RowBytes(DType::kF32, t.shape[0]));
+      Add({t.name + "_scale", DType::kF32, {t.shape[0], 1}, scale_bytes}, Source{&t, What::kScales});
+    }
+  }
+
+  std::span<const TensorEntry> tensors() const override { return tensors_; }
+  int64_t bytes_read() const override { return bytes_read_.load(std::memory_order_relaxed); }
+  int64_t file_bytes() const override { return like_->file_bytes(); }
+  uint64_t header_digest() const override { return Fnv1a(Info(type_).name, like_->header_digest()); }
+
+  absl::Status Read(const TensorEntry& tensor, int64_t offset, std::span<std::byte> dst) const override {
+    SHOAL_RETURN_IF_ERROR(CheckRange(tensor, offset, dst.size()));
+    const Source& source = sources_[static_cast<size_t>(&tensor - tensors_.data())];
+    if (source.what == What::kAsStored) {
+      SHOAL_RETURN_IF_ERROR(like_->Read(*source.tensor, offset, dst));
+    } else {
+      SHOAL_RETURN_IF_ERROR(Make(source, offset, dst));
+    }
+    bytes_read_.fetch_add(static_cast<int64_t>(dst.size()), std::memory_order_relaxed);
+    return absl::OkStatus();
+  }
+
+ private:
+  enum class What : uint8_t { kAsStored, kCodes, kScales };
+  struct Source {
+    const TensorEntry* tensor;  // of like_
+    What what;
+  };
+
+  void Add(TensorEntry entry, Source source) {
+    tensors_.push_back(std::move(entry));
+    sources_.push_back(source);
+  }
+
+  // Bytes [offset, offset + dst.size()) of the codes or the scales, from the rows that they come of, some at a time.
+  absl::Status Make(const Source& source, int64_t offset, std::span<std::byte> dst) const {
+    const TensorEntry& t = *source.tensor;
+    const int64_t columns = t.shape[1], row_bytes = static_cast<int64_t>(RowBytes(t.dtype, columns));
+    const int64_t made = source.what == What::kCodes ? columns : static_cast<int64_t>(sizeof(float));  // of a row
+    const int64_t end = offset + static_cast<int64_t>(dst.size());
+    const int64_t last = (end + made - 1) / made, at_once = std::max<int64_t>(1, kChunkBytes / row_bytes);
+    std::vector<std::byte> stored, row(static_cast<size_t>(made));
+    std::vector<float> values;
+    for (int64_t first = offset / made; first < last; first += at_once) {
+      const int64_t rows = std::min(at_once, last - first);
+      stored.resize(static_cast<size_t>(rows * row_bytes));
+      values.resize(static_cast<size_t>(rows * columns));
+      SHOAL_RETURN_IF_ERROR(like_->Read(t, first * row_bytes, stored));
+      DequantiseRow(t.dtype, stored.data(), rows * columns, values.data());
+      for (int64_t r = 0; r < rows; ++r) {
+        const int64_t begin = (first + r) * made, from = std::max(offset, begin), to = std::min(end, begin + made);
+        SHOAL_RETURN_IF_ERROR(
+            MakeRow(source, std::span(values).subspan(static_cast<size_t>(r * columns), static_cast<size_t>(columns)),
+                    from - begin, to - begin, row));
+        std::copy(row.begin() + (from - begin), row.begin() + (to - begin), dst.begin() + (from - offset));
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  // Bytes [from, to) of what `row` becomes.
+  absl::Status MakeRow(const Source& source, std::span<const float> row, int64_t from, int64_t to,
+                       std::span<std::byte> out) const {
+    const float scale = ScaleOf(type_, row);
+    if (type_ == DType::kI8 && !std::all_of(row.begin(), row.end(), [](float w) { return std::isfinite(w); })) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(source.tensor->name, " holds what is not a number: int8 cannot say so"));
+    }
+    if (source.what == What::kScales) {
+      std::memcpy(out.data(), &scale, sizeof(scale));
+      return absl::OkStatus();
+    }
+    for (int64_t i = from; i < to; ++i) {
+      out[static_cast<size_t>(i)] = std::byte{CodeOf(type_, row[static_cast<size_t>(i)], scale)};
+    }
+    return absl::OkStatus();
+  }
+
+  const std::shared_ptr<const Checkpoint> like_;
+  const DType type_;
+  std::vector<TensorEntry> tensors_;
+  std::vector<Source> sources_;  // of tensors_
+  mutable std::atomic<int64_t> bytes_read_{0};
+};
+
+}  // namespace
+
+std::shared_ptr<const Checkpoint> QuantiseAtLoad(std::shared_ptr<const Checkpoint> like, const ModelConfig& config,
+                                                 DType type) {
+  SHOAL_CHECK(IsByte(type));
+  return std::make_shared<QuantisedCheckpoint>(std::move(like), config, type);
+}
+
+}  // namespace shoal::model
