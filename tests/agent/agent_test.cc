@@ -77,11 +77,12 @@ TEST_F(AgentTest, LoadsAndAnswersTheSameInEveryLayout) {
   const plan::RankStatus& first = beat->heartbeat.ranks[0];
   EXPECT_GT(first.resident_bytes, 0);
   EXPECT_GT(first.progress, 0u);
-  ASSERT_EQ(3u, first.comm_bytes.size());
+  ASSERT_EQ(4u, first.comm_bytes.size());
   EXPECT_EQ((std::pair<std::string, int64_t>("local", 0)), first.comm_bytes[0]);
   EXPECT_EQ("shm", first.comm_bytes[1].first);
   EXPECT_GT(first.comm_bytes[1].second, 0);
   EXPECT_EQ((std::pair<std::string, int64_t>("gloo", 0)), first.comm_bytes[2]);
+  EXPECT_EQ((std::pair<std::string, int64_t>("nccl", 0)), first.comm_bytes[3]);
 }
 
 TEST_F(AgentTest, TwoAgentsOfOneHostShareAGroup) {

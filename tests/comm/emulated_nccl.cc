@@ -5,6 +5,7 @@
 
 #include "common/base/check.h"
 #include "common/base/status_macros.h"
+#include "kernels/cuda/emulated/work_queue.h"
 #include "tests/comm/nccl_mesh.h"
 
 namespace shoal::comm {
@@ -97,21 +98,19 @@ class Event {
 
 class EmulatedQueue final : public NcclQueue {
  public:
-  EmulatedQueue(NcclWorld* world, Queue* main, int places)
-      : world_(world), main_(main), side_(std::make_unique<WorkQueue>(Pace::kEager)) {
+  EmulatedQueue(Queue* main, int places) : main_(main) {
     for (int i = 0; i <= places; ++i) events_.push_back(std::make_shared<Event>());
   }
   ~EmulatedQueue() override {
-    for (const auto& event : events_) event->Leave();
-    world_->Leave(std::move(side_));
+    for (const auto& event : events_) event->Leave();  // a main queue that has failed never comes there
   }
 
-  void* native_stream() override { return static_cast<Queue*>(side_.get()); }
+  void* native_stream() override { return static_cast<Queue*>(&side_); }
   absl::Status FollowMain() override {
     SHOAL_RETURN_IF_ERROR(Record(*main_, events_.back()));
-    return Wait(*side_, events_.back());
+    return Wait(side_, events_.back());
   }
-  absl::Status Remember(int place) override { return Record(*side_, events_[static_cast<size_t>(place)]); }
+  absl::Status Remember(int place) override { return Record(side_, events_[static_cast<size_t>(place)]); }
   absl::Status HoldMain(int place) override { return Wait(*main_, events_[static_cast<size_t>(place)]); }
 
  private:
@@ -124,10 +123,9 @@ class EmulatedQueue final : public NcclQueue {
     return queue.Enqueue("wait", [event = std::move(event), number] { return event->Await(number); });
   }
 
-  NcclWorld* const world_;
   Queue* const main_;
-  std::unique_ptr<WorkQueue> side_;
   std::vector<std::shared_ptr<Event>> events_;  // of the places; the last: of the main queue
+  WorkQueue side_{Pace::kEager};
 };
 
 class EmulatedNccl final : public NcclApi {
@@ -149,7 +147,7 @@ class EmulatedNccl final : public NcclApi {
     for (NcclComm* const comm : comms) static_cast<EmulatedComm*>(comm)->Abort();
   }
   absl::StatusOr<std::unique_ptr<NcclQueue>> MakeQueue(void* main, int places) override {
-    return std::make_unique<EmulatedQueue>(world_, static_cast<Queue*>(main), places);
+    return std::make_unique<EmulatedQueue>(static_cast<Queue*>(main), places);
   }
 
  private:
@@ -159,9 +157,6 @@ class EmulatedNccl final : public NcclApi {
 
 }  // namespace
 
-NcclWorld::NcclWorld() = default;
-NcclWorld::~NcclWorld() = default;
-
 void NcclWorld::Break(const absl::Status& how) {
   const MutexLock lock(mutex_);
   broken_ = how;
@@ -170,11 +165,6 @@ void NcclWorld::Break(const absl::Status& how) {
 absl::Status NcclWorld::broken() const {
   const MutexLock lock(mutex_);
   return broken_;
-}
-
-void NcclWorld::Leave(std::unique_ptr<WorkQueue> queue) {
-  const MutexLock lock(mutex_);
-  queues_.push_back(std::move(queue));
 }
 
 std::unique_ptr<NcclApi> MakeEmulatedNccl(NcclWorld* world, std::string version) {

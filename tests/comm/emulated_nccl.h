@@ -7,10 +7,9 @@
 
 #include <memory>
 #include <string>
-#include <vector>
 
+#include "absl/status/status.h"
 #include "common/base/mutex.h"
-#include "kernels/cuda/emulated/work_queue.h"
 #include "worker/comm/nccl_api.h"
 
 namespace shoal::comm {
@@ -18,19 +17,13 @@ namespace shoal::comm {
 // What the ranks of one process share; outlives them.
 class NcclWorld {
  public:
-  NcclWorld();
-  ~NcclWorld();
-
   // From now on every communicator says that a peer is lost, or something worse.
   void Break(const absl::Status& how) SHOAL_EXCLUDES(mutex_);
   absl::Status broken() const SHOAL_EXCLUDES(mutex_);
-  // What is in a queue goes on when nobody has it any more.
-  void Leave(std::unique_ptr<cuda::emulated::WorkQueue> queue) SHOAL_EXCLUDES(mutex_);
 
  private:
   mutable Mutex mutex_;
   absl::Status broken_ SHOAL_GUARDED_BY(mutex_);
-  std::vector<std::unique_ptr<cuda::emulated::WorkQueue>> queues_ SHOAL_GUARDED_BY(mutex_);
 };
 
 // A rank's library.

@@ -156,12 +156,17 @@ std::unique_ptr<ops::Accelerator> MakeTestAccelerator(cuda::emulated::Pace pace)
 }
 
 NcclGroup::NcclGroup(const GroupShape& shape, std::span<const AbortFlag* const> abort, cuda::emulated::Pace pace) {
+  Connect(shape, abort,
+          {.accelerator = [pace](int) { return MakeTestAccelerator(pace); },
+           .library = [this](int) { return libraries_.emplace_back(MakeEmulatedNccl(&world_)).get(); }});
+}
+
+void NcclGroup::Connect(const GroupShape& shape, std::span<const AbortFlag* const> abort, const NcclMaker& maker) {
   std::vector<std::unique_ptr<NcclRendezvous>> rendezvous;
   std::vector<std::string> addresses;
   for (int r = 0; r < shape.tp * shape.pp; ++r) {
-    libraries_.push_back(MakeEmulatedNccl(&world_));
-    accelerators_.push_back(MakeTestAccelerator(pace));
-    auto opened = NcclRendezvous::Open({.api = libraries_.back().get(),
+    accelerators_.push_back(maker.accelerator(r));
+    auto opened = NcclRendezvous::Open({.api = maker.library(r),
                                         .accelerator = accelerators_.back().get(),
                                         .shape = shape,
                                         .rank = r,

@@ -2,6 +2,7 @@
 // memory.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <span>
 #include <vector>
@@ -16,9 +17,19 @@ namespace shoal::comm {
 // An emulated device with the CUDA backend's ops.
 std::unique_ptr<ops::Accelerator> MakeTestAccelerator(cuda::emulated::Pace pace = cuda::emulated::Pace::kEager);
 
+// What a rank works with. The libraries outlive the group.
+struct NcclMaker {
+  std::function<std::unique_ptr<ops::Accelerator>(int rank)> accelerator;
+  std::function<NcclApi*(int rank)> library;
+};
+
 class NcclGroup {
  public:
   // One flag for each rank.
+  NcclGroup(const GroupShape& shape, std::span<const AbortFlag* const> abort, const NcclMaker& maker) {
+    Connect(shape, abort, maker);
+  }
+  // Emulated.
   NcclGroup(const GroupShape& shape, std::span<const AbortFlag* const> abort,
             cuda::emulated::Pace pace = cuda::emulated::Pace::kEager);
 
@@ -28,6 +39,8 @@ class NcclGroup {
   NcclWorld& world() { return world_; }
 
  private:
+  void Connect(const GroupShape& shape, std::span<const AbortFlag* const> abort, const NcclMaker& maker);
+
   NcclWorld world_;
   std::vector<std::unique_ptr<NcclApi>> libraries_;
   std::vector<std::unique_ptr<ops::Accelerator>> accelerators_;

@@ -83,7 +83,7 @@ TEST(Serving, StepsOfTokensAloneNameABucketWhereRanksCanRecordThem) {
       of_checksums += plan.checksum ? 1 : 0;
     }
     EXPECT_EQ(named > 10, graphs);
-    EXPECT_GT(of_checksums, 0);
+    EXPECT_EQ(of_checksums > 0, c.tp > 1) << "a lone tensor rank has nobody to agree with";
   }
 }
 

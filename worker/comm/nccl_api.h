@@ -42,7 +42,7 @@ class NcclComm {
 // A second queue of work, so that what waits there for a peer does not hold up the accelerator's.
 class NcclQueue {
  public:
-  virtual ~NcclQueue() = default;  // what is there goes on
+  virtual ~NcclQueue() = default;  // nothing there waits for a peer any more
   virtual void* native_stream() = 0;
   // What comes here from now on runs after all that is in the accelerator's queue now.
   virtual absl::Status FollowMain() = 0;

@@ -1,6 +1,5 @@
 // NCCL and CUDA behind nccl_api.h: part of the CUDA plug-in (kernels/cuda/CMakeLists.txt).
-// Tested by: tests/comm/nccl_plugin_test.cc, as far as it goes without a device; the logic above it by
-// tests/comm/nccl_test.cc.
+// Tested by: tests/comm/nccl_device_test.cc
 //
 // Communicators are non-blocking: each call hands its work to a thread of NCCL's and returns ncclInProgress; until
 // ncclCommGetAsyncError() says otherwise neither the communicator nor the stream may be used. It costs a thread's start

@@ -23,8 +23,8 @@ struct Outbox {
 class NcclMailboxOut final : public TokenMailbox {
  public:
   NcclMailboxOut(std::shared_ptr<NcclRank> rank, NcclLink* link, std::shared_ptr<Outbox> box, bool own_reader,
-                 std::unique_ptr<NcclQueue> queue)
-      : rank_(std::move(rank)), link_(link), box_(std::move(box)), own_reader_(own_reader), queue_(std::move(queue)) {}
+                 NcclQueue* queue)
+      : rank_(std::move(rank)), link_(link), box_(std::move(box)), own_reader_(own_reader), queue_(queue) {}
 
   absl::Status Post(uint64_t step, std::span<const int32_t> tokens) override {
     Outbox& box = *box_;
@@ -60,7 +60,7 @@ class NcclMailboxOut final : public TokenMailbox {
   NcclLink* const link_;
   const std::shared_ptr<Outbox> box_;
   const bool own_reader_;
-  const std::unique_ptr<NcclQueue> queue_;  // null: there are no other readers
+  NcclQueue* const queue_;  // null: there are no other readers
   std::vector<NcclComm::Transfer> to_readers_;
 };
 
@@ -123,12 +123,12 @@ absl::StatusOr<NcclMailboxes> MakeNcclMailboxes(std::shared_ptr<NcclRank> rank, 
   box->max_samples = shape.max_samples;
   box->slot_bytes = std::max(1, shape.max_samples) * sizeof(int32_t);
   SHOAL_ASSIGN_OR_RETURN(box->slots, rank->Allocate(static_cast<size_t>(box->count) * box->slot_bytes));
-  std::unique_ptr<NcclQueue> queue;
+  NcclQueue* queue = nullptr;
   if (link != nullptr) {
-    SHOAL_ASSIGN_OR_RETURN(queue, rank->setup().api->MakeQueue(rank->accelerator().native_stream(), box->count));
+    SHOAL_ASSIGN_OR_RETURN(queue, rank->MakeQueue(box->count));
   }
   if (own_reader) mailboxes.in = std::make_unique<NcclOwnMailboxIn>(rank, box);
-  mailboxes.out = std::make_unique<NcclMailboxOut>(std::move(rank), link, box, own_reader, std::move(queue));
+  mailboxes.out = std::make_unique<NcclMailboxOut>(std::move(rank), link, box, own_reader, queue);
   return mailboxes;
 }
 

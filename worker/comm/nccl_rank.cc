@@ -56,6 +56,7 @@ absl::Status NcclLink::Exchange(std::span<const NcclComm::Transfer> transfers, v
 
 NcclRank::~NcclRank() {
   Abort();
+  queue_ = nullptr;
   // Memory is freed only when nothing enqueued uses it; a device that is broken uses it no more either.
   setup_.accelerator->Synchronise().IgnoreError();
   for (void* memory : memory_) setup_.accelerator->Free(memory);
@@ -79,6 +80,11 @@ absl::StatusOr<std::byte*> NcclRank::Allocate(size_t bytes) {
   SHOAL_ASSIGN_OR_RETURN(void* const memory, setup_.accelerator->Allocate(bytes));
   memory_.push_back(memory);
   return static_cast<std::byte*>(memory);
+}
+
+absl::StatusOr<NcclQueue*> NcclRank::MakeQueue(int places) {
+  SHOAL_ASSIGN_OR_RETURN(queue_, setup_.api->MakeQueue(setup_.accelerator->native_stream(), places));
+  return queue_.get();
 }
 
 absl::Status NcclRank::AwaitQueue() {

@@ -45,6 +45,8 @@ class NcclRank final : public CommWatch {
   absl::StatusOr<NcclLink*> Join(const NcclId& id, NcclMembers members);
   // Device memory until the end of this.
   absl::StatusOr<std::byte*> Allocate(size_t bytes);
+  // A second queue (once), until the end of this: it goes when nothing there waits for a peer any more.
+  absl::StatusOr<NcclQueue*> MakeQueue(int places);
   // Until all that was enqueued is done.
   absl::Status AwaitQueue();
   // From now on waits have no deadline, and what is sent counts.
@@ -74,6 +76,7 @@ class NcclRank final : public CommWatch {
   const NcclSetup setup_;
   TimeNs deadline_;  // of waits
   std::vector<std::unique_ptr<NcclLink>> links_;
+  std::unique_ptr<NcclQueue> queue_;
   std::vector<void*> memory_;
   absl::Status broken_;
 };

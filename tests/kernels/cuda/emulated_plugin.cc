@@ -1,6 +1,5 @@
 // The CUDA plug-in without CUDA: libshoal_cuda_emulated.so has emulated devices, so that the whole program runs with
-// --device cuda where there is no GPU (SHOAL_CUDA_PLUGIN names it), with an emulated NCCL between them. From the
-// environment:
+// --device cuda where there is no GPU (SHOAL_CUDA_PLUGIN names it). From the environment:
 //   SHOAL_EMULATED_DEVICES  how many there are; 2 unless told
 //   SHOAL_EMULATED_MEMORY   bytes of each; 1 GiB unless told. Processes do not share them: each has all of it
 //   SHOAL_EMULATED_LAZY     1: work runs as late as it can
@@ -16,7 +15,6 @@
 #include "kernels/cuda/emulated/accelerator.h"
 #include "kernels/cuda/table.h"
 #include "kernels/ops/cuda_plugin.h"
-#include "tests/comm/emulated_nccl.h"
 
 namespace shoal::cuda {
 namespace {
@@ -85,10 +83,4 @@ __attribute__((visibility("default"))) const shoal::ops::CudaPlugin* shoal_cuda_
                                                 shoal::cuda::kBuildId,      shoal::cuda::Probe,
                                                 shoal::cuda::Open,          shoal::cuda::OpsTable};
   return &plugin;
-}
-
-// Never destroyed, as a library's.
-__attribute__((visibility("default"))) shoal::comm::NcclApi* shoal_nccl() {
-  static shoal::comm::NcclApi* const api = shoal::comm::MakeEmulatedNccl(new shoal::comm::NcclWorld).release();
-  return api;
 }

@@ -5,10 +5,14 @@
 #include <array>
 #include <cstdio>
 #include <cstdlib>
+#include <future>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "tests/kernels/cuda/accelerator_contract.h"
+#include "worker/comm/nccl.h"
+#include "worker/comm/nccl_plugin.h"
 #include "worker/device/cuda_plugin.h"
 
 namespace shoal::cuda {
@@ -56,6 +60,31 @@ class EmulatedPlugin : public ::testing::Test {
       ::unsetenv(name);
   }
 };
+
+// Ranks on two of its devices, as the program connects them.
+TEST_F(EmulatedPlugin, ItsRanksExchangeOverItsNccl) {
+  ASSERT_NE(&Plugin(), nullptr);
+  const auto nccl = comm::NcclOfPlugin(EMULATED_PLUGIN);
+  ASSERT_TRUE(nccl.ok()) << nccl.status();
+  const std::array<comm::AbortFlag, 2> abort = {};
+  std::array<std::unique_ptr<ops::Accelerator>, 2> devices = {Open(0), Open(1)};
+  std::vector<std::unique_ptr<comm::NcclRendezvous>> ranks;
+  std::vector<std::string> addresses;
+  for (int r = 0; r < 2; ++r) {
+    const auto index = static_cast<size_t>(r);
+    ranks.push_back(comm::NcclRendezvous::Open({.api = *nccl,
+                                                .accelerator = devices[index].get(),
+                                                .shape = {.tp = 2, .max_samples = 1},
+                                                .rank = r,
+                                                .abort = &abort[index]})
+                        .value());
+    addresses.push_back(ranks.back()->address());
+  }
+  auto second = std::async(std::launch::async, [&] { return ranks[1]->Connect(addresses, 30 * kSecond); });
+  const absl::StatusOr<comm::RankComm> first = ranks[0]->Connect(addresses, 30 * kSecond), other = second.get();
+  EXPECT_TRUE(first.ok()) << first.status();
+  EXPECT_TRUE(other.ok()) << other.status();
+}
 
 TEST_F(EmulatedPlugin, TheProgramFindsItsDevices) {
   EXPECT_THAT(ShoalVersion(), HasSubstr("CUDA 13.0, driver 13.0, 2 devices\n"

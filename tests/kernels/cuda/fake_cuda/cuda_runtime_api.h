@@ -1,5 +1,5 @@
-// As much of CUDA's runtime as kernels/cuda/runtime.cc calls, for its tests: declared here as CUDA declares it (the
-// plug-in's own build compares), and played on the host by fake_cuda.cc.
+// As much of CUDA's runtime as kernels/cuda/runtime.cc and worker/comm/nccl_device.cc call, for their tests: declared
+// here as CUDA declares it (the plug-in's own build compares), and played on the host by fake_cuda.cc.
 #pragma once
 
 #include <cstddef>
@@ -44,6 +44,10 @@ cudaError_t cudaFreeHost(void* memory);
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream);
 cudaError_t cudaMemsetAsync(void* to, int byte, size_t bytes, cudaStream_t stream);
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags);
+cudaError_t cudaStreamCreateWithPriority(cudaStream_t* stream, unsigned flags, int priority);
+cudaError_t cudaDeviceGetStreamPriorityRange(int* least, int* greatest);
+cudaError_t cudaStreamGetDevice(cudaStream_t stream, int* device);
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags);
 cudaError_t cudaStreamDestroy(cudaStream_t stream);
 cudaError_t cudaStreamSynchronize(cudaStream_t stream);
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags);

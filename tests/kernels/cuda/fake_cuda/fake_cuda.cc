@@ -203,6 +203,34 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags) {
   return cudaSuccess;
 }
 
+cudaError_t cudaDeviceGetStreamPriorityRange(int* least, int* greatest) {
+  *least = 0;
+  *greatest = -5;
+  return Health();
+}
+
+cudaError_t cudaStreamCreateWithPriority(cudaStream_t* stream, unsigned flags, int priority) {
+  return priority > 0 || priority < -5 ? cudaErrorInvalidValue : cudaStreamCreateWithFlags(stream, flags);
+}
+
+cudaError_t cudaStreamGetDevice(cudaStream_t stream, int* device) {
+  *device = stream->device;
+  return Health();
+}
+
+// What the event marks now; nothing, before it was recorded.
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags) {
+  if (flags != 0) return cudaErrorInvalidValue;
+  if (event->stream == nullptr) return Health();
+  return Enqueue(stream, "wait", [of = *event]() -> absl::Status {
+    while (true) {
+      const absl::StatusOr<bool> reached = of.stream->queue.Reached(of.mark);
+      if (!reached.ok() || *reached) return reached.status();
+      std::this_thread::yield();
+    }
+  });
+}
+
 // A device that has failed is well again once its streams are gone, as after the end of its process.
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   Device& device = Devices()[static_cast<size_t>(stream->device)];
