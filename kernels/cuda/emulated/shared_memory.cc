@@ -104,6 +104,7 @@ bool SharedMemory::Has(const void* memory, size_t bytes) const {
 }
 
 size_t SharedMemory::used() {
+  if (pieces_.empty()) return 0;  // other threads open and close files meanwhile, which race detectors mind
   const auto open = OpenFiles();
   std::erase_if(pieces_, [&](const Piece& p) {
     return open.count({p.dev, p.ino}) == 0 &&
