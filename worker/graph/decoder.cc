@@ -214,6 +214,8 @@ absl::Status DecoderImpl::Forward() {
   for (size_t i = 0; i < p_.weights->layers.size(); ++i) {
     SHOAL_RETURN_IF_ERROR(Layer(p_.weights->layers[i], p_.kv[i], pending));
     pending = s_.partial;
+    // So that a long step is no standstill. A graph is short, and records no marks.
+    if (!b_.recordable()) SHOAL_RETURN_IF_ERROR(p_.device->Milestone());
   }
   // The join alone.
   SHOAL_RETURN_IF_ERROR(Norm(Operation::kFfnNorm, s_.x, pending, nullptr, s_.h, b_.tokens()));

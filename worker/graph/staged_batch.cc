@@ -122,6 +122,7 @@ absl::Status StagedBatch::Stage(const Batch& batch) {
   tokens_ = batch.bucket != 0 ? batch.bucket : batch.tokens;
   samples_ = batch.bucket != 0 ? batch.bucket : static_cast<int>(batch.sample_rows.size());
   checksum_ = batch.checksum;
+  recordable_ = batch.bucket != 0;
   host_.clear();
   most_rows_ = 1;
   for (const ops::AttentionSequence& s : batch.sequences) most_rows_ = std::max(most_rows_, s.row_count);

@@ -43,6 +43,7 @@ class StagedBatch {
   int tokens() const { return tokens_; }
   int samples() const { return samples_; }
   bool checksum() const { return checksum_; }
+  bool recordable() const { return recordable_; }  // it has a bucket
   // What one call of attention takes: `count` of sequences() from `first`.
   struct Part {
     int first, count;
@@ -110,7 +111,7 @@ class StagedBatch {
   bool has_plan_ = false;
   int tokens_ = 0, samples_ = 0;
   int most_rows_ = 1;  // of one sequence
-  bool checksum_ = false;
+  bool checksum_ = false, recordable_ = false;
 };
 
 }  // namespace shoal::graph

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <deque>
+#include <optional>
 #include <string>
 #include <thread>
 #include <utility>
@@ -54,6 +55,11 @@ class Engine {
     p_.device->stream().Advance();
   }
   void SetState(plan::RankState s) { p_.page->state.store(static_cast<uint32_t>(s), std::memory_order_relaxed); }
+  // A rank that this one exchanges data with.
+  uint32_t Neighbour() const {
+    const int stage = p_.rank / p_.tp, t = p_.rank % p_.tp;
+    return static_cast<uint32_t>(p_.tp > 1 ? stage * p_.tp + (t + 1) % p_.tp : (stage + 1) % p_.pp);
+  }
   bool stopped() const { return p_.page->stop.load(std::memory_order_acquire) != 0; }
   bool aborted() const { return p_.page->abort.load(std::memory_order_acquire) != 0; }
 
@@ -64,6 +70,7 @@ class Engine {
   std::deque<Flight> flights_;  // oldest first
   TimeNs idle_since_ = 0;       // end of the last step
   int looks_ = 0;               // in a row that found nothing
+  std::optional<comm::NotedWait> on_peer_;
 };
 
 // Plans go to the device as they come; results are handed over as it comes to them.
@@ -133,6 +140,7 @@ absl::StatusOr<bool> Engine::FinishOldest() {
   }
   if (!*reached) return false;
   looks_ = 0;
+  on_peer_.reset();
   plan::StepTimes& times = flight.result.times;
   times.started = std::max(times.started, idle_since_);
   times.ended = idle_since_ = p_.clock->Now();
@@ -160,8 +168,14 @@ absl::Status Engine::FinishAll() {
 
 absl::Status Engine::Pause() {
   if (aborted()) return absl::AbortedError("the group was aborted");
+  if (p_.comm->watch != nullptr) SHOAL_RETURN_IF_ERROR(p_.comm->watch->Poll());
   p_.page->operation.store(static_cast<uint32_t>(Operation::kAwait), std::memory_order_relaxed);
-  if (++looks_ > kLooksAtOnce) std::this_thread::sleep_for(kLookPause);
+  if (++looks_ <= kLooksAtOnce) return absl::OkStatus();
+  // What stands still there may wait for another rank, in an operation that the host does not see into. Who watches
+  // is told of a neighbour; a device that hangs by itself is then found by the plan's deadline.
+  if (p_.comm->watch != nullptr && !on_peer_.has_value()) on_peer_.emplace(&p_.page->waiting, Neighbour() + 1);
+  if (on_peer_.has_value()) on_peer_->Look();
+  std::this_thread::sleep_for(kLookPause);
   return absl::OkStatus();
 }
 
@@ -220,7 +234,13 @@ absl::Status RunEngine(EngineParts parts) {
   SHOAL_CHECK(parts.decoder != nullptr && parts.comm != nullptr && parts.page != nullptr && parts.on_result != nullptr);
   const int steps = parts.mailbox_slots;
   SHOAL_ASSIGN_OR_RETURN(std::unique_ptr<StepRunner> runner, StepRunner::Create(&parts, steps));
-  return Engine(&parts, std::move(runner), steps).Run();
+  StepRunner* const of_engine = runner.get();
+  Engine engine(&parts, std::move(runner), steps);
+  const absl::Status ended = engine.Run();
+  // What is under way may wait for ranks that will not come, and memory is given back only when the device is done.
+  of_engine->ForgetGraphs();
+  if (!ended.ok() && parts.comm->watch != nullptr) parts.comm->watch->Abort();
+  return ended;
 }
 
 }  // namespace shoal::rank

@@ -36,6 +36,8 @@ class StepRunner {
 
   // `mirror` has applied the plan.
   absl::Status Enqueue(const plan::StepPlan& plan, const plan::PlanMirror& mirror, EnqueuedStep* step);
+  // Steps are recorded anew from now on. A transport that was recorded can be ended only then.
+  void ForgetGraphs() { graphs_.clear(); }
 
  private:
   // What is launched for a bucket, and where its tokens are then.
