@@ -19,17 +19,16 @@ namespace {
 using ::testing::AllOf;
 using ::testing::HasSubstr;
 
-constexpr int kFakeDevices = 2;
-
 class NcclDevice : public ::testing::Test {
  protected:
-  // Ranks share devices where there are more of them: only the real NCCL minds.
+  // A device for each: freeing memory waits for all streams of this process on its device, whosever they are, and those
+  // of another rank may wait for this one.
   void Make(int tp, int pp) {
     const GroupShape shape = {.tp = tp, .pp = pp, .max_activation_bytes = 4096, .max_samples = 3, .mailbox_slots = 2};
     flags_.resize(static_cast<size_t>(tp * pp));
     std::vector<const AbortFlag*> flags;
     for (const AbortFlag& flag : flags_) flags.push_back(&flag);
-    const NcclMaker maker = {.accelerator = [](int r) { return cuda::OpenDevice(r % kFakeDevices).value(); },
+    const NcclMaker maker = {.accelerator = [](int r) { return cuda::OpenDevice(r).value(); },
                              .library = [](int) { return shoal_nccl(); }};
     group_ = std::make_unique<NcclGroup>(shape, flags, maker);
   }

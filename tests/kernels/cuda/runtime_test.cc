@@ -40,8 +40,8 @@ TEST(Runtime, DevicesThatCannotBeUsedAreNamedWithTheReason) {
     EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << status;
     return std::string(status.message());
   };
-  EXPECT_THAT(refused(2), HasSubstr("CUDA device 2: there are 2"));
-  EXPECT_THAT(refused(-1), HasSubstr("CUDA device -1: there are 2"));
+  EXPECT_THAT(refused(4), HasSubstr("CUDA device 4: there are 4"));
+  EXPECT_THAT(refused(-1), HasSubstr("CUDA device -1: there are 4"));
   fake::settings().compute_major = 7;
   EXPECT_THAT(refused(0), HasSubstr("compute capability is 7.x"));
   fake::settings().compute_major = 8;

@@ -20,7 +20,7 @@ namespace fake = shoal::cuda::fake;
 
 namespace {
 
-constexpr int kDevices = 2;
+constexpr int kDevices = 4;
 constexpr size_t kMemory = size_t{1} << 30;
 
 thread_local int t_device = 0;
