@@ -25,7 +25,6 @@ namespace shoal::ops::null {
 const OpTable& Table();
 
 absl::Status Embed(Stream&, const EmbedArgs&);
-absl::Status GatherRows(Stream&, const GatherRowsArgs&);
 absl::Status RmsNorm(Stream&, const RmsNormArgs&);
 absl::Status Quantise(Stream&, const QuantiseArgs&);
 absl::Status Matmul(Stream&, const MatmulArgs&);

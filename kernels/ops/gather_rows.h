@@ -16,4 +16,7 @@ struct GatherRowsArgs {
 };
 using GatherRowsFn = absl::Status (*)(Stream&, const GatherRowsArgs&);
 
+// f32 in host memory, on the caller's thread.
+absl::Status GatherRowsOnHost(Stream& stream, const GatherRowsArgs& args);
+
 }  // namespace shoal::ops

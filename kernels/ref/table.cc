@@ -31,7 +31,7 @@ const OpTable& Table() {
                                      .gather_ids = GatherIdsOnHost,
                                      .scatter_ids = ScatterIdsOnHost,
                                      .embed = Embed,
-                                     .gather_rows = GatherRows,
+                                     .gather_rows = GatherRowsOnHost,
                                      .rms_norm = RmsNorm,
                                      .quantise = Quantise,
                                      .matmul = Matmul,
