@@ -1,15 +1,14 @@
-// The decoder and the engine on an accelerator (here: emulated), against the CPU and against themselves.
-#include "kernels/cuda/emulated/accelerator.h"
-
+// The decoder on an accelerator, against the CPU and against itself. Which accelerator, its program is linked with
+// (accelerator_factory.h): here the emulated one, in tests/gpu that of the CUDA plug-in.
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <cstring>
 
 #include "common/base/rng.h"
-#include "kernels/cuda/table.h"
 #include "tests/cluster/harness/compare.h"
 #include "tests/cluster/harness/rank_set.h"
+#include "tests/kernels/cuda/accelerator_factory.h"
 
 namespace shoal::testing {
 namespace {
@@ -27,13 +26,14 @@ TinyModel Tiny(DType matrices) {
           .embedding = matrices};
 }
 
-absl::StatusOr<std::unique_ptr<device::Device>> Emulated(const ops::OpTable* table) {
+absl::StatusOr<std::unique_ptr<device::Device>> MakeDevice(const ops::OpTable* /*table*/) {
+  auto accelerator = cuda::MakeTestAccelerator();
+  if (accelerator == nullptr) return absl::UnavailableError("there is no accelerator");
   // Small uploads wrap around; a lazy queue reads what the host has left there too early.
-  return device::MakeAcceleratorDevice(
-      cuda::MakeEmulatedAccelerator({.table = table, .pace = cuda::emulated::Pace::kLazy}), 64 << 10);
+  return device::MakeAcceleratorDevice(std::move(accelerator), 64 << 10);
 }
 
-RankSetOptions OnAccelerator() { return {.kv = DType::kBF16, .device = Emulated}; }
+RankSetOptions OnAccelerator() { return {.kv = DType::kBF16, .device = MakeDevice}; }
 
 std::vector<int32_t> Ids(int count, int seed) {
   std::vector<int32_t> ids(count);
@@ -59,7 +59,7 @@ TEST_P(AcceleratorTest, LogitsAreThoseOfTheCpu) {
                                                    [](float a, float b) { return std::abs(a) < std::abs(b); }));
   for (const auto& [tp, pp] : {std::pair(1, 1), std::pair(2, 2)}) {
     SCOPED_TRACE(::testing::Message() << tp << "x" << pp);
-    auto ranks = RankSet::Make(Load(GetParam(), tp, pp, &cuda::Table()), OnAccelerator());
+    auto ranks = RankSet::Make(Load(GetParam(), tp, pp, cuda::TestTable()), OnAccelerator());
     ASSERT_TRUE(ranks.ok()) << ranks.status();
     const auto logits = TeacherForced(**ranks, ids, {7, 20});
     ASSERT_TRUE(logits.ok()) << logits.status();
@@ -68,7 +68,7 @@ TEST_P(AcceleratorTest, LogitsAreThoseOfTheCpu) {
 }
 
 TEST_P(AcceleratorTest, AnyChunkingAndBatchGivesTheSameBits) {
-  const auto shards = Load(GetParam(), 1, 1, &cuda::Table());
+  const auto shards = Load(GetParam(), 1, 1, cuda::TestTable());
   const std::vector<int32_t> ids = Ids(40, 3);
   const auto at_once = TeacherForced(*RankSet::Make(shards, OnAccelerator()).value(), ids, {40});
   ASSERT_TRUE(at_once.ok()) << at_once.status();

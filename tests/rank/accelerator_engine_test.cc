@@ -1,70 +1,21 @@
-// The engine on an accelerator (here: emulated): plans run ahead of what the host has seen, steps are recorded, and
-// what fails on the device is told with its step.
+// The engine on an accelerator: plans run ahead of what the host has seen, and steps are recorded. Which accelerator,
+// its program is linked with: here the emulated one, in tests/gpu that of the CUDA plug-in.
 #include <gtest/gtest.h>
 
-#include "common/base/rng.h"
-#include "kernels/cuda/emulated/accelerator.h"
-#include "kernels/cuda/table.h"
-#include "tests/cluster/harness/driver.h"
+#include "tests/rank/accelerator_cluster.h"
 
 namespace shoal::testing {
 namespace {
 
-using cuda::emulated::Pace;
-
-const TinyModel kTiny = {.layers = 2,
-                         .hidden = 64,
-                         .heads = 4,
-                         .kv_heads = 2,
-                         .head_dim = 32,
-                         .ffn = 96,
-                         .vocab = 288,
-                         .matrices = DType::kBF16,
-                         .embedding = DType::kBF16};
-
-std::vector<int32_t> Ids(int count, int seed) {
-  std::vector<int32_t> ids(count);
-  for (int i = 0; i < count; ++i) ids[i] = 3 + static_cast<int32_t>(RandomBits(seed, 1, i) % 280);
-  return ids;
-}
-
-// Ranks of one group on emulated accelerators of their own.
-struct Cluster {
-  explicit Cluster(int tp = 1, int pp = 1, Pace pace = Pace::kLazy) {
-    static const TestModel model = OpenTinyModel(kTiny).value();
-    RankSetOptions options = {.kv = DType::kBF16, .max_tokens = 24, .max_samples = 6, .max_model_len = 100};
-    options.device = [this, pace](const ops::OpTable* table) {
-      auto accelerator = cuda::MakeEmulatedAccelerator({.table = table, .pace = pace});
-      accelerators.push_back(accelerator.get());
-      return device::MakeAcceleratorDevice(std::move(accelerator), 8 << 10);
-    };
-    ranks = RankSet::Make(LoadShards(model, tp, pp, &cuda::Table(), false).value(), options).value();
-  }
-  std::vector<ops::Accelerator*> accelerators;
-  std::unique_ptr<RankSet> ranks;
-};
-
-// Greedy and sampled, of lengths that cross block borders; more than run in one decode step at first.
-std::vector<TestRequest> Requests() {
-  std::vector<TestRequest> requests;
-  for (int i = 0; i < 5; ++i) {
-    TestRequest& r = requests.emplace_back();
-    r.prompt = Ids(3 + 9 * i, i);
-    r.new_tokens = 20 - 3 * i;
-    r.sampling.temperature = i % 2 == 0 ? 0.0f : 0.9f;
-    r.sampling.top_k = i == 3 ? 20 : 0;
-    r.sampling.seed = 100 + i;
-  }
-  return requests;
-}
+using Cluster = AcceleratorCluster;
 
 TEST(AcceleratorEngineTest, GraphsAndSingleOpsGiveTheSameTokensAlsoAlone) {
   Cluster eager;
   const auto expected = RunAlone(*eager.ranks, Requests(), {.chunk = 10});
   ASSERT_TRUE(expected.ok()) << expected.status();
   EXPECT_EQ(expected->bucketed, 0);
-  for (const Pace pace : {Pace::kLazy, Pace::kEager}) {
-    Cluster recorded(1, 1, pace);
+  for (const bool lazy : {true, false}) {
+    Cluster recorded(1, 1, lazy);
     const auto got = RunAlone(*recorded.ranks, Requests(), {.chunk = 10, .graphs = true});
     ASSERT_TRUE(got.ok()) << got.status();
     EXPECT_EQ(got->tokens, expected->tokens);
@@ -93,7 +44,7 @@ TEST(AcceleratorEngineTest, TensorRanksGiveTheSameTokensInAnyChunks) {
   Cluster two(2, 1);
   const auto got = RunAlone(*two.ranks, Requests(), {});
   ASSERT_TRUE(got.ok()) << got.status();
-  Cluster again(2, 1, Pace::kEager);
+  Cluster again(2, 1, false);
   const auto same = RunAlone(*again.ranks, Requests(), {.chunk = 5});
   ASSERT_TRUE(same.ok()) << same.status();
   EXPECT_EQ(got->tokens, same->tokens);
@@ -124,22 +75,6 @@ TEST(AcceleratorEngineTest, ChecksumsBetweenGraphsAreThoseOfTheirStep) {
     sums.push_back(engines.checksums()[0]);
   }
   EXPECT_EQ(sums[0], sums[1]);
-}
-
-TEST(AcceleratorEngineTest, AFaultOnTheDeviceIsToldWithStepAndSequences) {
-  Cluster cluster;
-  cuda::emulated::FailLaunch(*cluster.accelerators[0], 100);
-  Engines engines(*cluster.ranks);
-  const auto result = RunRequests(engines, cluster.ranks->limits(), Requests(), {});
-  ASSERT_FALSE(result.ok());
-  const std::vector<absl::Status> ended = engines.Stop();
-  EXPECT_EQ(ended[0].code(), absl::StatusCode::kInternal);
-  const std::string text(ended[0].message());
-  EXPECT_NE(text.find("illegal"), std::string::npos) << text;
-  EXPECT_NE(text.find("(step "), std::string::npos) << text;
-  EXPECT_NE(text.find("sequences 1, 2"), std::string::npos) << text;
-  ASSERT_EQ(engines.errors().size(), 1u);
-  EXPECT_NE(engines.errors()[0].error.find(text), std::string::npos);
 }
 
 }  // namespace

@@ -7,7 +7,9 @@
 
 namespace shoal::cuda {
 
-// Null: there is none here.
-std::unique_ptr<ops::Accelerator> MakeTestAccelerator();
+// Null: there is none here. `lazy`: work runs as late as it can, of a kind that has the choice.
+std::unique_ptr<ops::Accelerator> MakeTestAccelerator(bool lazy = true);
+// The ops of all of them. Null: there is none here.
+const ops::OpTable* TestTable();
 
 }  // namespace shoal::cuda

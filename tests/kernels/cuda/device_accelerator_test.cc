@@ -8,7 +8,8 @@ namespace shoal::cuda {
 namespace {
 
 INSTANTIATE_TEST_SUITE_P(Cuda, AcceleratorContract,
-                         ::testing::Values(AcceleratorKind{"device", MakeTestAccelerator, ACCELERATOR_PEER}),
+                         ::testing::Values(AcceleratorKind{"device", [] { return MakeTestAccelerator(); },
+                                                           ACCELERATOR_PEER}),
                          [](const auto& kind) { return kind.param.name; });
 
 }  // namespace

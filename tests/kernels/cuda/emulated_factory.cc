@@ -4,6 +4,9 @@
 
 namespace shoal::cuda {
 
-std::unique_ptr<ops::Accelerator> MakeTestAccelerator() { return MakeEmulatedAccelerator({.table = &Table()}); }
+std::unique_ptr<ops::Accelerator> MakeTestAccelerator(bool lazy) {
+  return MakeEmulatedAccelerator({.table = &Table(), .pace = lazy ? emulated::Pace::kLazy : emulated::Pace::kEager});
+}
+const ops::OpTable* TestTable() { return &Table(); }
 
 }  // namespace shoal::cuda

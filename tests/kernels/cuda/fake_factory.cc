@@ -3,7 +3,7 @@
 
 namespace shoal::cuda {
 
-std::unique_ptr<ops::Accelerator> MakeTestAccelerator() {
+std::unique_ptr<ops::Accelerator> MakeTestAccelerator(bool) {
   auto opened = OpenDevice(0);
   return opened.ok() ? std::move(*opened) : nullptr;
 }

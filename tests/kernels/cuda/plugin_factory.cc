@@ -9,7 +9,7 @@
 
 namespace shoal::cuda {
 
-std::unique_ptr<ops::Accelerator> MakeTestAccelerator() {
+std::unique_ptr<ops::Accelerator> MakeTestAccelerator(bool) {
   if (std::string(CUDA_PLUGIN).empty()) return nullptr;
   void* library = ::dlopen(CUDA_PLUGIN, RTLD_NOW | RTLD_LOCAL);
   void* entry = library == nullptr ? nullptr : ::dlsym(library, ops::kCudaPluginEntry);

@@ -5,7 +5,8 @@
 #                                                     a Python program as one CTest entry; with VENV it runs in .venv, whose
 #                                                     packages tools/dev/requirements-test.txt pins
 # shoal_binary(NAME SRCS ... DEPS ...)                an executable placed at build/NAME
-# Labels: unit (no other process), cluster (several ranks, threads or processes), e2e (through HTTP), golden (real model).
+# Labels: unit (no other process), cluster (several ranks, threads or processes), e2e (through HTTP), golden (real model),
+# gpu_emulated (tests/gpu on emulated devices).
 # SERIAL: runs alone, for tests that need the whole machine.
 
 function(shoal_library name)

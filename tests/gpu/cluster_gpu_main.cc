@@ -1,0 +1,16 @@
+// The main of the decoder's and the engine's tests on the suite's device (tests/graph/accelerator_test.cc,
+// tests/rank/accelerator_engine_test.cc): without one it says so and ends with kNoDevice.
+// Tested by: tests/graph/accelerator_test.cc
+#include <gtest/gtest.h>
+
+#include <cstdio>
+
+#include "tests/gpu/gpu_plugin.h"
+
+int main(int argc, char** argv) {
+  testing::InitGoogleTest(&argc, argv);
+  const auto accelerator = shoal::gpu::OpenAccelerator();
+  if (!accelerator.ok()) return shoal::gpu::ReportNotOpened(accelerator.status());
+  std::printf("%s\n", shoal::gpu::DescribeDevice().c_str());
+  return RUN_ALL_TESTS();
+}

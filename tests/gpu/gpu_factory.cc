@@ -1,0 +1,26 @@
+// The accelerator of the suite for tests that take it from accelerator_factory.h.
+// Tested by: tests/kernels/cuda/accelerator_contract.cc
+#include <cstdio>
+
+#include "tests/gpu/gpu_plugin.h"
+#include "tests/kernels/cuda/accelerator_factory.h"
+
+namespace shoal::cuda {
+
+std::unique_ptr<ops::Accelerator> MakeTestAccelerator(bool) {
+  auto opened = gpu::OpenAccelerator();
+  if (opened.ok()) return std::move(*opened);
+  std::fprintf(stderr, "%s\n", opened.status().ToString().c_str());
+  return nullptr;
+}
+
+const ops::OpTable* TestTable() {
+  // A plug-in's table is static, whatever becomes of the accelerator.
+  static const ops::OpTable* const table = [] {
+    const auto accelerator = MakeTestAccelerator();
+    return accelerator == nullptr ? nullptr : &accelerator->table();
+  }();
+  return table;
+}
+
+}  // namespace shoal::cuda

@@ -1,0 +1,29 @@
+// The CUDA plug-in that the suite runs on: what SHOAL_CUDA_PLUGIN names (run sets it), or libshoal_cuda.so beside the
+// binary; with emulated devices or real ones, which nothing here tells apart. One thread.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "kernels/ops/accelerator.h"
+
+namespace shoal::gpu {
+
+// Device 0 of it. The plug-in has to be of the build of SHOAL_BINARY, the program. Unavailable: it has no device to
+// use, with the reason; others: as device::OpenCudaPlugin.
+absl::StatusOr<std::unique_ptr<ops::Accelerator>> OpenAccelerator();
+
+// For a person: the plug-in, its device and the driver.
+std::string DescribeDevice();
+
+// A device with so much memory gets sizes of real models; an emulated one has less, and gets small ones.
+inline constexpr size_t kLargeDevice = size_t{16} << 30;
+
+// For a program of the suite whose OpenAccelerator() failed: says so on stderr and returns its exit code, kNoDevice
+// where there is none.
+int ReportNotOpened(const absl::Status& why);
+inline constexpr int kNoDevice = 3;
+
+}  // namespace shoal::gpu
