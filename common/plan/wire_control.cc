@@ -110,13 +110,14 @@ void ToProto(const EngineOptions& in, proto::EngineOptions* out) {
   out->set_load_format(ValidUtf8(in.load_format));
   out->set_dummy_seed(in.dummy_seed);
   out->set_quantization(ValidUtf8(in.quantization));
+  out->set_numerics(ValidUtf8(in.numerics));
   out->set_transport(ValidUtf8(in.transport));
   out->set_block_size(in.block_size);
 }
 
 EngineOptions FromProto(const proto::EngineOptions& in) {
-  return {in.device(),     in.compute_dtype(), in.kv_dtype(),   in.load_format(),
-          in.dummy_seed(), in.transport(),     in.block_size(), in.quantization()};
+  return {in.device(),    in.compute_dtype(), in.kv_dtype(),     in.load_format(), in.dummy_seed(),
+          in.transport(), in.block_size(),    in.quantization(), in.numerics()};
 }
 
 void ToProto(const AgentInfo& in, proto::AgentInfo* out) {

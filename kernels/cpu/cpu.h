@@ -16,6 +16,7 @@ std::span<const Choice> Choices();
 absl::Status Embed(const KernelSet&, Stream&, const EmbedArgs&);
 absl::Status GatherRows(Stream&, const GatherRowsArgs&);
 absl::Status RmsNorm(const KernelSet&, Stream&, const RmsNormArgs&);
+absl::Status LayerNorm(const KernelSet&, Stream&, const LayerNormArgs&);
 absl::Status Quantise(const KernelSet&, Stream&, const QuantiseArgs&);
 absl::Status Matmul(const KernelSet&, Stream&, const MatmulArgs&);
 absl::Status RopeKv(const KernelSet&, Stream&, const RopeKvArgs&);

@@ -61,6 +61,7 @@ struct KernelSet {
   // One row of k values; blocks of 32.
   void (*quantise)(const float* x, int k, int8_t* q, float* scale, float* sum);
   void (*rms_norm)(float* x, const float* add, const float* w, float* y, int dim, float eps, float weight_bias);
+  void (*layer_norm)(float* x, const float* add, const float* w, const float* bias, float* y, int dim, float eps);
   void (*silu)(const float* gate, const float* up, float* y, int64_t count);
   void (*gelu_tanh)(const float* gate, const float* up, float* y, int64_t count);
   void (*store)(uint8_t dtype, const float* src, int count, void* dst);  // f32 to f32, f16 or bf16

@@ -64,6 +64,34 @@ void RmsNormKernel(float* x, const float* add, const float* w, float* y, int dim
   }
 }
 
+// Lanes beyond the end of a row would differ from the mean: the difference goes through memory, where they stay 0.
+void LayerNormKernel(float* x, const float* add, const float* w, const float* bias, float* y, int dim, float eps) {
+  Vec sum = Vec::Set(0);
+  for (int i = 0; i < dim; i += Vec::kLanes) {
+    Vec v = LoadSome(x + i, dim - i);
+    if (add != nullptr) {
+      v = Add(v, LoadSome(add + i, dim - i));
+      StoreSome(v, x + i, dim - i);
+    }
+    sum = Add(sum, v);
+  }
+  if (w == nullptr) return;
+  const Vec mean = Vec::Set(ReduceAdd(sum) / static_cast<float>(dim));
+  Vec squares = Vec::Set(0);
+  for (int i = 0; i < dim; i += Vec::kLanes) {
+    float apart[Vec::kLanes] = {};
+    StoreSome(Sub(LoadSome(x + i, dim - i), mean), apart, dim - i);
+    const Vec v = LoadSome(apart, Vec::kLanes);
+    squares = Fma(v, v, squares);
+  }
+  const Vec inverse = Vec::Set(1.0f / __builtin_sqrtf(ReduceAdd(squares) / static_cast<float>(dim) + eps));
+  for (int i = 0; i < dim; i += Vec::kLanes) {
+    const Vec scaled = Mul(Sub(LoadSome(x + i, dim - i), mean), inverse);
+    const Vec weighted = Mul(scaled, LoadSome(w + i, dim - i));
+    StoreSome(bias == nullptr ? weighted : Add(weighted, LoadSome(bias + i, dim - i)), y + i, dim - i);
+  }
+}
+
 void SiluKernel(const float* gate, const float* up, float* y, int64_t count) {
   const Vec one = Vec::Set(1);
   for (int64_t i = 0; i < count; i += Vec::kLanes) {

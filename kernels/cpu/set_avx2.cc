@@ -17,6 +17,7 @@ extern const KernelSet kAvx2Set = {
                MatmulKernel<FormatQ4_0>, MatmulKernel<FormatQ4_1>, MatmulKernel<PlainF8E4M3>, MatmulKernel<PlainI8>},
     .quantise = QuantiseKernel,
     .rms_norm = RmsNormKernel,
+    .layer_norm = LayerNormKernel,
     .silu = SiluKernel,
     .gelu_tanh = GeluTanhKernel,
     .store = StoreKernel,

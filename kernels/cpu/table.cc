@@ -19,6 +19,7 @@ struct Bound {
   }
   static absl::Status Embed(Stream& s, const EmbedArgs& a) { return cpu::Embed(kSet, s, a); }
   static absl::Status RmsNorm(Stream& s, const RmsNormArgs& a) { return cpu::RmsNorm(kSet, s, a); }
+  static absl::Status LayerNorm(Stream& s, const LayerNormArgs& a) { return cpu::LayerNorm(kSet, s, a); }
   static absl::Status Quantise(Stream& s, const QuantiseArgs& a) { return cpu::Quantise(kSet, s, a); }
   static absl::Status Matmul(Stream& s, const MatmulArgs& a) { return cpu::Matmul(kSet, s, a); }
   static absl::Status RopeKv(Stream& s, const RopeKvArgs& a) { return cpu::RopeKv(kSet, s, a); }
@@ -40,6 +41,7 @@ struct Bound {
                                   .embed = Embed,
                                   .gather_rows = GatherRows,
                                   .rms_norm = RmsNorm,
+                                  .layer_norm = LayerNorm,
                                   .quantise = Quantise,
                                   .matmul = Matmul,
                                   .rope_kv = RopeKv,

@@ -90,13 +90,13 @@ void Probe(ops::CudaProbe* out) {
   }
 }
 
-absl::Status Open(int index, std::unique_ptr<ops::Accelerator>* out) {
-  absl::StatusOr<std::unique_ptr<ops::Accelerator>> opened = OpenDevice(index);
+absl::Status Open(int index, ops::Numerics numerics, std::unique_ptr<ops::Accelerator>* out) {
+  absl::StatusOr<std::unique_ptr<ops::Accelerator>> opened = OpenDevice(index, numerics);
   if (opened.ok()) *out = std::move(*opened);
   return opened.status();
 }
 
-const ops::OpTable* OpsTable() { return &Table(); }
+const ops::OpTable* OpsTable(ops::Numerics numerics) { return &Table(numerics); }
 
 }  // namespace
 }  // namespace shoal::cuda

@@ -12,6 +12,7 @@
 #include "common/base/check.h"
 #include "common/base/mutex.h"
 #include "common/base/status_macros.h"
+#include "kernels/cuda/cublaslt_gemm.h"
 #include "kernels/cuda/out_of_memory.h"
 #include "kernels/cuda/queue_stream.h"
 #include "kernels/cuda/shared_memory.h"
@@ -39,7 +40,12 @@ class CudaAccelerator final : public ops::Accelerator {
       : device_(device), queue_(stream), shared_(shared), stream_(stream, multiprocessors) {}
   ~CudaAccelerator() override;
 
-  const ops::OpTable& table() const override { return Table(); }
+  // For --numerics fast, before anything else. FailedPrecondition: there is no library.
+  absl::Status OpenGemm();
+
+  const ops::OpTable& table() const override {
+    return Table(gemm_ == nullptr ? ops::Numerics::kInvariant : ops::Numerics::kFast);
+  }
   ops::Stream& stream() override { return stream_; }
   void* native_stream() override { return queue_; }
 
@@ -93,6 +99,8 @@ class CudaAccelerator final : public ops::Accelerator {
   const cudaStream_t queue_;
   const SharedMemory shared_;
   QueueStream stream_;
+  void* gemm_workspace_ = nullptr;
+  std::unique_ptr<LibraryGemm> gemm_;
   absl::Status failed_;  // once Internal was said, for ever
 
   std::deque<cudaEvent_t> marks_;  // of the marks from reached_ + 1 on
@@ -114,8 +122,17 @@ CudaAccelerator::~CudaAccelerator() {
   (void)cudaStreamSynchronize(queue_);
   MarksDone(marks_.size());
   for (cudaEvent_t event : spare_) (void)cudaEventDestroy(event);
+  gemm_.reset();
+  Free(gemm_workspace_);
   (void)cudaStreamDestroy(queue_);
   (void)cudaGetLastError();
+}
+
+absl::Status CudaAccelerator::OpenGemm() {
+  SHOAL_ASSIGN_OR_RETURN(gemm_workspace_, Allocate(kGemmWorkspaceBytes));
+  SHOAL_ASSIGN_OR_RETURN(gemm_, OpenCublasLtGemm(gemm_workspace_));
+  stream_.SetGemm(gemm_.get());
+  return absl::OkStatus();
 }
 
 absl::Status CudaAccelerator::Keep(absl::Status status) {
@@ -189,6 +206,7 @@ void CudaAccelerator::FreeNow(const Piece& piece) const {
 
 void CudaAccelerator::SetCapturing(bool capturing) {
   recording_ = capturing;
+  if (gemm_ != nullptr) gemm_->SetRecording(capturing);
   std::vector<Piece> now;
   {
     const MutexLock lock(frees_mutex_);
@@ -331,7 +349,7 @@ absl::Status NoDevice(int index, const std::string& why) {
 
 void LoadKernelsEagerly() { (void)::setenv("CUDA_MODULE_LOADING", "EAGER", /*overwrite=*/0); }
 
-absl::StatusOr<std::unique_ptr<ops::Accelerator>> OpenDevice(int index) {
+absl::StatusOr<std::unique_ptr<ops::Accelerator>> OpenDevice(int index, ops::Numerics numerics) {
   LoadKernelsEagerly();
   int count = 0, major = 0, multiprocessors = 0;
   if (const cudaError_t error = cudaGetDeviceCount(&count); error != cudaSuccess) {
@@ -350,7 +368,9 @@ absl::StatusOr<std::unique_ptr<ops::Accelerator>> OpenDevice(int index) {
   cudaStream_t stream = nullptr;
   SHOAL_RETURN_IF_ERROR(
       ToStatus(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags"));
-  return std::make_unique<CudaAccelerator>(index, multiprocessors, stream, shared);
+  auto opened = std::make_unique<CudaAccelerator>(index, multiprocessors, stream, shared);
+  if (numerics == ops::Numerics::kFast) SHOAL_RETURN_IF_ERROR(opened->OpenGemm());
+  return opened;
 }
 
 }  // namespace shoal::cuda

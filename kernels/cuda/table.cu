@@ -9,6 +9,7 @@
 #include "kernels/cuda/gather_ids.h"
 #include "kernels/cuda/gather_rows.h"
 #include "kernels/cuda/glu.h"
+#include "kernels/cuda/layer_norm.h"
 #include "kernels/cuda/linear.h"
 #include "kernels/cuda/linear_layout.h"
 #include "kernels/cuda/place_columns.h"
@@ -64,6 +65,17 @@ absl::Status Norm(ops::Stream& stream, const ops::RmsNormArgs& a) {
                                           .weight_bias = a.weight_bias});
 }
 
+absl::Status NormWithMean(ops::Stream& stream, const ops::LayerNormArgs& a) {
+  return Enqueue(QueueOf(stream), LayerNorm{.x = a.x.as<bf16>(),
+                                            .add = a.add.as<bf16>(),
+                                            .w = a.w,
+                                            .bias = a.bias,
+                                            .y = a.y.as<bf16>(),
+                                            .tokens = a.tokens,
+                                            .dim = a.dim,
+                                            .eps = a.eps});
+}
+
 // A part without rows, such as the vocabulary of a rank that has none, is nothing to do.
 absl::Status Multiply(ops::Stream& stream, const ops::MatmulArgs& a) {
   Linear op = {.x = a.x.as<bf16>(), .parts = {}, .part_count = 0, .tokens = a.tokens, .k = a.k};
@@ -79,6 +91,33 @@ absl::Status Multiply(ops::Stream& stream, const ops::MatmulArgs& a) {
                                  .row_scale = part.w.row_scale};
   }
   return Enqueue(QueueOf(stream), op);
+}
+
+// Parts that the library multiplies go first, one after the other; the rest is one call of our own.
+absl::Status MultiplyFast(ops::Stream& stream, const ops::MatmulArgs& a) {
+  LibraryGemm* const gemm = static_cast<QueueStream&>(stream).gemm();
+  ops::MatmulArgs rest = a;
+  rest.part_count = 0;
+  for (int p = 0; p < a.part_count; ++p) {
+    const ops::MatmulPart& part = a.parts[p];
+    const GemmProduct product = {.x = a.x.data(),
+                                 .w = part.w.data,
+                                 .type = part.w.dtype,
+                                 .row_scaled = part.w.row_scale != nullptr,
+                                 .y = part.y.data(),
+                                 .f32_out = a.f32_out,
+                                 .y_stride = part.y_stride,
+                                 .tokens = a.tokens,
+                                 .n = part.w.n,
+                                 .k = a.k};
+    if (gemm != nullptr && LibraryTakes(product)) {
+      const absl::StatusOr<bool> done = gemm->Multiply(QueueOf(stream), product);
+      if (!done.ok()) return done.status();
+      if (*done) continue;
+    }
+    rest.parts[rest.part_count++] = part;
+  }
+  return rest.part_count == 0 ? absl::OkStatus() : Multiply(stream, rest);
 }
 
 absl::Status Rope(ops::Stream& stream, const ops::RopeKvArgs& a) {
@@ -170,10 +209,7 @@ absl::Status CheckSizes(const ops::OpSizes& s) {
   return problems.empty() ? absl::OkStatus() : absl::InvalidArgumentError("on a CUDA device: " + problems);
 }
 
-}  // namespace
-
-const ops::OpTable& Table() {
-  static constexpr ops::OpTable kTable = {.name = "cuda-sm80",
+constexpr ops::OpTable kInvariantTable = {.name = "cuda-sm80",
                                           .acts = DType::kBF16,
                                           .supports = Supports,
                                           .quantises = Quantises,
@@ -186,6 +222,7 @@ const ops::OpTable& Table() {
                                           .embed = EmbedIds,
                                           .gather_rows = Gather,
                                           .rms_norm = Norm,
+                                          .layer_norm = NormWithMean,
                                           .quantise = nullptr,
                                           .matmul = Multiply,
                                           .rope_kv = Rope,
@@ -199,7 +236,20 @@ const ops::OpTable& Table() {
                                           .checksum = Same,
                                           .sum_ranks = Sum,
                                           .place_columns = Same<ops::PlaceColumnsArgs>};
-  return kTable;
+
+constexpr ops::OpTable FastTable() {
+  ops::OpTable table = kInvariantTable;
+  table.name = "cuda-sm80-fast";
+  table.matmul = MultiplyFast;
+  table.warms_up = true;
+  return table;
+}
+constexpr ops::OpTable kFastTable = FastTable();
+
+}  // namespace
+
+const ops::OpTable& Table(ops::Numerics numerics) {
+  return numerics == ops::Numerics::kFast ? kFastTable : kInvariantTable;
 }
 
 }  // namespace shoal::cuda

@@ -6,6 +6,7 @@
 // Every value is an integer below 2^24, exact in f32, so that sums over ranks are exact in any order:
 //   embed      x[t, 0] = id, the rest 0                       (0 outside the shard)
 //   rms_norm   x[t, 0] = (x + add)[t, 0] mod 2^20; y[t, 0] = x[t, 0], the rest 0
+//   layer_norm the same
 //   quantise   scale[t, b] = x[t, 32 b]
 //   matmul     y[t, n] = sum over b of x[t, 32 b], at every n that is a multiple of 32 (each head's start); the entries
 //              between are left as they are
@@ -26,6 +27,7 @@ const OpTable& Table();
 
 absl::Status Embed(Stream&, const EmbedArgs&);
 absl::Status RmsNorm(Stream&, const RmsNormArgs&);
+absl::Status LayerNorm(Stream&, const LayerNormArgs&);
 absl::Status Quantise(Stream&, const QuantiseArgs&);
 absl::Status Matmul(Stream&, const MatmulArgs&);
 absl::Status RopeKv(Stream&, const RopeKvArgs&);

@@ -25,6 +25,7 @@ const OpTable& Table() {
                                      .embed = Embed,
                                      .gather_rows = GatherRowsOnHost,
                                      .rms_norm = RmsNorm,
+                                     .layer_norm = LayerNorm,
                                      .quantise = Quantise,
                                      .matmul = Matmul,
                                      .rope_kv = RopeKv,

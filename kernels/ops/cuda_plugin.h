@@ -8,6 +8,7 @@
 
 #include "absl/status/status.h"
 #include "kernels/ops/accelerator.h"
+#include "kernels/ops/numerics.h"
 
 namespace shoal::ops {
 
@@ -57,9 +58,11 @@ struct CudaPlugin {
   void (*probe)(CudaProbe* out);
   // The device `index` of the probe. Makes a context on it: some hundred MiB of its memory and tenths of a second.
   // FailedPrecondition: there is no such device, or it is not usable. Internal: the driver's words.
-  absl::Status (*open)(int index, std::unique_ptr<Accelerator>* out);
-  // The ops of every accelerator. What needs no stream (supports, packing, sizes) needs no driver either. Any thread.
-  const OpTable* (*table)();
+  // For Numerics::kFast, cuBLASLt is opened, too: FailedPrecondition where it is not installed.
+  absl::Status (*open)(int index, Numerics numerics, std::unique_ptr<Accelerator>* out);
+  // The ops of every accelerator that is opened so. What needs no stream (supports, packing, sizes) needs no driver
+  // either. Any thread.
+  const OpTable* (*table)(Numerics numerics);
 };
 
 }  // namespace shoal::ops

@@ -13,6 +13,7 @@
 #include "kernels/ops/gather_ids.h"
 #include "kernels/ops/gather_rows.h"
 #include "kernels/ops/glu.h"
+#include "kernels/ops/layer_norm.h"
 #include "kernels/ops/matmul.h"
 #include "kernels/ops/place_columns.h"
 #include "kernels/ops/quantise.h"
@@ -47,6 +48,10 @@ struct OpTable {
   size_t (*packed_bytes)(DType, int64_t n, int64_t k);
   void (*pack_rows)(DType, const void* src, int64_t row_begin, int64_t rows, int64_t n, int64_t k, void* dst);
 
+  // Whether an op's first call with sizes that are new may do what no recording of a graph allows, and does less in
+  // one: a step is then enqueued once before it is recorded.
+  bool warms_up = false;
+
   // InvalidArgument: sizes that some op does not serve, with all of them told; asked when a model is loaded, so that no
   // step fails. Null: there are no limits of that kind.
   absl::Status (*check_sizes)(const OpSizes&);
@@ -56,6 +61,7 @@ struct OpTable {
   EmbedFn embed;
   GatherRowsFn gather_rows;
   RmsNormFn rms_norm;
+  LayerNormFn layer_norm;
   QuantiseFn quantise;  // null: no weights take quantised activations
   MatmulFn matmul;
   RopeKvFn rope_kv;

@@ -10,6 +10,7 @@ const OpTable& Table();
 
 absl::Status Embed(Stream&, const EmbedArgs&);
 absl::Status RmsNorm(Stream&, const RmsNormArgs&);
+absl::Status LayerNorm(Stream&, const LayerNormArgs&);
 absl::Status Quantise(Stream&, const QuantiseArgs&);
 absl::Status Matmul(Stream&, const MatmulArgs&);
 absl::Status RopeKv(Stream&, const RopeKvArgs&);

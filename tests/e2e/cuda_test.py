@@ -60,6 +60,13 @@ def test_a_rank_killed_mid_stream_reads_no_weights_again(model, texts, tp, pp, t
         assert after["recomputed_tokens"] == before["recomputed_tokens"]
 
 
+def test_fast_numerics_multiply_long_prompts_with_the_library(model, texts):
+    with serve(model, "--device", "cuda", "--numerics", "fast") as server:
+        assert "/cuda-sm80-fast/" in server.complete(**PROMPT).json()["system_fingerprint"]
+        assert server.text(**PROMPT) == texts[0], "no product of so few tokens is one for a library"
+        assert len(server.text(**{**PROMPT, "prompt": "a long prompt " * 12, "max_tokens": 8})) > 0
+
+
 def test_auto_takes_the_devices_and_dummy_weights_are_made_there(model):
     with serve(model, "--load-format", "dummy", "--seed", 3) as server:
         assert server.cluster()["agents"][0]["slots"][0]["kind"] == "cuda"

@@ -7,20 +7,13 @@
 
 namespace shoal::cuda {
 
-std::unique_ptr<ops::Accelerator> MakeTestAccelerator(bool) {
-  auto opened = gpu::OpenAccelerator();
+std::unique_ptr<ops::Accelerator> MakeTestAccelerator(bool, ops::Numerics numerics) {
+  auto opened = gpu::OpenAccelerator(numerics);
   if (opened.ok()) return std::move(*opened);
   std::fprintf(stderr, "%s\n", opened.status().ToString().c_str());
   return nullptr;
 }
 
-const ops::OpTable* TestTable() {
-  // A plug-in's table is static, whatever becomes of the accelerator.
-  static const ops::OpTable* const table = [] {
-    const auto accelerator = MakeTestAccelerator();
-    return accelerator == nullptr ? nullptr : &accelerator->table();
-  }();
-  return table;
-}
+const ops::OpTable* TestTable(ops::Numerics numerics) { return gpu::PluginTable(numerics); }
 
 }  // namespace shoal::cuda

@@ -36,14 +36,19 @@ absl::StatusOr<const ops::CudaPlugin*> Open() {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<ops::Accelerator>> OpenAccelerator() {
+absl::StatusOr<std::unique_ptr<ops::Accelerator>> OpenAccelerator(ops::Numerics numerics) {
   SHOAL_ASSIGN_OR_RETURN(const ops::CudaPlugin* const plugin, Open());
   const auto probe = std::make_unique<ops::CudaProbe>();
   plugin->probe(probe.get());
   if (probe->state != ops::CudaState::kReady) return absl::UnavailableError(device::DescribeCuda(*probe));
   std::unique_ptr<ops::Accelerator> accelerator;
-  SHOAL_RETURN_IF_ERROR(plugin->open(0, &accelerator));
+  SHOAL_RETURN_IF_ERROR(plugin->open(0, numerics, &accelerator));
   return accelerator;
+}
+
+const ops::OpTable* PluginTable(ops::Numerics numerics) {
+  const auto plugin = Open();
+  return plugin.ok() ? (*plugin)->table(numerics) : nullptr;
 }
 
 std::string DescribeDevice() {

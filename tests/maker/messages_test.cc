@@ -31,6 +31,7 @@ TEST(Messages, RequestsComeOutAsTheyWentIn) {
   const Request sent = {.kind = Request::Kind::kWeights,
                         .device = 3,
                         .bytes = int64_t{5} << 40,
+                        .numerics = ops::Numerics::kFast,
                         .threads = 12,
                         .setup = std::string("a\0b", 3),
                         .model = "/models/m",
@@ -40,6 +41,7 @@ TEST(Messages, RequestsComeOutAsTheyWentIn) {
   EXPECT_EQ(got->kind, sent.kind);
   EXPECT_EQ(got->device, 3);
   EXPECT_EQ(got->bytes, sent.bytes);
+  EXPECT_EQ(got->numerics, ops::Numerics::kFast);
   EXPECT_EQ(got->threads, 12);
   EXPECT_EQ(got->setup, sent.setup);
   EXPECT_EQ(got->model, sent.model);

@@ -34,7 +34,7 @@ RankSetup Example() {
                   .low_freq_factor = 1.1,
                   .high_freq_factor = 4.1,
                   .original_max_position = 4096};
-  s.engine = {"ref", "f32", "bf16", "dummy", 77, "shm", 32, "fp8"};
+  s.engine = {"ref", "f32", "bf16", "dummy", 77, "shm", 32, "fp8", "fast"};
   s.limits = {100, 32, 8, 512, 2048, 49152};
   s.threads = 4;
   s.host = "::1";
@@ -65,6 +65,7 @@ TEST(Setup, SurvivesTheTrip) {
   EXPECT_EQ("bf16", out->engine.kv_dtype);
   EXPECT_EQ(77u, out->engine.dummy_seed);
   EXPECT_EQ(in.engine.quantization, out->engine.quantization);
+  EXPECT_EQ(in.engine.numerics, out->engine.numerics);
   EXPECT_EQ(32, out->engine.block_size);
   EXPECT_EQ(512, out->limits.max_tokens);
   EXPECT_EQ(49152, out->limits.vocab);

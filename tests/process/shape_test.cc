@@ -78,6 +78,20 @@ TEST(ResolveNumerics, OnCudaThereIsBf16Alone) {
   EXPECT_NE(std::string::npos, ResolveNumerics(engine).status().message().find("f32 on a CUDA device"));
 }
 
+TEST(ResolveNumerics, FastIsAModeOfCudaAndAnotherNameForTheOnlyOneElsewhere) {
+  for (const char* device : {"cuda", "cpu", "null"}) {
+    plan::EngineOptions engine;
+    engine.device = device;
+    EXPECT_EQ(ops::Numerics::kInvariant, ResolveNumerics(engine)->mode);
+    engine.numerics = "fast";
+    const auto fast = ResolveNumerics(engine);
+    ASSERT_TRUE(fast.ok()) << fast.status();
+    EXPECT_EQ(std::string(device) == "cuda" ? ops::Numerics::kFast : ops::Numerics::kInvariant, fast->mode) << device;
+    engine.numerics = "quick";
+    EXPECT_NE(std::string::npos, ResolveNumerics(engine).status().message().find("numerics quick")) << device;
+  }
+}
+
 TEST(ResolveNumerics, NamesWhatItDoesNotKnow) {
   plan::EngineOptions engine;
   engine.compute_dtype = "f64";

@@ -25,16 +25,17 @@ inline std::vector<int32_t> Ids(int count, int seed) {
 
 // Its accelerators are lazy unless told.
 struct AcceleratorCluster {
-  explicit AcceleratorCluster(int tp = 1, int pp = 1, bool lazy = true) {
+  explicit AcceleratorCluster(int tp = 1, int pp = 1, bool lazy = true,
+                              ops::Numerics numerics = ops::Numerics::kInvariant) {
     static const TestModel model = OpenTinyModel(kTiny).value();
     RankSetOptions options = {.kv = DType::kBF16, .max_tokens = 24, .max_samples = 6, .max_model_len = 100};
-    options.device = [this, lazy](const ops::OpTable*) -> absl::StatusOr<std::unique_ptr<device::Device>> {
-      auto accelerator = cuda::MakeTestAccelerator(lazy);
+    options.device = [this, lazy, numerics](const ops::OpTable*) -> absl::StatusOr<std::unique_ptr<device::Device>> {
+      auto accelerator = cuda::MakeTestAccelerator(lazy, numerics);
       if (accelerator == nullptr) return absl::UnavailableError("there is no accelerator");
       accelerators.push_back(accelerator.get());
       return device::MakeAcceleratorDevice(std::move(accelerator), 8 << 10);
     };
-    ranks = RankSet::Make(LoadShards(model, tp, pp, cuda::TestTable(), false).value(), options).value();
+    ranks = RankSet::Make(LoadShards(model, tp, pp, cuda::TestTable(numerics), false).value(), options).value();
   }
   std::vector<ops::Accelerator*> accelerators;
   std::unique_ptr<RankSet> ranks;

@@ -29,6 +29,18 @@ TEST(AcceleratorEngineTest, GraphsAndSingleOpsGiveTheSameTokensAlsoAlone) {
   }
 }
 
+TEST(AcceleratorEngineTest, WhereOpsWarmUpAStepIsEnqueuedOnceBeforeItIsRecorded) {
+  ASSERT_TRUE(cuda::TestTable(ops::Numerics::kFast)->warms_up);
+  Cluster eager;
+  const auto expected = RunAlone(*eager.ranks, Requests(), {.chunk = 10});
+  ASSERT_TRUE(expected.ok()) << expected.status();
+  Cluster fast(1, 1, true, ops::Numerics::kFast);
+  const auto got = RunAlone(*fast.ranks, Requests(), {.chunk = 10, .graphs = true});
+  ASSERT_TRUE(got.ok()) << got.status();
+  EXPECT_EQ(got->tokens, expected->tokens) << "no product here is one for a library";
+  EXPECT_GT(got->bucketed, 10);
+}
+
 TEST(AcceleratorEngineTest, StagesPassActivationsAndTokens) {
   Cluster one;
   const auto expected = RunAlone(*one.ranks, Requests(), {});

@@ -112,6 +112,7 @@ server::CoordinatorOptions ToCoordinatorOptions(const ServeOptions& o) {
   core.engine.load_format = o.load_format;
   core.engine.dummy_seed = o.seed;
   core.engine.quantization = o.quantization;
+  core.engine.numerics = o.numerics;
   core.engine.transport = o.transport;
   core.engine.block_size = o.block_size;
   core.tp = o.tensor_parallel_size;

@@ -72,6 +72,9 @@ void AddServeModelFlags(CLI::App* app, ServeOptions& o) {
       ->check(CLI::IsMember({"auto", "f32"}));
   Flag(app, "--kv-cache-dtype", o.kv_cache_dtype, "auto | f32 | f16 | bf16")
       ->check(CLI::IsMember({"auto", "f32", "f16", "bf16"}));
+  Flag(app, "--numerics", o.numerics,
+       "On CUDA: invariant (the same bytes alone or in a batch) | fast (large products by cuBLASLt)")
+      ->check(CLI::IsMember({"invariant", "fast"}));
   Flag(app, "--block-size", o.block_size, "Tokens per KV block")->check(CLI::IsMember({16, 32, 64, 128}));
   Flag(app, "--num-gpu-blocks-override,--kv-cache-blocks", o.kv_cache_blocks, "KV blocks; 0: as memory allows")
       ->check(CLI::Range(0, kMaxInt));
@@ -348,6 +351,7 @@ std::string ToYaml(const ServeOptions& o) {
   put("quantization", o.quantization);
   put("compute-dtype", o.compute_dtype);
   put("kv-cache-dtype", o.kv_cache_dtype);
+  put("numerics", o.numerics);
   put("transport", o.transport);
   put("threads", o.threads);
   put("gpu-memory-utilization", o.gpu_memory_utilization);

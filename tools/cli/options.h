@@ -27,6 +27,7 @@ struct ServeOptions {
   unsigned long long seed = 0;  // of dummy weights
   std::string quantization = "auto";
   std::string compute_dtype = "auto", kv_cache_dtype = "auto";
+  std::string numerics = "invariant";
   std::string transport = "auto";
   int threads = 0;  // per rank; 0: cores / ranks
   double gpu_memory_utilization = 0.9;

@@ -43,12 +43,12 @@ std::string CudaDevices::Numerics(const std::vector<int32_t>& slots) const {
   return absl::StrCat(absl::StrJoin(names, "+"), "/", driver_);
 }
 
-absl::StatusOr<int64_t> CudaDevices::Offer(int32_t slot, int64_t working, int64_t held) {
+absl::StatusOr<int64_t> CudaDevices::Offer(int32_t slot, int64_t working, int64_t held, ops::Numerics numerics) {
   MutexLock lock(mutex_);
-  auto found = measured_.find({slot, working});
+  auto found = measured_.find({slot, working, numerics});
   if (found == measured_.end()) {
-    SHOAL_ASSIGN_OR_RETURN(const maker::Makers::Measured now, makers_->Measure(Index(slot), working));
-    found = measured_.insert({{slot, working}, {now.free + held, now.total}}).first;
+    SHOAL_ASSIGN_OR_RETURN(const maker::Makers::Measured now, makers_->Measure(Index(slot), working, numerics));
+    found = measured_.insert({{slot, working, numerics}, {now.free + held, now.total}}).first;
   }
   const Free& free = found->second;
   const auto unused = static_cast<int64_t>((1 - utilization_) * static_cast<double>(free.total));

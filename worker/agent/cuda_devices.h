@@ -36,9 +36,10 @@ class CudaDevices {
 
   // What weights and KV cache may have on a slot, beside `working` bytes of the rank: what is free beside the rank's
   // context, less the part that shall stay unused and kReserve. `held`: what this agent holds there, which counts as
-  // free. Measured once for each number of working bytes, so that joins after a failure start no process.
-  // ResourceExhausted: the working memory alone does not fit.
-  absl::StatusOr<int64_t> Offer(int32_t slot, int64_t working, int64_t held) SHOAL_EXCLUDES(mutex_);
+  // free. Measured once for each number of working bytes and kind of numerics, so that joins after a failure start no
+  // process. ResourceExhausted: the working memory alone does not fit.
+  absl::StatusOr<int64_t> Offer(int32_t slot, int64_t working, int64_t held,
+                                ops::Numerics numerics = ops::Numerics::kInvariant) SHOAL_EXCLUDES(mutex_);
   // For what comes on top in a rank and cannot be measured before: recorded graphs, buffers of its channels. No more
   // than a 32th of the device.
   static constexpr int64_t kReserve = int64_t{512} << 20;
@@ -60,7 +61,8 @@ class CudaDevices {
   std::vector<Device> devices_;  // of the slots
   std::string driver_;
   Mutex mutex_;
-  std::map<std::pair<int32_t, int64_t>, Free> measured_ SHOAL_GUARDED_BY(mutex_);  // by slot and working bytes
+  // By slot, working bytes and numerics.
+  std::map<std::tuple<int32_t, int64_t, ops::Numerics>, Free> measured_ SHOAL_GUARDED_BY(mutex_);
 };
 
 }  // namespace shoal::agent

@@ -111,7 +111,8 @@ absl::StatusOr<int64_t> MemoryFor(const Joined& joined, const LocalRank& local, 
   const int64_t working =
       graph::DecoderBytes(joined.files.config, local.shard, joined.join.tp, options, *joined.table, local.slot.threads);
   if (joined.cuda == nullptr) return std::max<int64_t>(0, local.slot.memory_bytes - working);
-  absl::StatusOr<int64_t> offer = joined.cuda->Offer(local.slot_index, working, shelf.BytesOn(local.device));
+  absl::StatusOr<int64_t> offer =
+      joined.cuda->Offer(local.slot_index, working, shelf.BytesOn(local.device), joined.numerics.mode);
   if (offer.ok()) return offer;
   return absl::Status(offer.status().code(),
                       absl::StrCat("rank ", local.rank, " on CUDA device ", local.device, " with ", working,
@@ -129,7 +130,7 @@ absl::StatusOr<std::unique_ptr<Joined>> ResolveJoin(const plan::JoinGroup& join,
   SHOAL_ASSIGN_OR_RETURN(joined->transport, FindTransport(join.engine.transport, cuda != nullptr));
   SHOAL_ASSIGN_OR_RETURN(const std::vector<plan::RankAssignment> own, OwnAssignments(join, self));
   SHOAL_ASSIGN_OR_RETURN(joined->numerics, rank::ResolveNumerics(join.engine));
-  SHOAL_ASSIGN_OR_RETURN(joined->table, device::FindTable(join.engine.device));
+  SHOAL_ASSIGN_OR_RETURN(joined->table, device::FindTable(join.engine.device, joined->numerics.mode));
   SHOAL_RETURN_IF_ERROR(OpenCheckpoint(*joined));
   SHOAL_RETURN_IF_ERROR(CheckJoinLimits(join, joined->files.config));
   SHOAL_ASSIGN_OR_RETURN(const plan::ShardPlan shards, plan::MakeShardPlan(joined->files.config, join.tp, join.pp));

@@ -67,6 +67,7 @@ absl::Status LoadOnDevice(const Joined& joined, Shard& shard, int threads, const
   const maker::Request request = {.kind = maker::Request::Kind::kWeights,
                                   .device = local.device,
                                   .bytes = local.layout.region_bytes,
+                                  .numerics = joined.numerics.mode,
                                   .threads = threads,
                                   .setup = plan::EncodeSetup(setup),
                                   .model = join.model,

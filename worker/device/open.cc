@@ -10,16 +10,16 @@ namespace shoal::device {
 
 absl::StatusOr<const ops::CudaPlugin*> CudaPlugin() { return OpenCudaPlugin(CudaPluginPath(), BuildId()); }
 
-absl::StatusOr<const ops::OpTable*> FindTable(const std::string& name) {
+absl::StatusOr<const ops::OpTable*> FindTable(const std::string& name, ops::Numerics numerics) {
   if (name != kCuda) return ops::FindOpTable(name);
   SHOAL_ASSIGN_OR_RETURN(const ops::CudaPlugin* plugin, CudaPlugin());
-  return plugin->table();
+  return plugin->table(numerics);
 }
 
-absl::StatusOr<std::unique_ptr<ops::Accelerator>> OpenAccelerator(int index) {
+absl::StatusOr<std::unique_ptr<ops::Accelerator>> OpenAccelerator(int index, ops::Numerics numerics) {
   SHOAL_ASSIGN_OR_RETURN(const ops::CudaPlugin* plugin, CudaPlugin());
   std::unique_ptr<ops::Accelerator> accelerator;
-  SHOAL_RETURN_IF_ERROR(plugin->open(index, &accelerator));
+  SHOAL_RETURN_IF_ERROR(plugin->open(index, numerics, &accelerator));
   return accelerator;
 }
 

@@ -194,8 +194,8 @@ absl::StatusOr<std::unique_ptr<ops::CudaProbe>> Makers::Probe() const {
   return probe;
 }
 
-absl::StatusOr<Makers::Measured> Makers::Measure(int device, int64_t working) const {
-  const Request request = {.kind = Request::Kind::kMeasure, .device = device, .bytes = working};
+absl::StatusOr<Makers::Measured> Makers::Measure(int device, int64_t working, ops::Numerics numerics) const {
+  const Request request = {.kind = Request::Kind::kMeasure, .device = device, .bytes = working, .numerics = numerics};
   SHOAL_ASSIGN_OR_RETURN(const Answer answer, Ask({.request = request, .deadline = kMakeDeadline}));
   return Measured{answer.bytes, answer.total};
 }

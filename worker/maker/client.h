@@ -28,11 +28,12 @@ class Makers {
   // What CUDA there is, as the plug-in of `binary` sees it.
   absl::StatusOr<std::unique_ptr<ops::CudaProbe>> Probe() const;
 
-  // Bytes of a device's memory: free beside a context and `working` bytes of it, and all.
+  // Bytes of a device's memory: free beside a context for such numerics and `working` bytes, and all.
   struct Measured {
     int64_t free = 0, total = 0;
   };
-  absl::StatusOr<Measured> Measure(int device, int64_t working) const;
+  absl::StatusOr<Measured> Measure(int device, int64_t working,
+                                   ops::Numerics numerics = ops::Numerics::kInvariant) const;
 
   // Zeroed memory of the device.
   absl::StatusOr<device::SharedMemory> KvCache(int device, int64_t bytes) const;

@@ -70,6 +70,7 @@ std::string Encode(const Request& r) {
   w.Number(r.kind);
   w.Number(r.device);
   w.Number(r.bytes);
+  w.Number(r.numerics);
   w.Number(r.threads);
   w.Text(r.setup);
   w.Text(r.model);
@@ -83,11 +84,13 @@ absl::StatusOr<Request> DecodeRequest(std::string_view bytes) {
   in.Number(&r.kind);
   in.Number(&r.device);
   in.Number(&r.bytes);
+  in.Number(&r.numerics);
   in.Number(&r.threads);
   in.Text(&r.setup);
   in.Text(&r.model);
   in.Text(&r.revision);
-  const bool sound = in.whole() && r.kind <= Request::Kind::kWeights && r.device >= 0 && r.bytes >= 0 && r.threads >= 1;
+  const bool sound = in.whole() && r.kind <= Request::Kind::kWeights && r.device >= 0 && r.bytes >= 0 &&
+                     r.numerics <= ops::Numerics::kFast && r.threads >= 1;
   if (!sound) return absl::DataLossError("a malformed request to a maker");
   return r;
 }

@@ -9,15 +9,17 @@
 #include <string_view>
 
 #include "absl/status/statusor.h"
+#include "kernels/ops/numerics.h"
 
 namespace shoal::maker {
 
 struct Request {
   enum class Kind : uint32_t { kProbe, kMeasure, kKvCache, kWeights };
   Kind kind = Kind::kProbe;
-  int32_t device = 0;   // index in the probe
-  int64_t bytes = 0;    // kMeasure: of working memory; kKvCache; kWeights: of the region
-  int32_t threads = 1;  // kWeights: that read and pack
+  int32_t device = 0;                                  // index in the probe
+  int64_t bytes = 0;                                   // kMeasure: of working memory; kKvCache; kWeights: of the region
+  ops::Numerics numerics = ops::Numerics::kInvariant;  // kMeasure, kWeights: of the rank
+  int32_t threads = 1;                                 // kWeights: that read and pack
   // kWeights: plan::EncodeSetup of the rank, and the files as its agent has opened them.
   std::string setup = {}, model = {}, revision = {};
 };

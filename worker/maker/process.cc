@@ -54,7 +54,8 @@ absl::StatusOr<Answer> Probe() {
 
 // What stays free beside a context, and working memory of so many bytes.
 absl::StatusOr<Answer> Measure(const Request& request) {
-  SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<ops::Accelerator> accelerator, device::OpenAccelerator(request.device));
+  SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<ops::Accelerator> accelerator,
+                         device::OpenAccelerator(request.device, request.numerics));
   void* working = nullptr;
   if (request.bytes > 0) {
     SHOAL_ASSIGN_OR_RETURN(working, accelerator->Allocate(static_cast<size_t>(request.bytes)));
@@ -84,7 +85,8 @@ absl::StatusOr<Answer> MakeKvCache(const Request& request) {
 }
 
 absl::StatusOr<Answer> LoadWeights(const Request& request) {
-  SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<ops::Accelerator> accelerator, device::OpenAccelerator(request.device));
+  SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<ops::Accelerator> accelerator,
+                         device::OpenAccelerator(request.device, request.numerics));
   return MakeWeights(request, *accelerator, [](int64_t bytes_read) {
     Answer progress;
     progress.kind = Answer::Kind::kProgress;

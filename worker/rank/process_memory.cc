@@ -11,6 +11,7 @@
 #include "worker/device/cuda_plugin.h"
 #include "worker/device/open.h"
 #include "worker/rank/process.h"
+#include "worker/rank/shape.h"
 
 namespace shoal::rank {
 namespace {
@@ -33,7 +34,9 @@ absl::StatusOr<std::span<std::byte>> MapDevice(ops::Accelerator& accelerator, in
 }
 
 absl::StatusOr<RankMemory> AttachCuda(const plan::RankSetup& setup) {
-  SHOAL_ASSIGN_OR_RETURN(std::unique_ptr<ops::Accelerator> accelerator, device::OpenAccelerator(setup.device_index));
+  SHOAL_ASSIGN_OR_RETURN(const Numerics numerics, ResolveNumerics(setup.engine));
+  SHOAL_ASSIGN_OR_RETURN(std::unique_ptr<ops::Accelerator> accelerator,
+                         device::OpenAccelerator(setup.device_index, numerics.mode));
   RankMemory out;
   SHOAL_ASSIGN_OR_RETURN(out.weights, MapDevice(*accelerator, kWeightsFd, setup.weights_bytes, "weights"));
   SHOAL_ASSIGN_OR_RETURN(out.kv, MapDevice(*accelerator, kKvFd, setup.kv_bytes, "KV cache"));

@@ -26,7 +26,7 @@ absl::StatusOr<Numerics> ResolveOnCuda(const plan::EngineOptions& engine) {
     return absl::InvalidArgumentError(
         absl::StrCat("KV cache dtype ", engine.kv_dtype, " on a CUDA device: there are auto and bf16"));
   }
-  return Numerics{.compute_f32 = false, .kv = DType::kBF16};
+  return Numerics{.compute_f32 = false, .kv = DType::kBF16, .mode = *ops::NumericsFromName(engine.numerics)};
 }
 
 }  // namespace
@@ -49,6 +49,9 @@ int64_t ResultRingCapacity(const plan::MirrorLimits& limits) {
 }
 
 absl::StatusOr<Numerics> ResolveNumerics(const plan::EngineOptions& engine) {
+  if (!ops::NumericsFromName(engine.numerics)) {
+    return absl::InvalidArgumentError(absl::StrCat("numerics ", engine.numerics, ": there are invariant and fast"));
+  }
   if (engine.device == "cuda") return ResolveOnCuda(engine);
   Numerics out;
   if (engine.compute_dtype == "f32") {

@@ -5,6 +5,7 @@
 #include "common/base/dtype.h"
 #include "common/model/model_config.h"
 #include "common/plan/control.h"
+#include "kernels/ops/numerics.h"
 #include "worker/comm/collective.h"
 
 namespace shoal::rank {
@@ -20,6 +21,9 @@ int64_t ResultRingCapacity(const plan::MirrorLimits& limits);
 struct Numerics {
   bool compute_f32 = false;
   DType kv = DType::kF16;
+  // On a CUDA device. The other backends have one mode, which keeps what either promises: both names are the same
+  // there.
+  ops::Numerics mode = ops::Numerics::kInvariant;
 };
 absl::StatusOr<Numerics> ResolveNumerics(const plan::EngineOptions& engine);
 

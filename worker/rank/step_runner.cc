@@ -105,6 +105,7 @@ absl::Status StepRunner::Middle() {
 
 absl::Status StepRunner::LaunchMiddle(int bucket) {
   Graph& graph = graphs_[bucket];
+  if (graph.launch == nullptr && p_.device->table().warms_up && !std::exchange(graph.warm, true)) return Middle();
   if (graph.launch == nullptr) {
     SHOAL_ASSIGN_OR_RETURN(graph.launch, p_.device->Record([this] { return Middle(); }));
     graph.tokens = tokens_;

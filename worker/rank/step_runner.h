@@ -44,6 +44,7 @@ class StepRunner {
   struct Graph {
     std::unique_ptr<ops::AcceleratorGraph> launch;
     std::span<const int32_t> tokens;
+    bool warm = false;  // enqueued once without a recording, where ops want that (OpTable::warms_up)
   };
 
   StepRunner(EngineParts* parts, std::unique_ptr<Places> places, TokenFeed feed, sampling::Sampler sampler,

@@ -44,7 +44,9 @@ class Graph final : public ops::AcceleratorGraph {
 class EmulatedAccelerator final : public ops::Accelerator {
  public:
   explicit EmulatedAccelerator(const EmulatedOptions& options)
-      : options_(options), shared_(options.device), queue_(options.pace), stream_(&queue_, options.multiprocessors) {}
+      : options_(options), shared_(options.device), queue_(options.pace), stream_(&queue_, options.multiprocessors) {
+    stream_.SetGemm(options_.gemm.get());
+  }
   ~EmulatedAccelerator() override { SHOAL_CHECK(graphs_ == 0); }
 
   const ops::OpTable& table() const override { return *options_.table; }
@@ -76,7 +78,7 @@ class EmulatedAccelerator final : public ops::Accelerator {
   absl::StatusOr<bool> Reached(uint64_t mark) override;
   absl::Status Synchronise() override;
 
-  absl::Status BeginCapture() override { return queue_.BeginCapture(); }
+  absl::Status BeginCapture() override;
   absl::StatusOr<std::unique_ptr<ops::AcceleratorGraph>> EndCapture() override;
   absl::Status Launch(ops::AcceleratorGraph& graph) override;
 
@@ -215,8 +217,15 @@ absl::Status EmulatedAccelerator::Synchronise() {
   return Reclaim();
 }
 
+absl::Status EmulatedAccelerator::BeginCapture() {
+  SHOAL_RETURN_IF_ERROR(queue_.BeginCapture());
+  if (options_.gemm != nullptr) options_.gemm->SetRecording(true);
+  return absl::OkStatus();
+}
+
 absl::StatusOr<std::unique_ptr<ops::AcceleratorGraph>> EmulatedAccelerator::EndCapture() {
   SHOAL_ASSIGN_OR_RETURN(WorkQueue::Recording recording, queue_.EndCapture());
+  if (options_.gemm != nullptr) options_.gemm->SetRecording(false);
   return std::make_unique<Graph>(&queue_, &graphs_, std::move(recording));
 }
 

@@ -10,13 +10,15 @@
 #include <memory>
 
 #include "kernels/cuda/emulated/work_queue.h"
+#include "kernels/cuda/library_gemm.h"
 #include "kernels/ops/accelerator.h"
 
 namespace shoal::cuda {
 
 struct EmulatedOptions {
-  const ops::OpTable* table = nullptr;  // of ops that launch on a QueueStream; outlives the accelerator
-  int device = 0;                       // shared memory of another one is refused
+  const ops::OpTable* table = nullptr;          // of ops that launch on a QueueStream; outlives the accelerator
+  std::shared_ptr<LibraryGemm> gemm = nullptr;  // what a table of --numerics fast asks; may be null
+  int device = 0;                               // shared memory of another one is refused
   int multiprocessors = 4;
   size_t memory_bytes = size_t{1} << 30;
   emulated::Pace pace = emulated::Pace::kEager;

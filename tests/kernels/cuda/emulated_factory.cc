@@ -4,9 +4,9 @@
 
 namespace shoal::cuda {
 
-std::unique_ptr<ops::Accelerator> MakeTestAccelerator(bool lazy) {
-  return MakeEmulatedAccelerator({.table = &Table(), .pace = lazy ? emulated::Pace::kLazy : emulated::Pace::kEager});
+std::unique_ptr<ops::Accelerator> MakeTestAccelerator(bool lazy, ops::Numerics numerics) {
+  return MakeEmulatedAccelerator({.table = &Table(numerics), .pace = lazy ? emulated::Pace::kLazy : emulated::Pace::kEager});
 }
-const ops::OpTable* TestTable() { return &Table(); }
+const ops::OpTable* TestTable(ops::Numerics numerics) { return &Table(numerics); }
 
 }  // namespace shoal::cuda

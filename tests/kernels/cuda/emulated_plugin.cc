@@ -7,11 +7,13 @@
 #include <cstdlib>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "common/base/status_macros.h"
 #include "kernels/cuda/build_id.h"
+#include "kernels/cuda/cublaslt_gemm.h"
 #include "kernels/cuda/emulated/accelerator.h"
 #include "kernels/cuda/table.h"
 #include "kernels/ops/cuda_plugin.h"
@@ -62,18 +64,27 @@ void Probe(ops::CudaProbe* out) {
   }
 }
 
-absl::Status Open(int index, std::unique_ptr<ops::Accelerator>* out) {
+// cuBLASLt is played, too (fake_cuda/fake_cublaslt.cc), and works in a workspace that it never looks at.
+absl::StatusOr<std::shared_ptr<LibraryGemm>> OpenGemm(ops::Numerics numerics) {
+  static std::byte workspace;
+  if (numerics != ops::Numerics::kFast) return nullptr;
+  return OpenCublasLtGemm(&workspace);
+}
+
+absl::Status Open(int index, ops::Numerics numerics, std::unique_ptr<ops::Accelerator>* out) {
   SHOAL_ASSIGN_OR_RETURN(const Settings settings, ReadSettings());
   if (index < 0 || static_cast<uint64_t>(index) >= settings.devices)
     return absl::FailedPreconditionError(absl::StrCat("CUDA device ", index, ": there are ", settings.devices));
-  *out = MakeEmulatedAccelerator({.table = &Table(),
+  SHOAL_ASSIGN_OR_RETURN(std::shared_ptr<LibraryGemm> gemm, OpenGemm(numerics));
+  *out = MakeEmulatedAccelerator({.table = &Table(numerics),
+                                  .gemm = std::move(gemm),
                                   .device = index,
                                   .memory_bytes = settings.memory,
                                   .pace = settings.lazy != 0 ? emulated::Pace::kLazy : emulated::Pace::kEager});
   return absl::OkStatus();
 }
 
-const ops::OpTable* OpsTable() { return &Table(); }
+const ops::OpTable* OpsTable(ops::Numerics numerics) { return &Table(numerics); }
 
 }  // namespace
 }  // namespace shoal::cuda

@@ -42,7 +42,7 @@ const ops::CudaPlugin& Plugin() {
 
 std::unique_ptr<ops::Accelerator> Open(int index) {
   std::unique_ptr<ops::Accelerator> accelerator;
-  const absl::Status opened = Plugin().open(index, &accelerator);
+  const absl::Status opened = Plugin().open(index, ops::Numerics::kInvariant, &accelerator);
   EXPECT_TRUE(opened.ok()) << opened;
   return accelerator;
 }
@@ -101,7 +101,7 @@ TEST_F(EmulatedPlugin, TheEnvironmentSaysHowManyAndHowLarge) {
   EXPECT_NE(probe->devices[2].uuid[15], probe->devices[1].uuid[15]);
   EXPECT_EQ(Open(2)->Memory().value().total, 4096u);
   std::unique_ptr<ops::Accelerator> none;
-  EXPECT_EQ(Plugin().open(3, &none).code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(Plugin().open(3, ops::Numerics::kInvariant, &none).code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_EQ(none, nullptr);
   ::setenv("SHOAL_EMULATED_DEVICES", "0", 1);
   Plugin().probe(probe.get());
@@ -127,7 +127,7 @@ TEST_F(EmulatedPlugin, WhatIsNoNumberIsNamed) {
   EXPECT_EQ(probe->state, ops::CudaState::kError);
   EXPECT_THAT(probe->detail, HasSubstr("SHOAL_EMULATED_MEMORY=1 GiB"));
   std::unique_ptr<ops::Accelerator> none;
-  EXPECT_EQ(Plugin().open(0, &none).code(), absl::StatusCode::kInternal);
+  EXPECT_EQ(Plugin().open(0, ops::Numerics::kInvariant, &none).code(), absl::StatusCode::kInternal);
 }
 
 }  // namespace

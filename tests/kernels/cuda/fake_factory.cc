@@ -3,8 +3,8 @@
 
 namespace shoal::cuda {
 
-std::unique_ptr<ops::Accelerator> MakeTestAccelerator(bool) {
-  auto opened = OpenDevice(0);
+std::unique_ptr<ops::Accelerator> MakeTestAccelerator(bool, ops::Numerics numerics) {
+  auto opened = OpenDevice(0, numerics);
   return opened.ok() ? std::move(*opened) : nullptr;
 }
 

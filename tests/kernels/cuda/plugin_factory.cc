@@ -9,7 +9,7 @@
 
 namespace shoal::cuda {
 
-std::unique_ptr<ops::Accelerator> MakeTestAccelerator(bool) {
+std::unique_ptr<ops::Accelerator> MakeTestAccelerator(bool, ops::Numerics numerics) {
   if (std::string(CUDA_PLUGIN).empty()) return nullptr;
   void* library = ::dlopen(CUDA_PLUGIN, RTLD_NOW | RTLD_LOCAL);
   void* entry = library == nullptr ? nullptr : ::dlsym(library, ops::kCudaPluginEntry);
@@ -19,7 +19,7 @@ std::unique_ptr<ops::Accelerator> MakeTestAccelerator(bool) {
   }
   const ops::CudaPlugin* plugin = reinterpret_cast<decltype(&shoal_cuda_plugin)>(entry)();
   std::unique_ptr<ops::Accelerator> accelerator;
-  const absl::Status opened = plugin->open(0, &accelerator);
+  const absl::Status opened = plugin->open(0, numerics, &accelerator);
   if (!opened.ok()) std::fprintf(stderr, "%s\n", opened.ToString().c_str());
   return accelerator;
 }
