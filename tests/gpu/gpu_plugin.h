@@ -14,8 +14,7 @@ namespace shoal::gpu {
 
 // Device 0 of it. The plug-in has to be of the build of SHOAL_BINARY, the program. Unavailable: it has no device to
 // use, with the reason; others: as device::OpenCudaPlugin.
-absl::StatusOr<std::unique_ptr<ops::Accelerator>> OpenAccelerator(
-    ops::Numerics numerics = ops::Numerics::kInvariant);
+absl::StatusOr<std::unique_ptr<ops::Accelerator>> OpenAccelerator(ops::Numerics numerics = ops::Numerics::kInvariant);
 // Its ops, device or not; null: it does not open.
 const ops::OpTable* PluginTable(ops::Numerics numerics);
 

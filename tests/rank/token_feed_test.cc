@@ -134,6 +134,25 @@ TEST_F(TokenFeedTest, ARowWithoutAFiniteLogitGoesOnAsTokenZero) {
   EXPECT_EQ(Ids().value(), (Tokens{0}));
 }
 
+TEST_F(TokenFeedTest, ASampleOfAnIdsFormerLifeIsNotItsOwn) {
+  NewPlan();
+  Start(1, {11});
+  ASSERT_TRUE(Ids().ok());
+  ASSERT_TRUE(Post(1, {50}).ok());
+  NewPlan();
+  plan_.ends.push_back(1);
+  Start(2, {22});
+  ASSERT_TRUE(Ids().ok());
+  ASSERT_TRUE(Post(2, {70}).ok());
+  NewPlan();
+  Start(1, {12});
+  ASSERT_TRUE(Ids().ok());
+  ASSERT_TRUE(Post(3, {60}).ok());
+  NewPlan();
+  Continue(1, 1);
+  EXPECT_EQ(Ids().value(), (Tokens{60}));
+}
+
 TEST_F(TokenFeedTest, AnEndedSequencesSampleGoesToNobody) {
   NewPlan();
   Start(1, {11});

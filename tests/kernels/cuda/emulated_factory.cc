@@ -5,7 +5,8 @@
 namespace shoal::cuda {
 
 std::unique_ptr<ops::Accelerator> MakeTestAccelerator(bool lazy, ops::Numerics numerics) {
-  return MakeEmulatedAccelerator({.table = &Table(numerics), .pace = lazy ? emulated::Pace::kLazy : emulated::Pace::kEager});
+  return MakeEmulatedAccelerator(
+      {.table = &Table(numerics), .pace = lazy ? emulated::Pace::kLazy : emulated::Pace::kEager});
 }
 const ops::OpTable* TestTable(ops::Numerics numerics) { return &Table(numerics); }
 
