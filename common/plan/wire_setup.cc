@@ -83,6 +83,7 @@ std::string EncodeSetup(const RankSetup& setup) {
   out.set_device_index(setup.device_index);
   out.set_weights_bytes(setup.weights_bytes);
   out.set_kv_bytes(setup.kv_bytes);
+  out.set_planned_device_bytes(setup.planned_device_bytes);
   return out.SerializeAsString();
 }
 
@@ -95,7 +96,7 @@ absl::StatusOr<RankSetup> DecodeSetup(std::string_view bytes) {
     return absl::InvalidArgumentError(
         absl::StrCat("rank ", in.rank(), " of tp ", in.tp(), " x pp ", in.pp(), " with ", in.threads(), " threads"));
   }
-  if (in.device_index() < 0 || in.weights_bytes() < 0 || in.kv_bytes() < 0) {
+  if (in.device_index() < 0 || in.weights_bytes() < 0 || in.kv_bytes() < 0 || in.planned_device_bytes() < 0) {
     return absl::InvalidArgumentError("a setup record with a negative device or size");
   }
   const auto& l = in.limits();
@@ -120,6 +121,7 @@ absl::StatusOr<RankSetup> DecodeSetup(std::string_view bytes) {
   out.device_index = in.device_index();
   out.weights_bytes = in.weights_bytes();
   out.kv_bytes = in.kv_bytes();
+  out.planned_device_bytes = in.planned_device_bytes();
   return out;
 }
 

@@ -23,6 +23,8 @@ struct RankSetup {
   // Where engine.device is "cuda": which one, and the sizes of the memory behind the inherited descriptors.
   int32_t device_index = 0;
   int64_t weights_bytes = 0, kv_bytes = 0;
+  // What is to be in use of the whole device when the rank runs; 0: not known.
+  int64_t planned_device_bytes = 0;
 };
 
 std::string EncodeSetup(const RankSetup& setup);

@@ -75,6 +75,8 @@ TEST_F(CudaDevicesTest, AnOfferIsMeasuredOnceAndLeavesAPartUnused) {
   // Now nothing can be started: the answer is the one of before, whatever is held by now.
   ::setenv("SHOAL_CUDA_PLUGIN", "/no/such/plugin.so", 1);
   EXPECT_EQ(*offer, (*devices)->Offer(0, kWorking, 200 << 20).value());
+  EXPECT_EQ((*devices)->InUse(0, kWorking, ops::Numerics::kInvariant), kMemory - kUnused - kReserved - *offer);
+  EXPECT_EQ((*devices)->InUse(0, kWorking + 1, ops::Numerics::kInvariant), 0) << "nobody has measured that";
   EXPECT_FALSE((*devices)->Offer(0, kWorking + 1, 0).ok());
 }
 

@@ -4,6 +4,7 @@ kernels on the host, in processes of their own as on a GPU."""
 import concurrent.futures
 import os
 import pathlib
+import re
 import subprocess
 
 import pytest
@@ -34,6 +35,9 @@ def texts(model):
     """What one CUDA rank answers."""
     with serve(model, "--device", "cuda") as server:
         assert [slot["kind"] for agent in server.cluster()["agents"] for slot in agent["slots"]] == ["cuda"]
+        line = r"device memory: (\d+) MiB in use, (\d+) MiB planned \((.*) %\)"
+        harness.until(lambda: re.search(line, server.output), 30, "what the plan of the memory came to")
+        assert abs(float(re.search(line, server.output)[3])) <= 5, re.search(line, server.output)[0]
         fingerprint = server.complete(**PROMPT).json()["system_fingerprint"]
         assert "/cuda-" in fingerprint and "Emulated_device-8.0/driver13000" in fingerprint
         return [server.text(**PROMPT), server.text(**PROMPT, temperature=0.8, seed=11)]

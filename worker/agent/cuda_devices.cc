@@ -55,4 +55,10 @@ absl::StatusOr<int64_t> CudaDevices::Offer(int32_t slot, int64_t working, int64_
   return std::max<int64_t>(0, free.bytes - unused - std::min(kReserve, free.total / 32));
 }
 
+int64_t CudaDevices::InUse(int32_t slot, int64_t working, ops::Numerics numerics) {
+  MutexLock lock(mutex_);
+  const auto found = measured_.find({slot, working, numerics});
+  return found == measured_.end() ? 0 : found->second.total - found->second.bytes;
+}
+
 }  // namespace shoal::agent

@@ -40,6 +40,9 @@ class CudaDevices {
   // process. ResourceExhausted: the working memory alone does not fit.
   absl::StatusOr<int64_t> Offer(int32_t slot, int64_t working, int64_t held,
                                 ops::Numerics numerics = ops::Numerics::kInvariant) SHOAL_EXCLUDES(mutex_);
+  // What is in use of a slot's device beside weights and KV cache once the rank is there, as Offer() measured it; what
+  // this agent held is not counted. 0: it has not.
+  int64_t InUse(int32_t slot, int64_t working, ops::Numerics numerics) SHOAL_EXCLUDES(mutex_);
   // For what comes on top in a rank and cannot be measured before: recorded graphs, buffers of its channels. No more
   // than a 32th of the device.
   static constexpr int64_t kReserve = int64_t{512} << 20;

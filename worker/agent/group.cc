@@ -104,6 +104,11 @@ absl::StatusOr<std::vector<RankSpec>> Group::MakeSpecs(const plan::MirrorLimits&
                   .device_index = std::max(0, local.device),
                   .weights_bytes = static_cast<int64_t>(weights.size()),
                   .kv_bytes = static_cast<int64_t>(kv->memory.size())};
+    if (joined_->cuda != nullptr) {
+      const int64_t beside =
+          joined_->cuda->InUse(local.slot_index, WorkingBytes(*joined_, local), joined_->numerics.mode);
+      if (beside > 0) spec.setup.planned_device_bytes = beside + spec.setup.weights_bytes + spec.setup.kv_bytes;
+    }
     spec.weights_fd = weights.fd();
     spec.kv_fd = kv->memory.fd();
     caches->push_back({local.rank, kv->id});

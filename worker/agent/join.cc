@@ -106,10 +106,7 @@ void NameNumerics(const plan::AgentInfo& self, Joined& joined) {
 
 // What the slot has for weights and KV, beside the rank's working memory.
 absl::StatusOr<int64_t> MemoryFor(const Joined& joined, const LocalRank& local, const Shelf& shelf) {
-  const plan::MirrorLimits& limits = joined.join.limits;
-  const graph::DecoderOptions options{limits.max_tokens, limits.max_sequences, limits.max_model_len};
-  const int64_t working =
-      graph::DecoderBytes(joined.files.config, local.shard, joined.join.tp, options, *joined.table, local.slot.threads);
+  const int64_t working = WorkingBytes(joined, local);
   if (joined.cuda == nullptr) return std::max<int64_t>(0, local.slot.memory_bytes - working);
   absl::StatusOr<int64_t> offer =
       joined.cuda->Offer(local.slot_index, working, shelf.BytesOn(local.device), joined.numerics.mode);
@@ -152,6 +149,13 @@ absl::StatusOr<std::unique_ptr<Joined>> ResolveJoin(const plan::JoinGroup& join,
   joined->alone = joined->ranks.size() == join.ranks.size();
   NameNumerics(self, *joined);
   return joined;
+}
+
+int64_t WorkingBytes(const Joined& joined, const LocalRank& local) {
+  const plan::MirrorLimits& limits = joined.join.limits;
+  const graph::DecoderOptions options{limits.max_tokens, limits.max_sequences, limits.max_model_len};
+  return graph::DecoderBytes(joined.files.config, local.shard, joined.join.tp, options, *joined.table,
+                             local.slot.threads);
 }
 
 absl::StatusOr<plan::JoinReply> ReplyTo(const Joined& joined, const Shelf& shelf) {

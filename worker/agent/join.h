@@ -48,6 +48,9 @@ struct Joined {
 absl::StatusOr<std::unique_ptr<Joined>> ResolveJoin(const plan::JoinGroup& join, const plan::AgentInfo& self,
                                                     CudaDevices* cuda = nullptr);
 
+// Of the device, beside weights and KV cache: the rank's decoder.
+int64_t WorkingBytes(const Joined& joined, const LocalRank& local);
+
 // On CUDA devices their memory is measured, once; errors are CudaDevices::Offer's.
 absl::StatusOr<plan::JoinReply> ReplyTo(const Joined& joined, const Shelf& shelf);
 

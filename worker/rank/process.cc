@@ -23,6 +23,7 @@
 #include "worker/device/memory.h"
 #include "worker/kv/kv_cache.h"
 #include "worker/rank/engine.h"
+#include "worker/rank/memory_report.h"
 #include "worker/rank/process_comm.h"
 #include "worker/rank/process_memory.h"
 #include "worker/rank/process_plans.h"
@@ -162,7 +163,13 @@ absl::Status Run(Inherited& in, const plan::RankSetup& setup, plan::RingReader& 
   parts.comm = &comm;
   parts.mailbox_slots = channels.mailbox_slots;
   parts.plans = &source;
-  parts.on_result = [&](const plan::StepResult& result) { return SendResult(results, *in.page, result); };
+  MemoryReport memory_report(memory.parts.accelerator, setup.planned_device_bytes, [&](const std::string& line) {
+    std::fprintf(stderr, "rank %d: %s\n", setup.rank, line.c_str());
+  });
+  parts.on_result = [&](const plan::StepResult& result) {
+    memory_report.AfterStep();
+    return SendResult(results, *in.page, result);
+  };
   parts.page = in.page;
   parts.clock = &clock;
   SetState(in.page, plan::RankState::kReady);
