@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <cstring>
 #include <vector>
 
 #include "kernels/cpu/cpu.h"
+#include "kernels/ops/token_counts.h"
 
 // The reference's algorithm (kernels/ref/sample.cc) without the full sort: the candidates are ordered from the top, a
 // stretch at a time, only as far as the choice looks. Exponentials and the total over the vocabulary may differ from
@@ -106,7 +108,6 @@ class Ranking {
 };
 
 int32_t SampleOne(const KernelSet& set, const float* logits, int vocab, const SampleRow& p) {
-  if (p.top_k < 0) return -1;
   const int32_t best = ArgMax(logits, vocab);
   if (best < 0 || std::isinf(logits[best])) return -1;
   if (p.temperature <= 0) return best;
@@ -142,11 +143,86 @@ int32_t SampleOne(const KernelSet& set, const float* logits, int vocab, const Sa
   return ranking.Id(kept - 1);
 }
 
+// Most words allow all their ids or none of them.
+void Forbid(const uint32_t* mask, int vocab, float* logits) {
+  for (int begin = 0; begin < vocab; begin += 32) {
+    const uint32_t word = mask[begin / 32];
+    if (word == ~uint32_t{0}) continue;
+    for (int i = 0; i < 32 && begin + i < vocab; ++i) {
+      float& logit = logits[begin + i];
+      const bool forbidden = (word >> i & 1) == 0 && logit < INFINITY;
+      logit = forbidden ? -INFINITY : logit;
+    }
+  }
+}
+
+void Penalise(const uint16_t* counts, int vocab, const SampleRow& p, float* logits) {
+  constexpr int kAtOnce = 4;  // a row of counts has room for whole eights; nearly all of them are 0
+  for (int begin = 0; begin < vocab; begin += kAtOnce) {
+    uint64_t any;
+    std::memcpy(&any, counts + begin, sizeof any);
+    if (any == 0) continue;
+    for (int i = begin; i < std::min(begin + kAtOnce, vocab); ++i) {
+      if (counts[i] == 0) continue;
+      float logit = logits[i] > 0 ? logits[i] / p.repetition : logits[i] * p.repetition;
+      if (const int generated = counts[i] & kMostGenerated; generated != 0) {
+        logit = logit - p.frequency * static_cast<float>(generated) - p.presence;
+      }
+      logits[i] = logit;
+    }
+  }
+}
+
+SampleLogprobs Logprobs(const KernelSet& set, const float* logits, int vocab, int32_t token, int top) {
+  SampleLogprobs out = {.logprob = -INFINITY, .rank = 0, .top_ids = {}, .top_logprobs = {}};
+  std::fill_n(out.top_ids, kMaxTopLogprobs, -1);
+  std::fill_n(out.top_logprobs, kMaxTopLogprobs, -INFINITY);
+  if (token < 0) return out;
+  const Candidate chosen = {logits[token], token};
+  std::vector<Candidate> best;  // by order, at most `most`
+  const auto most = static_cast<size_t>(std::min(top, kMaxTopLogprobs));
+  float last = most == 0 ? INFINITY : -INFINITY;  // what a logit has to exceed to be among them
+  for (int i = 0; i < vocab; ++i) {
+    const Candidate c = {logits[i], i};
+    out.rank += static_cast<int>(!Before(chosen, c));
+    if (!(c.logit > last)) continue;
+    if (best.size() == most) best.pop_back();
+    best.insert(std::upper_bound(best.begin(), best.end(), c, Before), c);
+    if (best.size() == most) last = best.back().logit;
+  }
+  const double max = logits[ArgMax(logits, vocab)], log_sum = std::log(set.total_weight(logits, vocab, max, 1));
+  const auto logprob = [&](float logit) { return static_cast<float>(static_cast<double>(logit) - max - log_sum); };
+  out.logprob = logprob(chosen.logit);
+  for (size_t i = 0; i < best.size(); ++i) {
+    out.top_ids[i] = best[i].id;
+    out.top_logprobs[i] = logprob(best[i].logit);
+  }
+  return out;
+}
+
+void SampleRowOf(const KernelSet& set, const SampleArgs& a, int r) {
+  const SampleRow& p = a.params[r];
+  const float* const logits = a.logits + r * a.stride;
+  const bool penalised = a.counts != nullptr && IsPenalised(p);
+  if (p.top_k < 0) {
+    a.tokens[r] = -1;
+  } else if (penalised || p.mask != nullptr) {
+    std::vector<float> changed(logits, logits + a.vocab);
+    if (p.mask != nullptr) Forbid(p.mask, a.vocab, changed.data());
+    if (penalised) Penalise(a.counts + p.place * CountsStride(a.vocab), a.vocab, p, changed.data());
+    a.tokens[r] = SampleOne(set, changed.data(), a.vocab, p);
+  } else {
+    a.tokens[r] = SampleOne(set, logits, a.vocab, p);
+  }
+  if (p.logprobs >= 0 && a.logprobs != nullptr) {
+    a.logprobs[r] = Logprobs(set, logits, a.vocab, a.tokens[r], p.logprobs);
+  }
+}
+
 }  // namespace
 
 absl::Status Sample(const KernelSet& set, Stream& stream, const SampleArgs& a) {
-  ParallelFor(stream, a.rows,
-              [&](int r) { a.tokens[r] = SampleOne(set, a.logits + r * a.stride, a.vocab, a.params[r]); });
+  ParallelFor(stream, a.rows, [&](int r) { SampleRowOf(set, a, r); });
   return absl::OkStatus();
 }
 

@@ -51,6 +51,8 @@ struct Bound {
                                   .attention_plan = nullptr,
                                   .glu = Glu,
                                   .sample = Sample,
+                                  .clear_counts = ClearCountsOnHost,
+                                  .count_tokens = CountTokensOnHost,
                                   .copy_blocks = CopyBlocks,
                                   .checksum = ChecksumOnHost,
                                   .sum_ranks = SumRanksOnHost,

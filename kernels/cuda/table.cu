@@ -19,6 +19,7 @@
 #include "kernels/cuda/sample.h"
 #include "kernels/cuda/sum_ranks.h"
 #include "kernels/cuda/table.h"
+#include "kernels/cuda/token_counts.h"
 
 namespace shoal::cuda {
 namespace {
@@ -232,6 +233,8 @@ constexpr ops::OpTable kInvariantTable = {.name = "cuda-sm80",
                                           .attention_plan = MakeAttentionPlan,
                                           .glu = Activate,
                                           .sample = Same<ops::SampleArgs>,
+                                          .clear_counts = Same<ops::ClearCountsArgs>,
+                                          .count_tokens = Same<ops::CountTokensArgs>,
                                           .copy_blocks = Same<ops::CopyBlocksArgs>,
                                           .checksum = Same,
                                           .sum_ranks = Sum,

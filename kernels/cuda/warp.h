@@ -14,6 +14,8 @@ __device__ float Shuffle(float x, int lane);
 __device__ int Shuffle(int x, int lane);
 // Bit i: lane i's `vote`.
 __device__ uint32_t Ballot(bool vote);
+// Bit i: lane i's x is this lane's.
+__device__ uint32_t MatchAny(uint64_t x);
 __device__ void SyncWarp();
 
 // Sums over the warp: by halves, distance 16, 8, ... 1, the same bits in every lane.

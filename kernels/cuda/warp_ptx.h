@@ -10,6 +10,9 @@ __device__ inline int ShuffleXor(int x, int mask) { return __shfl_xor_sync(kAllL
 __device__ inline float Shuffle(float x, int lane) { return __shfl_sync(kAllLanes, x, lane); }
 __device__ inline int Shuffle(int x, int lane) { return __shfl_sync(kAllLanes, x, lane); }
 __device__ inline uint32_t Ballot(bool vote) { return __ballot_sync(kAllLanes, vote); }
+__device__ inline uint32_t MatchAny(uint64_t x) {
+  return __match_any_sync(kAllLanes, static_cast<unsigned long long>(x));
+}
 __device__ inline void SyncWarp() { __syncwarp(); }
 
 __device__ inline void Mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {

@@ -14,7 +14,9 @@
 //   attention  out[t, h, 0] = 12 bits of a hash of the cached ids of positions 0..pos and of the head's number in the
 //              whole model, the rest of the head 0: the output projection sums them over heads and ranks (<= 256 heads)
 //   glu        0, so the feed-forward part adds nothing
-//   sample     a hash of logits[r, 0], and of `uniform` when the temperature is not 0, mod vocab
+//   sample     a hash of logits[r, 0], of `uniform` when the temperature is not 0, of the penalties and all counts when
+//              there are penalties, mod vocab; the next id that the mask allows. Its rank is 1, its log-probability 0;
+//              the top ids are it and those behind it, each one lower by 1
 // Weights are never read: a packed matrix has no bytes, and what it was made of need not be read. Thread-safe: no
 // state.
 #pragma once

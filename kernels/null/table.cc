@@ -35,6 +35,8 @@ const OpTable& Table() {
                                      .attention_plan = nullptr,
                                      .glu = Glu,
                                      .sample = Sample,
+                                     .clear_counts = ClearCountsOnHost,
+                                     .count_tokens = CountTokensOnHost,
                                      .copy_blocks = CopyBlocks,
                                      .checksum = ChecksumOnHost,
                                      .sum_ranks = SumRanksOnHost,

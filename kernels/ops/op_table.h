@@ -21,6 +21,7 @@
 #include "kernels/ops/rope_kv.h"
 #include "kernels/ops/sample.h"
 #include "kernels/ops/sum_ranks.h"
+#include "kernels/ops/token_counts.h"
 
 namespace shoal::ops {
 
@@ -71,6 +72,8 @@ struct OpTable {
   AttentionPlanFn attention_plan;
   GluFn glu;
   SampleFn sample;
+  ClearCountsFn clear_counts;
+  CountTokensFn count_tokens;
   CopyBlocksFn copy_blocks;
   ChecksumFn checksum;
   SumRanksFn sum_ranks;

@@ -1,11 +1,19 @@
-// One token per row from its logits. temperature 0: the largest logit, the lowest id among equals. Otherwise, in this
-// order:
-//   p = softmax(logits / temperature)                     keep the top_k largest (0: all; ties: lower id first),
-//   renormalise keep the smallest prefix, by falling p, whose sum reaches top_p (1: all)          drop p < min_p *
-//   max(p) renormalise; the token is the first, by falling p (ties: lower id first), where the running sum exceeds
-//   `uniform`.
-// Sums in double. A row with a NaN or +Inf, or without any finite logit, gives token -1; -Inf forbids a token.
-// A row whose top_k is negative is padding: its logits are not read, its token is -1.
+// One token per row from its logits, in this order:
+//   forbid    ids whose bit of `mask` is 0: a finite logit is made -Inf
+//   penalise  ids that the sequence has (token_counts.h), by its counts c of them, in f32, in the order of vLLM:
+//               in the prompt or generated:  logit = logit > 0 ? logit / repetition : logit * repetition
+//               generated:                   logit = logit - frequency * (c & kMostGenerated) - presence
+//   choose    temperature 0: the largest logit, the lowest id among equals. Otherwise p = softmax(logits /
+//   temperature);
+//             keep the top_k largest (0: all; ties: lower id first), renormalise; keep the smallest prefix, by falling
+//             p, whose sum reaches top_p (1: all); drop p < min_p * max(p), renormalise; the token is the first, by
+//             falling p (ties: lower id first), where the running sum exceeds `uniform`.
+// Sums in double. Logits are not written. A row that then has a NaN or +Inf (also at an id that is forbidden), or
+// nothing finite (everything is forbidden), gives token -1. A row whose top_k is negative is padding: its logits are
+// not read, its token is -1.
+//
+// Log-probabilities are those of the logits as they came, before mask, penalties and temperature (vLLM's default,
+// raw_logprobs): logit - log(sum of e^logit), in double, rounded to f32.
 #pragma once
 
 #include "absl/status/status.h"
@@ -13,12 +21,29 @@
 
 namespace shoal::ops {
 
+inline constexpr int kMaxTopLogprobs = 20;
+
 struct SampleRow {
   float temperature = 0;
   int32_t top_k = 0;  // -1: padding
   float top_p = 1;
   float min_p = 0;
-  float uniform = 0;  // in [0, 1): common/base/rng.h SamplingUniform
+  float uniform = 0;                                  // in [0, 1): common/base/rng.h SamplingUniform
+  float repetition = 1, presence = 0, frequency = 0;  // penalties; as here: none
+  int32_t place = -1;                                 // its sequence's row of `counts`; -1: no penalties
+  int32_t logprobs = -1;                              // how many top ids, at most kMaxTopLogprobs; -1: nothing
+  const uint32_t* mask = nullptr;  // [(vocab + 31) / 32], where `logits` are: id i is bit i % 32 of word i / 32;
+                                   // null: all are allowed
+};
+// Whether its counts change anything.
+constexpr bool IsPenalised(const SampleRow& row) {
+  return row.place >= 0 && (row.repetition != 1 || row.presence != 0 || row.frequency != 0);
+}
+struct SampleLogprobs {
+  float logprob;                        // of the token
+  int32_t rank;                         // of the token: 1 for the largest logit; ties: lower id first
+  int32_t top_ids[kMaxTopLogprobs];     // the first by falling logit (ties: lower id first): as many as the row
+  float top_logprobs[kMaxTopLogprobs];  // wants and have a logit above -Inf; behind them -1 and -Inf
 };
 struct SampleArgs {
   const float* logits;  // [rows, vocab], row stride in floats
@@ -27,6 +52,8 @@ struct SampleArgs {
   int32_t* tokens;          // [rows], out
   int rows;
   int vocab;
+  const uint16_t* counts = nullptr;    // [places, CountsStride(vocab)]; null: no row is penalised
+  SampleLogprobs* logprobs = nullptr;  // [rows], out, of rows that want them; with token -1: -Inf, rank 0, no top ids
 };
 using SampleFn = absl::Status (*)(Stream&, const SampleArgs&);
 

@@ -2,8 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
+#include <numeric>
 #include <vector>
 
+#include "kernels/ops/token_counts.h"
 #include "kernels/ref/ref.h"
 
 // Weights here are w = exp((logit - max) / temperature): p times a constant that every comparison carries on both
@@ -11,8 +14,9 @@
 namespace shoal::ops::ref {
 namespace {
 
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
 int32_t SampleOne(const float* logits, int vocab, const SampleRow& p) {
-  if (p.top_k < 0) return -1;
   int32_t best = -1;
   for (int i = 0; i < vocab; ++i) {
     if (std::isnan(logits[i])) return -1;
@@ -61,10 +65,63 @@ int32_t SampleOne(const float* logits, int vocab, const SampleRow& p) {
   return order[kept - 1];
 }
 
+bool Allowed(const SampleRow& p, int id) { return p.mask == nullptr || (p.mask[id / 32] >> (id % 32) & 1) != 0; }
+
+float Penalised(float logit, uint16_t count, const SampleRow& p) {
+  if (count == 0) return logit;
+  logit = logit > 0 ? logit / p.repetition : logit * p.repetition;
+  const int generated = count & kMostGenerated;
+  if (generated == 0) return logit;
+  logit -= p.frequency * static_cast<float>(generated);
+  return logit - p.presence;
+}
+
+// The logits that a row's token is chosen by.
+std::vector<float> Changed(const SampleArgs& a, int row) {
+  const SampleRow& p = a.params[row];
+  const bool counted = a.counts != nullptr && p.place >= 0;
+  std::vector<float> logits(a.logits + row * a.stride, a.logits + row * a.stride + a.vocab);
+  for (int id = 0; id < a.vocab; ++id) {
+    float& logit = logits[static_cast<size_t>(id)];
+    if (!Allowed(p, id) && logit < kInfinity) logit = -kInfinity;
+    if (counted) logit = Penalised(logit, a.counts[p.place * CountsStride(a.vocab) + id], p);
+  }
+  return logits;
+}
+
+SampleLogprobs Logprobs(const float* logits, int vocab, int32_t token, int top) {
+  SampleLogprobs out = {.logprob = -kInfinity, .rank = 0, .top_ids = {}, .top_logprobs = {}};
+  std::fill_n(out.top_ids, kMaxTopLogprobs, -1);
+  std::fill_n(out.top_logprobs, kMaxTopLogprobs, -kInfinity);
+  if (token < 0) return out;
+  std::vector<int32_t> order(static_cast<size_t>(vocab));
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return logits[a] > logits[b]; });
+  const double max = logits[order[0]];
+  double sum = 0;
+  for (int i = 0; i < vocab; ++i) sum += std::exp(static_cast<double>(logits[i]) - max);
+  const auto logprob = [&](int32_t id) {
+    return static_cast<float>(static_cast<double>(logits[id]) - max - std::log(sum));
+  };
+  out.logprob = logprob(token);
+  out.rank = static_cast<int32_t>(std::find(order.begin(), order.end(), token) - order.begin()) + 1;
+  for (int i = 0; i < std::min({top, kMaxTopLogprobs, vocab}) && logits[order[static_cast<size_t>(i)]] > -kInfinity;
+       ++i) {
+    out.top_ids[i] = order[static_cast<size_t>(i)];
+    out.top_logprobs[i] = logprob(out.top_ids[i]);
+  }
+  return out;
+}
+
 }  // namespace
 
 absl::Status Sample(Stream& stream, const SampleArgs& a) {
-  ParallelFor(stream, a.rows, [&](int r) { a.tokens[r] = SampleOne(a.logits + r * a.stride, a.vocab, a.params[r]); });
+  ParallelFor(stream, a.rows, [&](int r) {
+    const SampleRow& p = a.params[r];
+    a.tokens[r] = p.top_k < 0 ? -1 : SampleOne(Changed(a, r).data(), a.vocab, p);
+    if (p.logprobs < 0 || a.logprobs == nullptr) return;
+    a.logprobs[r] = Logprobs(a.logits + r * a.stride, a.vocab, a.tokens[r], p.logprobs);
+  });
   return absl::OkStatus();
 }
 

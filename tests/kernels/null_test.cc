@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "tests/kernels/kernel_test_util.h"
 
@@ -259,6 +260,73 @@ TEST(Null, SamplingSeesTheDrawOnlyWhenItIsRandom) {
   int32_t token = 0;
   EXPECT_TRUE(null::Table().sample(*stream, {logits, 2, &padding, &token, 1, 49152}).ok());
   EXPECT_EQ(token, -1);
+}
+
+constexpr int kNullVocab = 700;
+struct Drawn {
+  int32_t token = -99;
+  SampleLogprobs logprobs = {};
+};
+Drawn SampleOnNull(const SampleRow& row, const std::vector<uint16_t>& counts) {
+  const std::unique_ptr<Stream> stream = MakeCpuStream(1);
+  const float logits[kNullVocab] = {77};
+  Drawn out;
+  const SampleArgs args = {logits, kNullVocab, &row, &out.token, 1, kNullVocab, counts.data(), &out.logprobs};
+  EXPECT_TRUE(null::Table().sample(*stream, args).ok());
+  return out;
+}
+
+TEST(Null, SamplingSeesEveryCountWhenThereArePenalties) {
+  const auto stride = static_cast<size_t>(CountsStride(kNullVocab));
+  const std::vector<uint16_t> none(3 * stride);
+  std::vector<uint16_t> some = none;
+  some[stride + 9] = 1;
+  const SampleRow plain = {.place = 1}, penalised = {.presence = 0.5f, .place = 1};
+  EXPECT_EQ(SampleOnNull(plain, some).token, SampleOnNull({}, none).token);
+  const int32_t right = SampleOnNull(penalised, some).token;
+  const auto other = [&](size_t at, uint16_t count) {
+    std::vector<uint16_t> counts = some;
+    counts[at] = count;
+    return SampleOnNull(penalised, counts).token;
+  };
+  EXPECT_NE(right, SampleOnNull(plain, some).token);
+  EXPECT_NE(right, SampleOnNull({.presence = 0.25f, .place = 1}, some).token);
+  EXPECT_NE(right, SampleOnNull({.presence = 0.5f, .place = 2}, some).token) << "another place";
+  for (const uint16_t count : {0, 2, 0x8001}) EXPECT_NE(right, other(stride + 9, count));
+  EXPECT_NE(right, other(stride + kNullVocab - 1, 1));
+  EXPECT_EQ(right, other(8, 1)) << "another place's";
+}
+
+TEST(Null, SamplingTakesTheNextIdThatIsAllowed) {
+  const std::vector<uint16_t> counts;
+  const int32_t free = SampleOnNull({}, counts).token;
+  std::vector<uint32_t> mask((kNullVocab + 31) / 32, ~0u);
+  SampleRow row = {};
+  row.mask = mask.data();
+  const auto without = [&](int32_t id) { mask[static_cast<size_t>(id / 32)] &= ~(1u << (id % 32)); };
+  EXPECT_EQ(SampleOnNull(row, counts).token, free);
+  without(free);
+  EXPECT_EQ(SampleOnNull(row, counts).token, (free + 1) % kNullVocab);
+  mask.assign(mask.size(), 0);
+  mask[0] = 8;
+  EXPECT_EQ(SampleOnNull(row, counts).token, 3) << "round the end";
+  mask[0] = 0;
+  mask.back() = ~0u << kNullVocab % 32;
+  EXPECT_EQ(SampleOnNull(row, counts).token, -1) << "only what is no id is allowed";
+}
+
+TEST(Null, LogprobsNameTheTokenFirst) {
+  const Drawn got = SampleOnNull({.logprobs = 3}, {});
+  EXPECT_EQ(got.logprobs.rank, 1);
+  EXPECT_EQ(got.logprobs.logprob, 0);
+  for (int i = 0; i < kMaxTopLogprobs; ++i) {
+    EXPECT_EQ(got.logprobs.top_ids[i], i < 3 ? (got.token + i) % kNullVocab : -1);
+    EXPECT_EQ(got.logprobs.top_logprobs[i], i < 3 ? static_cast<float>(-i) : -INFINITY);
+  }
+  const Drawn padding = SampleOnNull({.top_k = -1, .logprobs = 3}, {});
+  EXPECT_EQ(padding.logprobs.rank, 0);
+  EXPECT_EQ(padding.logprobs.top_ids[0], -1);
+  EXPECT_EQ(SampleOnNull({}, {}).logprobs.top_logprobs[0], 0) << "not asked for, not written";
 }
 
 }  // namespace

@@ -16,7 +16,8 @@ namespace {
 absl::Status CheckTable(const ops::OpTable& t) {
   const bool complete = t.supports && t.quantises && t.gather_ids && t.scatter_ids && t.embed && t.gather_rows &&
                         t.rms_norm && t.matmul && t.rope_kv && t.attention && t.attention_workspace && t.glu &&
-                        t.sample && t.copy_blocks && t.checksum && t.sum_ranks && t.place_columns;
+                        t.sample && t.clear_counts && t.count_tokens && t.copy_blocks && t.checksum && t.sum_ranks &&
+                        t.place_columns;
   const bool plans = (t.attention_plan_bytes == nullptr) == (t.attention_plan == nullptr);
   if (complete && plans) return absl::OkStatus();
   return absl::InternalError(absl::StrCat("backend ", std::string(t.name), " lacks ops"));

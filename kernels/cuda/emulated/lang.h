@@ -101,6 +101,10 @@ template <typename T>
 T atomicAdd(T* at, T by) {
   return std::exchange(*at, static_cast<T>(*at + by));
 }
+inline unsigned atomicOr(unsigned* at, unsigned x) { return std::exchange(*at, *at | x); }
+inline unsigned atomicCAS(unsigned* at, unsigned expected, unsigned x) {
+  return std::exchange(*at, *at == expected ? x : *at);
+}
 inline unsigned atomicMax(unsigned* at, unsigned x) { return std::exchange(*at, std::max(*at, x)); }
 using std::max;
 using std::min;

@@ -56,6 +56,21 @@ inline uint32_t Ballot(bool vote) {
                        });
   return out;
 }
+inline uint32_t MatchAny(uint64_t x) {
+  uint32_t out = 0;
+  emulated::Collective(emulated::kAllLanes, "match", &x, sizeof(x), &out, sizeof(out),
+                       [](uint32_t, const emulated::WarpSlots& i, emulated::WarpSlots& o) {
+                         for (int lane = 0; lane < 32; ++lane) {
+                           uint32_t equal = 0;
+                           for (int other = 0; other < 32; ++other) {
+                             const bool same = emulated::At<uint64_t>(i, lane) == emulated::At<uint64_t>(i, other);
+                             equal |= static_cast<uint32_t>(same) << other;
+                           }
+                           emulated::At<uint32_t>(o, lane) = equal;
+                         }
+                       });
+  return out;
+}
 inline void SyncWarp() { Ballot(true); }
 
 inline void Mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {

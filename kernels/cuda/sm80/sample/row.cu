@@ -1,274 +1,22 @@
 // Tested by: tests/kernels/cuda/sample_test.cc
-// One block for each row, by passes over it from the cache and no sort. A greedy row: one pass for the largest. Else a
-// second one sums the weights of kBins stretches of the order (rank.h). Each limit (top_k, top_p, the draw) then asks
-// for one place in the order: it lies in one stretch, whose few members a pass collects in shared memory, where each
-// sums what comes before it. A stretch of too many members is cut again, by key. All sums are of integers: their order
-// does not matter, so shared counters may be added to by any thread at any time.
+// One block for each row. A greedy row: one pass for the largest logit. Else a second one sums the weights of stretches
+// of the order, and each limit (top_k, top_p, the draw) asks for one place in it (search.h). A row that is changed by a
+// mask or by penalties is changed at each reading: nothing is written, and other rows take the way without. Of
+// log-probabilities: logprobs.h.
 #include "kernels/cuda/sample.h"
-#include "kernels/cuda/sm80/sample/rank.h"
-#include "kernels/cuda/warp.h"
+#include "kernels/cuda/sm80/sample/logprobs.h"
+#include "kernels/cuda/sm80/sample/search.h"
 
 namespace shoal::cuda {
 namespace {
 
-using sample::BinOf;
 using sample::Cut;
 using sample::kBins;
-using sample::kLimbBits;
-using sample::kLimbs;
-using sample::WeightOf;
-
-constexpr int kMinThreads = 64, kMaxThreads = 1024;
-constexpr int kCandidates = 1024;
-
-// What comes before each bin, and at the end all.
-struct Before {
-  uint64_t weight[kBins + 1];
-  uint32_t count[kBins + 1];
-};
-struct Candidate {
-  uint64_t order;  // ascending: falling logit, then rising id, which is the low half
-  uint64_t weight;
-};
-struct SampleShared {
-  Candidate candidates[kCandidates];
-  Before by_gap, by_key;
-  uint32_t limbs[kLimbs][kBins];
-  uint64_t of_warp[kMaxThreads / 32];
-  uint32_t count_of_warp[kMaxThreads / 32];
-  uint32_t members, highest, lowest_inverted;  // of the bin that was collected: their number and keys
-  int bin;
-  uint64_t found_weight;
-  int32_t found_id;
-};
-
-struct Row {
-  const float* logits;
-  int vocab;
-  double largest, per_temperature;
-  __device__ uint64_t Weight(float logit) const {
-    return WeightOf((largest - static_cast<double>(logit)) * per_temperature);
-  }
-};
-
-// The first in the order up to which, itself included, there are more than `more_than`: ids, or weight.
-struct Place {
-  bool by_count;
-  uint64_t more_than;
-};
-
-__device__ int Thread() { return static_cast<int>(threadIdx.x); }
-__device__ int Threads() { return static_cast<int>(blockDim.x); }
-
-__device__ uint64_t Shuffle64(uint64_t x, int lane) {
-  const auto low = static_cast<uint32_t>(Shuffle(static_cast<int>(x), lane));
-  const auto high = static_cast<uint32_t>(Shuffle(static_cast<int>(x >> 32), lane));
-  return uint64_t{high} << 32 | low;
-}
-
-struct Larger {
-  __device__ uint64_t operator()(uint64_t a, uint64_t b) const { return a > b ? a : b; }
-};
-struct Sum {
-  __device__ uint64_t operator()(uint64_t a, uint64_t b) const { return a + b; }
-};
-// Over the block; all get it.
-template <typename F>
-__device__ uint64_t Reduce(SampleShared& s, uint64_t x, F join) {
-  SHOAL_UNROLL for (int d = 16; d > 0; d /= 2) x = join(x, Shuffle64(x, (Thread() & 31) ^ d));
-  __syncthreads();
-  if (Thread() % 32 == 0) s.of_warp[Thread() / 32] = x;
-  __syncthreads();
-  x = s.of_warp[0];
-  for (int w = 1; w < Threads() / 32; ++w) x = join(x, s.of_warp[w]);
-  return x;
-}
-
-// f(id, logit) for each, 16 bytes at a time where the row allows; the next are under way meanwhile.
-template <typename F>
-__device__ void ForEach(const float* logits, int vocab, F f) {
-  const int whole = reinterpret_cast<uintptr_t>(logits) % 16 == 0 ? vocab & ~3 : 0, step = 4 * Threads();
-  float4 next = {0, 0, 0, 0};
-  if (4 * Thread() < whole) next = *reinterpret_cast<const float4*>(logits + 4 * Thread());
-  for (int i = 4 * Thread(); i < whole; i += step) {
-    const float4 now = next;
-    if (i + step < whole) next = *reinterpret_cast<const float4*>(logits + i + step);
-    f(i, now.x);
-    f(i + 1, now.y);
-    f(i + 2, now.z);
-    f(i + 3, now.w);
-  }
-  for (int i = whole + Thread(); i < vocab; i += Threads()) f(i, logits[i]);
-}
-
-// The largest logit's key and, inverted, its lowest id; all ones when there is a NaN.
-__device__ uint64_t Largest(SampleShared& s, const float* logits, int vocab) {
-  uint64_t best = 0;
-  ForEach(logits, vocab, [&](int id, float logit) {
-    const uint64_t mine = uint64_t{sample::KeyOf(logit)} << 32 | ~static_cast<uint32_t>(id);
-    best = Larger()(best, sample::IsNan(logit) ? ~uint64_t{0} : mine);
-  });
-  return Reduce(s, best, Larger());
-}
-
-// before := running sums of the counts in it and of the limbs.
-__device__ void SumBins(SampleShared& s, Before& before) {
-  const int per_thread = kBins / Threads(), begin = Thread() * per_thread, lane = Thread() % 32;
-  const auto weight_of = [&](int bin) {
-    return s.limbs[0][bin] + (uint64_t{s.limbs[1][bin]} << kLimbBits) + (uint64_t{s.limbs[2][bin]} << 2 * kLimbBits);
-  };
-  uint64_t own_weight = 0, own_count = 0;
-  for (int b = begin; b < begin + per_thread; ++b) {
-    own_weight += weight_of(b);
-    own_count += before.count[b];
-  }
-  uint64_t weight = own_weight, count = own_count;
-  SHOAL_UNROLL for (int d = 1; d < 32; d *= 2) {
-    const uint64_t w = Shuffle64(weight, lane - d), c = Shuffle64(count, lane - d);
-    weight += lane >= d ? w : 0;
-    count += lane >= d ? c : 0;
-  }
-  if (lane == 31) {
-    s.of_warp[Thread() / 32] = weight;
-    s.count_of_warp[Thread() / 32] = static_cast<uint32_t>(count);
-  }
-  __syncthreads();
-  weight -= own_weight;
-  count -= own_count;
-  for (int w = 0; w < Thread() / 32; ++w) {
-    weight += s.of_warp[w];
-    count += s.count_of_warp[w];
-  }
-  for (int b = begin; b < begin + per_thread; ++b) {
-    const uint32_t in_bin = before.count[b];
-    before.weight[b] = weight;
-    before.count[b] = static_cast<uint32_t>(count);
-    weight += weight_of(b);
-    count += in_bin;
-  }
-  if (Thread() == Threads() - 1) {
-    before.weight[kBins] = weight;
-    before.count[kBins] = static_cast<uint32_t>(count);
-  }
-  __syncthreads();
-}
-
-// One pass. Returns the weight of all tokens of at least weight `least`, to all threads. Counts only when asked to.
-__device__ uint64_t FillBins(SampleShared& s, const Row& row, const Cut& cut, bool counts, uint64_t least,
-                             Before& before) {
-  for (int b = Thread(); b < kBins; b += Threads()) {
-    before.count[b] = 0;
-    SHOAL_UNROLL for (int l = 0; l < kLimbs; ++l) s.limbs[l][b] = 0;
-  }
-  __syncthreads();
-  uint64_t heavy = 0;
-  ForEach(row.logits, row.vocab, [&](int, float logit) {
-    const int bin = BinOf(cut, logit);
-    if (bin < 0) return;
-    if (counts) atomicAdd(&before.count[bin], 1u);
-    const uint64_t weight = row.Weight(logit);
-    heavy += weight >= least ? weight : 0;
-    SHOAL_UNROLL for (int l = 0; l < kLimbs; ++l) {
-      const uint32_t limb = static_cast<uint32_t>(weight >> l * kLimbBits) & ((1u << kLimbBits) - 1);
-      if (limb != 0) atomicAdd(&s.limbs[l][bin], limb);  // most weights are far below 1: their high limbs are 0
-    }
-  });
-  __syncthreads();
-  SumBins(s, before);
-  return Reduce(s, heavy, Sum());
-}
-
-// s.bin := the bin of the place.
-__device__ int FindBin(SampleShared& s, const Before& before, const Place& place) {
-  for (int b = Thread(); b < kBins; b += Threads()) {
-    const uint64_t begin = place.by_count ? before.count[b] : before.weight[b];
-    const uint64_t end = place.by_count ? before.count[b + 1] : before.weight[b + 1];
-    if (begin <= place.more_than && place.more_than < end) s.bin = b;
-  }
-  __syncthreads();
-  return s.bin;
-}
-
-// One pass: the members of a bin, as many as there is room for, how many there are, and the range of their keys.
-__device__ void Collect(SampleShared& s, const Row& row, const Cut& cut, int bin) {
-  if (Thread() == 0) s.members = s.highest = s.lowest_inverted = 0;
-  __syncthreads();
-  ForEach(row.logits, row.vocab, [&](int id, float logit) {
-    if (BinOf(cut, logit) != bin) return;
-    const uint32_t key = sample::KeyOf(logit);
-    atomicMax(&s.highest, key);
-    atomicMax(&s.lowest_inverted, ~key);
-    const uint32_t at = atomicAdd(&s.members, 1u);
-    if (at >= kCandidates) return;
-    s.candidates[at] = {uint64_t{~key} << 32 | static_cast<uint32_t>(id), row.Weight(logit)};
-  });
-  __syncthreads();
-}
-
-// The place among the candidates, whose sum begins at `base`.
-__device__ void FindCandidate(SampleShared& s, const Place& place, uint64_t base) {
-  const int members = static_cast<int>(s.members);
-  for (int c = Thread(); c < members; c += Threads()) {
-    const Candidate own = s.candidates[c];
-    uint64_t weight = 0, count = 0;
-    for (int i = 0; i < members; ++i) {
-      const Candidate other = s.candidates[i];
-      if (other.order >= own.order) continue;
-      weight += other.weight;
-      ++count;
-    }
-    const uint64_t begin = place.by_count ? count : weight, width = place.by_count ? 1 : own.weight;
-    if (place.more_than < begin || place.more_than >= begin + width) continue;
-    s.found_weight = base + weight + own.weight;
-    s.found_id = static_cast<int32_t>(own.order);
-  }
-  __syncthreads();
-}
-
-// Two passes: the id of which `n` lower ones have the same key. Each warp has its stretch of ids.
-__device__ void FindEqual(SampleShared& s, const Row& row, uint32_t key, uint32_t n) {
-  const int warps = Threads() / 32, warp = Thread() / 32, lane = Thread() % 32;
-  const int per_warp = (row.vocab + warps - 1) / warps, begin = warp * per_warp;
-  const int end = min(begin + per_warp, row.vocab);
-  const auto equal = [&](int i) { return i + lane < end && sample::KeyOf(row.logits[i + lane]) == key; };
-  uint32_t count = 0;
-  for (int i = begin; i < end; i += 32) count += static_cast<uint32_t>(__popc(Ballot(equal(i))));
-  if (lane == 0) s.count_of_warp[warp] = count;
-  __syncthreads();
-  uint32_t before = 0;
-  for (int w = 0; w < warp; ++w) before += s.count_of_warp[w];
-  if (before <= n && n < before + count) {
-    for (int i = begin; i < end; i += 32) {
-      const bool mine = equal(i);
-      const uint32_t votes = Ballot(mine);
-      if (mine && before + static_cast<uint32_t>(__popc(votes & ((1u << lane) - 1))) == n) s.found_id = i + lane;
-      before += static_cast<uint32_t>(__popc(votes));
-    }
-  }
-  __syncthreads();
-}
-
-// s.found_weight, found_id := at the place: the sum up to it, itself included, and its id. It has a weight, or is asked
-// for by count in a bin other than the last.
-__device__ void Find(SampleShared& s, const Row& row, Cut cut, Place place) {
-  uint64_t base = 0;
-  for (const Before* before = &s.by_gap;; before = &s.by_key) {
-    if (cut.by_key) FillBins(s, row, cut, place.by_count, 0, s.by_key);
-    const int bin = FindBin(s, *before, place);
-    base += before->weight[bin];
-    place.more_than -= place.by_count ? before->count[bin] : before->weight[bin];
-    Collect(s, row, cut, bin);
-    if (s.members <= kCandidates) return FindCandidate(s, place, base);
-    const uint32_t high = s.highest, low = ~s.lowest_inverted;
-    if (low == high) {
-      const uint64_t weight = row.Weight(sample::OfKey(high));
-      const uint64_t n = place.by_count ? place.more_than : place.more_than / weight;
-      if (Thread() == 0) s.found_weight = base + (n + 1) * weight;
-      return FindEqual(s, row, high, static_cast<uint32_t>(n));
-    }
-    cut = sample::CutByKey(low, high);
-  }
-}
+using sample::kMaxThreads;
+using sample::kMinThreads;
+using sample::Place;
+using sample::Row;
+using sample::SampleShared;
 
 // Where a limit falls, given the sum of what those before it keep.
 enum Limit : int { kTopK, kTopP, kDraw, kLimits };
@@ -291,9 +39,10 @@ __device__ bool Limits(const SampleShared& s, int limit, const ops::SampleRow& p
 }
 
 // Each limit keeps a prefix of the order: its sum says which.
-__device__ int32_t Draw(SampleShared& s, const Row& row, float largest, int32_t best, const ops::SampleRow& p) {
+template <typename L>
+__device__ int32_t Draw(SampleShared& s, const Row<L>& row, float largest, int32_t best, const ops::SampleRow& p) {
   const Cut cut = sample::CutByGap(largest, p.temperature);
-  const bool counts = p.top_k > 0 && p.top_k < row.vocab;
+  const bool counts = p.top_k > 0 && p.top_k < row.logits.vocab;
   const double least = p.min_p > 0 ? fmin(static_cast<double>(p.min_p), 2.0) * (int64_t{1} << sample::kOneLog2) : 0;
   const uint64_t heavy = FillBins(s, row, cut, counts, static_cast<uint64_t>(least + 0.5), s.by_gap);
   uint64_t kept = s.by_gap.weight[kBins];
@@ -301,21 +50,22 @@ __device__ int32_t Draw(SampleShared& s, const Row& row, float largest, int32_t 
     if (limit == kDraw) kept = min(kept, heavy);
     if (kept == 0) return best;  // min_p above 1, or a temperature that is no number
     Place place;
-    if (!Limits(s, limit, p, row.vocab, kept, &place)) continue;
+    if (!Limits(s, limit, p, row.logits.vocab, kept, &place)) continue;
     Find(s, row, cut, place);
     kept = s.found_weight;
   }
   return s.found_id;
 }
 
-__device__ int32_t Choose(SampleShared& s, const float* logits, int vocab, const ops::SampleRow& p) {
-  const uint64_t best = Largest(s, logits, vocab);
+template <typename L>
+__device__ int32_t Choose(SampleShared& s, const L& logits, const ops::SampleRow& p) {
+  const uint64_t best = Largest(s, logits);
   const auto key = static_cast<uint32_t>(best >> 32);
   if (key >= sample::kKeyOfInfinity || key <= sample::kKeyOfMinusInfinity) return -1;
   const auto id = static_cast<int32_t>(~static_cast<uint32_t>(best));
   if (p.temperature <= 0) return id;
   const float largest = sample::OfKey(key);
-  const Row row = {logits, vocab, static_cast<double>(largest), 1.0 / static_cast<double>(p.temperature)};
+  const Row<L> row = {logits, static_cast<double>(largest), 1.0 / static_cast<double>(p.temperature)};
   return Draw(s, row, largest, id, p);
 }
 
@@ -323,9 +73,23 @@ __global__ void __launch_bounds__(kMaxThreads) SampleOneRow(const ops::SampleArg
   SampleShared& s = Shared<SampleShared>();
   const int64_t r = blockIdx.x;
   const ops::SampleRow params = op.params[r];
+  const sample::Plain plain = {op.logits + r * op.stride, op.vocab};
+  const bool penalised = op.counts != nullptr && sample::IsPenalised(params);
   int32_t token = -1;
-  if (params.top_k >= 0) token = Choose(s, op.logits + r * op.stride, op.vocab, params);
+  if (params.top_k >= 0 && (penalised || params.mask != nullptr)) {
+    const uint16_t* const counts = penalised ? op.counts + params.place * sample::CountsWidth(op.vocab) : nullptr;
+    token =
+        Choose(s,
+               sample::Changed{
+                   plain.logits, op.vocab, counts, params.mask, {params.repetition, params.presence, params.frequency}},
+               params);
+  } else if (params.top_k >= 0) {
+    token = Choose(s, plain, params);
+  }
   if (threadIdx.x == 0) op.tokens[r] = token;
+  if (params.logprobs >= 0 && op.logprobs != nullptr) {
+    sample::WriteLogprobs(s, plain, token, params.logprobs, &op.logprobs[r]);
+  }
 }
 
 // A power of two, so that the bins are shared out evenly; eight logits each fill it.
