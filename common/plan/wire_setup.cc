@@ -84,6 +84,7 @@ std::string EncodeSetup(const RankSetup& setup) {
   out.set_weights_bytes(setup.weights_bytes);
   out.set_kv_bytes(setup.kv_bytes);
   out.set_planned_device_bytes(setup.planned_device_bytes);
+  out.set_checked_steps(setup.checked_steps);
   return out.SerializeAsString();
 }
 
@@ -96,8 +97,9 @@ absl::StatusOr<RankSetup> DecodeSetup(std::string_view bytes) {
     return absl::InvalidArgumentError(
         absl::StrCat("rank ", in.rank(), " of tp ", in.tp(), " x pp ", in.pp(), " with ", in.threads(), " threads"));
   }
-  if (in.device_index() < 0 || in.weights_bytes() < 0 || in.kv_bytes() < 0 || in.planned_device_bytes() < 0) {
-    return absl::InvalidArgumentError("a setup record with a negative device or size");
+  if (in.device_index() < 0 || in.weights_bytes() < 0 || in.kv_bytes() < 0 || in.planned_device_bytes() < 0 ||
+      in.checked_steps() < 0) {
+    return absl::InvalidArgumentError("a setup record with a negative device, size or number of steps");
   }
   const auto& l = in.limits();
   for (int32_t v : {l.blocks(), l.block_size(), l.max_sequences(), l.max_tokens(), l.max_model_len(), l.vocab()}) {
@@ -122,6 +124,7 @@ absl::StatusOr<RankSetup> DecodeSetup(std::string_view bytes) {
   out.weights_bytes = in.weights_bytes();
   out.kv_bytes = in.kv_bytes();
   out.planned_device_bytes = in.planned_device_bytes();
+  out.checked_steps = in.checked_steps();
   return out;
 }
 

@@ -23,8 +23,9 @@ struct RankSetup {
   // Where engine.device is "cuda": which one, and the sizes of the memory behind the inherited descriptors.
   int32_t device_index = 0;
   int64_t weights_bytes = 0, kv_bytes = 0;
-  // What is to be in use of the whole device when the rank runs; 0: not known.
+  // What is to be in use of the whole device when the rank runs; 0: not known (also where ranks share it).
   int64_t planned_device_bytes = 0;
+  int32_t checked_steps = 0;  // rank::EngineParts'
 };
 
 std::string EncodeSetup(const RankSetup& setup);

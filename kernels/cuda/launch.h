@@ -3,6 +3,7 @@
 
 #include <cuda_runtime.h>
 
+#include "kernels/cuda/last_launch.h"
 #include "kernels/cuda/status.h"
 
 namespace shoal::cuda {
@@ -27,6 +28,7 @@ absl::Status Launch(cudaStream_t stream, const char* name, const LaunchShape& sh
   config.blockDim = shape.block;
   config.dynamicSmemBytes = shape.shared_bytes;
   config.stream = stream;
+  NoteLaunch(name);
   return ToStatus(cudaLaunchKernelEx(&config, kernel, static_cast<P>(a)...), name);
 }
 

@@ -13,6 +13,8 @@
 #include "common/base/mutex.h"
 #include "common/base/status_macros.h"
 #include "kernels/cuda/cublaslt_gemm.h"
+#include "kernels/cuda/illegal_access.h"
+#include "kernels/cuda/last_launch.h"
 #include "kernels/cuda/out_of_memory.h"
 #include "kernels/cuda/queue_stream.h"
 #include "kernels/cuda/shared_memory.h"
@@ -22,6 +24,8 @@
 
 namespace shoal::cuda {
 namespace {
+
+thread_local const char* t_last_launch = "nothing";
 
 class Graph final : public ops::AcceleratorGraph {
  public:
@@ -77,6 +81,7 @@ class CudaAccelerator final : public ops::Accelerator {
   absl::Status BeginCapture() override;
   absl::StatusOr<std::unique_ptr<ops::AcceleratorGraph>> EndCapture() override;
   absl::Status Launch(ops::AcceleratorGraph& graph) override;
+  absl::Status ProvokeFault() override;
 
  private:
   struct Piece {
@@ -136,8 +141,9 @@ absl::Status CudaAccelerator::OpenGemm() {
 }
 
 absl::Status CudaAccelerator::Keep(absl::Status status) {
-  if (failed_.ok() && status.code() == absl::StatusCode::kInternal) failed_ = status;
-  return status;
+  if (!failed_.ok() || status.code() != absl::StatusCode::kInternal) return status;
+  failed_ = absl::InternalError(absl::StrCat(status.message(), "; launched last: ", LastLaunch()));
+  return failed_;
 }
 
 absl::Status CudaAccelerator::Check(cudaError_t error, const char* what) {
@@ -338,7 +344,13 @@ absl::StatusOr<std::unique_ptr<ops::AcceleratorGraph>> CudaAccelerator::EndCaptu
 
 absl::Status CudaAccelerator::Launch(ops::AcceleratorGraph& graph) {
   SHOAL_RETURN_IF_ERROR(UsableFor("launching a graph"));
+  NoteLaunch("a recorded graph");
   return Check(cudaGraphLaunch(static_cast<Graph&>(graph).exec(), queue_), "cudaGraphLaunch");
+}
+
+absl::Status CudaAccelerator::ProvokeFault() {
+  SHOAL_RETURN_IF_ERROR(Usable());
+  return EnqueueIllegalAccess(stream_);
 }
 
 absl::Status NoDevice(int index, const std::string& why) {
@@ -346,6 +358,9 @@ absl::Status NoDevice(int index, const std::string& why) {
 }
 
 }  // namespace
+
+void NoteLaunch(const char* name) { t_last_launch = name; }
+const char* LastLaunch() { return t_last_launch; }
 
 void LoadKernelsEagerly() { (void)::setenv("CUDA_MODULE_LOADING", "EAGER", /*overwrite=*/0); }
 

@@ -74,6 +74,9 @@ class Accelerator {
   virtual absl::Status BeginCapture() = 0;
   virtual absl::StatusOr<std::unique_ptr<AcceleratorGraph>> EndCapture() = 0;
   virtual absl::Status Launch(AcceleratorGraph& graph) = 0;
+
+  // For tests: enqueues a kernel that makes an illegal access.
+  virtual absl::Status ProvokeFault() = 0;
 };
 
 }  // namespace shoal::ops

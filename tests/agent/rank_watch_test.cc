@@ -37,7 +37,7 @@ class ExitSink final : public AnswerSink {
 // Processes that the agent takes for ranks; see fake_rank.cc.
 class FakeRanks {
  public:
-  explicit FakeRanks(const std::string& behaviours) : ranks_(FAKE_RANK, "", 5, &outbox_, &stale_) {
+  explicit FakeRanks(const std::string& behaviours) : ranks_(FAKE_RANK, "", 5, &outbox_, {&stale_, &faults_}) {
     ::setenv("SHOAL_FAKE_RANKS", behaviours.c_str(), 1);
     EXPECT_TRUE(outbox_.Attach(sink_));
     memory_ = *device::SharedMemory::Create("test", 4096);
@@ -76,6 +76,7 @@ class FakeRanks {
   std::shared_ptr<ExitSink> sink_ = std::make_shared<ExitSink>();
   device::SharedMemory memory_;
   plan::StaleCounters stale_;
+  DeviceFaults faults_;
   Ranks ranks_;
 };
 

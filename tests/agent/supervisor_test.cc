@@ -148,6 +148,15 @@ TEST_F(SupervisorTest, StderrGoesToTheLog) {
   EXPECT_EQ("one\ntwo\n", testing::ReadFile(spec.log_path));
 }
 
+TEST_F(SupervisorTest, ItsEnvironmentIsOursButForWhatItIsGiven) {
+  ASSERT_EQ(0, ::setenv("SHOAL_TEST_NAME", "ours", 1));
+  ASSERT_EQ(0, ::setenv("SHOAL_TEST_NAME_TOO", "kept", 1));
+  SpawnSpec spec = Script("echo $SHOAL_TEST_NAME $SHOAL_TEST_NAME_TOO $(env | grep -c SHOAL_TEST_NAME=); exit 0");
+  spec.environment = {"SHOAL_TEST_NAME=given"};
+  const auto process = Start(spec);
+  EXPECT_EQ("exited with 0: given kept 1", Cause(0));
+}
+
 TEST_F(SupervisorTest, MissingBinaryIsAStatus) {
   SpawnSpec spec = Script("exit 0");
   spec.binary = "/no/such/binary";

@@ -38,6 +38,19 @@ TEST(CommandLine, FlagsOfServe) {
   EXPECT_EQ(line->serve.workers, "external");
 }
 
+TEST(CommandLine, DevicesAreNamedByOneWord) {
+  const std::vector<int> named = {0, 1, 0};
+  const auto line = Parse({"serve", "--device-ids", "0,1,0", "m.gguf"});
+  ASSERT_TRUE(line.ok()) << line.status();
+  EXPECT_EQ(line->serve.device_ids, named);
+  EXPECT_EQ(line->serve.model, "m.gguf");
+  const std::string file = WriteFile(ToYaml(line->serve));
+  EXPECT_EQ(Parse({"coordinator", "--config", file.c_str()})->serve.device_ids, named);
+  const Environment environment("SHOAL_DEVICE_IDS", "0,1,0");
+  EXPECT_EQ(Parse({"worker", "--master-port", "1"})->worker.device_ids, named);
+  EXPECT_FALSE(Parse({"serve", "m", "--device-ids", "0,x"}).ok());
+}
+
 TEST(CommandLine, CommandLineBeatsEnvironmentBeatsFileBeatsDefault) {
   const std::string file = WriteFile("max-num-seqs: 5\nmax-model-len: 6\nthreads: 7\n");
   const Environment seqs("SHOAL_MAX_NUM_SEQS", "15"), len("SHOAL_MAX_MODEL_LEN", "16");

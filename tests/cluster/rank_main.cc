@@ -97,13 +97,15 @@ absl::Status Run(const std::string& model_path, const std::string& table, int tp
   parts.limits = limits;
   parts.device = device.get();
   parts.kv = kv::MakeLayers(kv_shape, {kv.get(), static_cast<size_t>(kv::RegionBytes(kv_shape))});
+  graph::OperationLog operations(&page.operation, &device->stream());
   const graph::DecoderOptions options = {limits.max_tokens, limits.max_sequences, limits.max_model_len};
   SHOAL_ASSIGN_OR_RETURN(parts.decoder,
                          graph::Decoder::Create(files.config, shard, options, device.get(), &shards->weights[rank],
-                                                parts.kv, comm.tensor.get(), &page.operation));
+                                                parts.kv, comm.tensor.get(), &operations));
   parts.comm = &comm;
   parts.plans = &plans;
   parts.page = &page;
+  parts.operations = &operations;
   parts.clock = &clock;
   parts.on_result = [](plan::StepResult result) {
     WriteMessage(plan::EncodeResult(result));

@@ -84,7 +84,7 @@ class DecoderTest : public ::testing::Test {
   }
   absl::StatusOr<std::unique_ptr<Decoder>> Create() {
     return Decoder::Create(shards_->model.config, shard_, options_, ranks_->rank(0).device.get(), &weights_, kv_,
-                           ranks_->group().rank(0).tensor.get(), &operation_);
+                           ranks_->group().rank(0).tensor.get(), ranks_->rank(0).operations.get());
   }
   void ExpectRefused(const std::string& why) {
     const absl::Status status = Create().status();
@@ -98,7 +98,6 @@ class DecoderTest : public ::testing::Test {
   plan::RankShard shard_;
   std::vector<ops::KvLayer> kv_;
   DecoderOptions options_ = {.max_tokens = 4, .max_samples = 4, .max_context = 64};
-  std::atomic<uint32_t> operation_{0};
 };
 
 TEST_F(DecoderTest, RefusesWeightsOfAnotherShape) {
@@ -138,7 +137,7 @@ TEST_F(DecoderTest, RefusesSizesThatItsBackendDoesNotServe) {
   };
   const auto device = device::MakeHostDevice(&table, 1);
   const absl::Status status = Decoder::Create(shards_->model.config, shard_, options_, device.get(), &weights_, kv_,
-                                              ranks_->group().rank(0).tensor.get(), &operation_)
+                                              ranks_->group().rank(0).tensor.get(), ranks_->rank(0).operations.get())
                                   .status();
   EXPECT_EQ(status, absl::InvalidArgumentError("no such sizes"));
   const model::ModelConfig& config = shards_->model.config;
@@ -158,7 +157,7 @@ TEST_F(DecoderTest, RefusesWeightsThatNothingQuantisesFor) {
   table.quantises = [](DType) { return true; };
   const auto device = device::MakeHostDevice(&table, 1);
   const absl::Status status = Decoder::Create(shards_->model.config, shard_, options_, device.get(), &weights_, kv_,
-                                              ranks_->group().rank(0).tensor.get(), &operation_)
+                                              ranks_->group().rank(0).tensor.get(), ranks_->rank(0).operations.get())
                                   .status();
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
 }

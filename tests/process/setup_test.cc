@@ -40,6 +40,7 @@ RankSetup Example() {
   s.host = "::1";
   s.device_index = 6;
   s.weights_bytes = int64_t{70} << 30;
+  s.checked_steps = 17;
   s.kv_bytes = int64_t{40} << 30;
   s.planned_device_bytes = int64_t{70} << 30;
   return s;
@@ -74,6 +75,7 @@ TEST(Setup, SurvivesTheTrip) {
   EXPECT_EQ("::1", out->host);
   EXPECT_EQ(6, out->device_index);
   EXPECT_EQ(int64_t{70} << 30, out->weights_bytes);
+  EXPECT_EQ(17, out->checked_steps);
   EXPECT_EQ(int64_t{40} << 30, out->kv_bytes);
   EXPECT_EQ(int64_t{70} << 30, out->planned_device_bytes);
 }

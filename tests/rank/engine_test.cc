@@ -133,9 +133,10 @@ TEST(EngineTest, ADecoderWithoutMemoryIsRefused) {
   table.attention_workspace = [](int, int, int, int, int) { return int64_t{1} << 56; };  // beyond any address space
   RankSet::Rank& rank = ranks->rank(0);
   const auto device = device::MakeHostDevice(&table, 1);
+  graph::OperationLog operations(&rank.page->operation, &device->stream());
   const auto decoder =
       graph::Decoder::Create(shards.model.config, shards.plan.ranks[0], {64, 64, 512}, device.get(), &shards.weights[0],
-                             rank.kv, ranks->group().rank(0).tensor.get(), &rank.page->operation);
+                             rank.kv, ranks->group().rank(0).tensor.get(), &operations);
   EXPECT_EQ(absl::StatusCode::kResourceExhausted, decoder.status().code()) << decoder.status();
   EXPECT_NE(decoder.status().message().find("--max-num-batched-tokens"), std::string::npos) << decoder.status();
 }

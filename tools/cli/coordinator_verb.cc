@@ -230,6 +230,7 @@ int RunWorker(const WorkerOptions& options, const LaunchedBy& by) {
   if (!device->note.empty()) std::fprintf(stderr, "shoal: %s\n", device->note.c_str());
   agent.device = device->device;
   agent.gpu_memory_utilization = options.gpu_memory_utilization;
+  agent.device_ids = options.device_ids;
   agent.slots = agent.device == device::kCuda ? options.slots : std::max(1, options.slots);
   agent.threads = options.threads;
   agent.memory_bytes = options.memory_bytes;

@@ -38,7 +38,11 @@ CLI::Option* Switch(CLI::App* app, const std::string& name, bool& value, const s
   return app->add_flag(name, value, help)->envname(EnvironmentName(name));
 }
 
-void AddGpuFlags(CLI::App* app, double& utilization) {
+void AddGpuFlags(CLI::App* app, double& utilization, std::vector<int>& device_ids) {
+  Flag(app, "--device-ids", device_ids,
+       "The GPU of each rank that this host runs, as in 0,1; one that is named again is shared, for tests only")
+      ->delimiter(',')
+      ->allow_extra_args(false);
   Flag(app, "--gpu-memory-utilization", utilization, "Part of each GPU's memory that may be in use")
       ->check(CLI::Range(0.01, 1.0));
 }
@@ -55,7 +59,7 @@ void AddServeGroupFlags(CLI::App* app, ServeOptions& o) {
   Flag(app, "--master-port", o.master_port, "Port where agents register; 0: a free one")->check(CLI::Range(0, 65535));
   Switch(app, "--insecure", o.insecure, "Allow agents off this host without TLS");
   Flag(app, "--device", o.device, "auto (CUDA where it can be used, else the CPU) | cuda | cpu | null | ref | ...");
-  AddGpuFlags(app, o.gpu_memory_utilization);
+  AddGpuFlags(app, o.gpu_memory_utilization, o.device_ids);
   Flag(app, "--threads", o.threads, "Compute threads per rank; 0: cores / ranks")->check(CLI::Range(0, 1024));
   Flag(app, "--transport", o.transport,
        "Between ranks: auto (nccl on CUDA; else shm inside one host, gloo between hosts) | shm | gloo (TCP) | nccl")
@@ -136,7 +140,7 @@ void AddWorkerFlags(CLI::App* app, WorkerOptions& o) {
        "Of the host, for weights and KV of all ranks; 0: half of what is available")
       ->check(CLI::Range(0LL, kMaxBytes));
   Flag(app, "--device", o.device, "auto (CUDA where it can be used, else the CPU) | cuda | cpu | null | ref");
-  AddGpuFlags(app, o.gpu_memory_utilization);
+  AddGpuFlags(app, o.gpu_memory_utilization, o.device_ids);
   Flag(app, "--orphan-timeout", o.orphan_timeout, "Seconds without a coordinator before it exits")
       ->check(CLI::Range(0.0, 86400.0));
 }
@@ -354,6 +358,7 @@ std::string ToYaml(const ServeOptions& o) {
   put("numerics", o.numerics);
   put("transport", o.transport);
   put("threads", o.threads);
+  if (!o.device_ids.empty()) put("device-ids", o.device_ids);
   put("gpu-memory-utilization", o.gpu_memory_utilization);
   put("block-size", o.block_size);
   put("kv-cache-blocks", o.kv_cache_blocks);

@@ -29,7 +29,8 @@ struct ServeOptions {
   std::string compute_dtype = "auto", kv_cache_dtype = "auto";
   std::string numerics = "invariant";
   std::string transport = "auto";
-  int threads = 0;  // per rank; 0: cores / ranks
+  std::vector<int> device_ids;  // the CUDA device of each slot; empty: the first
+  int threads = 0;              // per rank; 0: cores / ranks
   double gpu_memory_utilization = 0.9;
   int block_size = 16;
   int kv_cache_blocks = 0;
@@ -52,6 +53,7 @@ struct WorkerOptions {
   std::string advertise_address;  // empty: where it listens
   bool insecure = false;
   int slots = 0;  // 0: one, or with CUDA one for each device
+  std::vector<int> device_ids;
   int threads = 0;
   double gpu_memory_utilization = 0.9;
   long long memory_bytes = 0;

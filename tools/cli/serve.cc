@@ -14,6 +14,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "common/base/status_macros.h"
 #include "tools/cli/device_choice.h"
@@ -74,6 +75,7 @@ absl::StatusOr<ChildProcess> StartAgent(const ServeOptions& o, const StartContex
                                    "--gpu-memory-utilization",
                                    absl::StrCat(o.gpu_memory_utilization)};
   argv.insert(argv.end(), {"--orphan-timeout", absl::StrCat(o.orphan_timeout)});
+  if (!o.device_ids.empty()) argv.insert(argv.end(), {"--device-ids", absl::StrJoin(o.device_ids, ",")});
   if (o.insecure) argv.push_back("--insecure");
   return ChildProcess::Start(argv, {{context.ready_fd, kReadyFd}});
 }

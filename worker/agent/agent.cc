@@ -6,6 +6,7 @@
 #include <chrono>
 #include <csignal>
 #include <memory>
+#include <set>
 #include <thread>
 #include <utility>
 
@@ -156,6 +157,16 @@ absl::Status Serve(const AgentOptions& o, Control& control, int port, const std:
   return absl::OkStatus();
 }
 
+void WarnOfSharers(const CudaDevices& cuda) {
+  std::set<int> told;
+  for (int slot = 0; slot < static_cast<int>(cuda.slots().size()); ++slot) {
+    if (cuda.Sharers(slot) == 1 || !told.insert(cuda.Index(slot)).second) continue;
+    Log(absl::StrCat(
+        "CUDA device ", cuda.Index(slot), " is for ", cuda.Sharers(slot),
+        " ranks: they take turns on it and talk by sockets, which is for tests of correctness, not speed"));
+  }
+}
+
 }  // namespace
 
 absl::Status RunAgent(const AgentOptions& options, const std::atomic<bool>& stop) {
@@ -164,7 +175,9 @@ absl::Status RunAgent(const AgentOptions& options, const std::atomic<bool>& stop
   const maker::Makers makers(Binary(options), &stop);
   std::unique_ptr<CudaDevices> cuda;
   if (options.device == device::kCuda) {
-    SHOAL_ASSIGN_OR_RETURN(cuda, CudaDevices::Find(&makers, options.slots, options.gpu_memory_utilization));
+    SHOAL_ASSIGN_OR_RETURN(
+        cuda, CudaDevices::Find(&makers, {options.slots, options.gpu_memory_utilization, options.device_ids}));
+    WarnOfSharers(*cuda);
   }
   Control control(Describe(options, cuda.get()));
   endpoint->Serve(&control);

@@ -22,6 +22,7 @@ struct AgentOptions {
   int threads = 0;                           // per rank; 0: cores / slots, at least 1
   int64_t memory_bytes = 0;                  // of all slots together; 0: half of what the host has available
   std::string device = "cpu";                // kind of its slots
+  std::vector<int> device_ids;               // the CUDA device of each slot, or empty: CudaDevices::Wanted
   double gpu_memory_utilization = 0.9;       // of each CUDA device, the part that may be in use
   DurationNs orphan_timeout = 60 * kSecond;  // without a coordinator: then it ends its ranks and exits
   std::string rank_binary;                   // runs `rank` and `maker`; empty: this program (/proc/self/exe)

@@ -11,9 +11,10 @@
 namespace shoal::agent {
 namespace {
 
-GroupContext Complete(GroupContext context, Shelf* shelf, plan::StaleCounters* stale) {
+GroupContext Complete(GroupContext context, Shelf* shelf, plan::StaleCounters* stale, DeviceFaults* faults) {
   context.shelf = shelf;
   context.stale = stale;
+  context.faults = faults;
   return context;
 }
 
@@ -40,7 +41,7 @@ absl::Status Stopping() { return absl::CancelledError("the agent is ending"); }
 }  // namespace
 
 Control::Control(GroupContext context)
-    : context_(Complete(std::move(context), &shelf_, &stale_)), thread_([this] { Run(); }) {}
+    : context_(Complete(std::move(context), &shelf_, &stale_, &faults_)), thread_([this] { Run(); }) {}
 
 Control::~Control() { Stop(); }
 

@@ -83,6 +83,7 @@ class Control {
 
   Shelf shelf_;
   plan::StaleCounters stale_;
+  DeviceFaults faults_;
   const GroupContext context_;
 
   mutable Mutex mutex_;

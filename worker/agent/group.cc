@@ -17,6 +17,9 @@ namespace {
 
 // How late a rank's death or the group's end may be noticed while addresses are awaited.
 constexpr auto kConnectPoll = std::chrono::milliseconds(10);
+// Steps of a rank that follows one whose device has failed. What has failed is executed again at once, in the first of
+// them; a fault that comes with a longer sequence or another batch has some more.
+constexpr int32_t kCheckedSteps = 256;
 
 }  // namespace
 
@@ -40,7 +43,7 @@ Group::Group(std::unique_ptr<Joined> joined, const GroupContext& context)
       coordinator_(joined->join.coordinator),
       context_(context),
       joined_(std::move(joined)),
-      ranks_(context.rank_binary, context.log_directory, epoch_, &outbox_, context.stale) {}
+      ranks_(context.rank_binary, context.log_directory, epoch_, &outbox_, {context.stale, context.faults}) {}
 
 Group::~Group() { End(absl::CancelledError("the group has ended")); }
 
@@ -81,6 +84,8 @@ absl::StatusOr<const Shelf::KvRegion*> Group::KvRegion(const LocalRank& local, i
   return context_.shelf->Kv({local.rank, local.device}, static_cast<size_t>(bytes), coordinator_, make);
 }
 
+std::string Group::RankName(int32_t rank) const { return absl::StrCat(context_.self.id, "-rank", rank); }
+
 absl::StatusOr<std::vector<RankSpec>> Group::MakeSpecs(const plan::MirrorLimits& limits,
                                                        std::vector<plan::LoadProgress::Cache>* caches) {
   const plan::JoinGroup& join = joined_->join;
@@ -104,13 +109,15 @@ absl::StatusOr<std::vector<RankSpec>> Group::MakeSpecs(const plan::MirrorLimits&
                   .device_index = std::max(0, local.device),
                   .weights_bytes = static_cast<int64_t>(weights.size()),
                   .kv_bytes = static_cast<int64_t>(kv->memory.size())};
-    if (joined_->cuda != nullptr) {
+    if (joined_->cuda != nullptr && joined_->cuda->Sharers(local.slot_index) == 1) {
       const int64_t beside =
           joined_->cuda->InUse(local.slot_index, WorkingBytes(*joined_, local), joined_->numerics.mode);
       if (beside > 0) spec.setup.planned_device_bytes = beside + spec.setup.weights_bytes + spec.setup.kv_bytes;
     }
+    if (context_.faults->Take(local.rank)) spec.setup.checked_steps = kCheckedSteps;
     spec.weights_fd = weights.fd();
     spec.kv_fd = kv->memory.fd();
+    if (joined_->cuda != nullptr) spec.environment = joined_->cuda->Environment(local.slot_index, RankName(local.rank));
     caches->push_back({local.rank, kv->id});
     MutexLock lock(channels_mutex_);
     spec.channels_fd = channels_.fd();

@@ -31,6 +31,7 @@ struct GroupContext {
   CudaDevices* cuda = nullptr;  // behind the slots; null: the host is
   Shelf* shelf = nullptr;
   plan::StaleCounters* stale = nullptr;  // of the agent
+  DeviceFaults* faults = nullptr;        // the same
 };
 
 class Group {
@@ -73,6 +74,7 @@ class Group {
   absl::StatusOr<const Shelf::KvRegion*> KvRegion(const LocalRank& local, int64_t bytes);
   absl::StatusOr<std::vector<RankSpec>> MakeSpecs(const plan::MirrorLimits& limits,
                                                   std::vector<plan::LoadProgress::Cache>* caches);
+  std::string RankName(int32_t rank) const;  // among all ranks anywhere
   absl::Status CheckLimits(const plan::MirrorLimits& limits) const;
   absl::Status OpenChannels(const plan::MirrorLimits& limits);
   bool shares_memory() const { return joined_->transport == comm::Transport::kShm; }

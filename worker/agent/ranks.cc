@@ -26,12 +26,12 @@ constexpr uint32_t kMaxPeer = 1 << 20;  // a rank that spoils its page must not 
 
 }  // namespace
 
-Ranks::Ranks(std::string binary, std::string log_directory, uint64_t epoch, Outbox* outbox, plan::StaleCounters* stale)
+Ranks::Ranks(std::string binary, std::string log_directory, uint64_t epoch, Outbox* outbox, const Counters& counters)
     : binary_(std::move(binary)),
       log_directory_(std::move(log_directory)),
       epoch_(epoch),
       outbox_(outbox),
-      stale_(stale) {}
+      counters_(counters) {}
 
 Ranks::~Ranks() { End(); }
 
@@ -72,6 +72,7 @@ absl::Status Ranks::StartOne(const RankSpec& spec) {
   spawn.binary = binary_;
   spawn.reader = slot->reader;
   spawn.fds = {slot->control.fd(), ring_fd, slot->results.fd(), spec.weights_fd, spec.kv_fd, spec.channels_fd};
+  spawn.environment = spec.environment;
   if (!log_directory_.empty()) spawn.log_path = absl::StrCat(log_directory_, "/rank-", slot->rank, ".log");
   Slot* const raw = slot.get();
   absl::StatusOr<std::unique_ptr<RankProcess>> process = RankProcess::Start(
@@ -150,6 +151,7 @@ void Ranks::OnExit(Slot* slot, pid_t pid, const std::string& cause, bool gone) {
   if (!gone) slot->stopped.store(true, std::memory_order_release);
   if (gone) {
     slot->dead.store(true, std::memory_order_release);
+    if (slot->page->device_failed.load(std::memory_order_acquire) != 0) counters_.faults->Note(slot->rank);
     MutexLock lock(ring_mutex_);
     ring_->DetachReader(slot->reader);
   }
@@ -261,7 +263,7 @@ void Ranks::End() {
   for (const Slot* slot : slots) slot->process->WaitGone(std::max<DurationNs>(0, deadline - clock.Now()));
   for (const Slot* slot : slots) slot->process->Kill();
   for (Slot* slot : slots) slot->process.reset();  // reaps
-  stale_->Count(plan::StalePlace::kRecord, StaleRecords());
+  counters_.stale->Count(plan::StalePlace::kRecord, StaleRecords());
   std::vector<std::unique_ptr<Slot>> ended;  // destroyed outside the lock: their pumps end
   MutexLock lock(slots_mutex_);
   ended.swap(slots_);

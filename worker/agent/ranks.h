@@ -14,6 +14,7 @@
 #include "common/plan/control.h"
 #include "common/plan/ring.h"
 #include "common/plan/wire_setup.h"
+#include "worker/agent/device_faults.h"
 #include "worker/agent/pump.h"
 #include "worker/agent/rank_watch.h"
 #include "worker/agent/supervisor.h"
@@ -26,12 +27,17 @@ namespace shoal::agent {
 struct RankSpec {
   plan::RankSetup setup;
   int weights_fd = -1, kv_fd = -1, channels_fd = -1;
+  std::vector<std::string> environment = {};  // as SpawnCall's
 };
 
 class Ranks {
  public:
-  // `stale` gets what ranks have counted once they are gone.
-  Ranks(std::string binary, std::string log_directory, uint64_t epoch, Outbox* outbox, plan::StaleCounters* stale);
+  // What outlives this agent's groups. `stale` gets what ranks have counted once they are gone.
+  struct Counters {
+    plan::StaleCounters* stale = nullptr;
+    DeviceFaults* faults = nullptr;
+  };
+  Ranks(std::string binary, std::string log_directory, uint64_t epoch, Outbox* outbox, const Counters& counters);
   ~Ranks();  // ends them
 
   // Starts all. From the thread that outlives them, once. After any failure, here or below, End() is still to be
@@ -88,7 +94,7 @@ class Ranks {
   const std::string binary_, log_directory_;
   const uint64_t epoch_;
   Outbox* const outbox_;
-  plan::StaleCounters* const stale_;
+  const Counters counters_;
   std::atomic<bool> ending_{false};     // exits are expected from now on
   std::atomic<uint64_t> last_step_{0};  // handed to the ranks
 

@@ -35,6 +35,7 @@ absl::StatusOr<pid_t> Spawn(const SpawnSpec& spec, int stderr_fd) {
   call.fds.assign(spec.fds.begin(), spec.fds.end());
   call.fds.push_back(self);
   call.output_fd = stderr_fd;
+  call.environment = spec.environment;
   absl::StatusOr<pid_t> pid = maker::Spawn(call);
   ::close(self);
   return pid;

@@ -11,6 +11,7 @@
 #include <optional>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "common/base/clock.h"
@@ -25,7 +26,8 @@ struct SpawnSpec {
   // Descriptors for worker/rank/process.h's numbers, from kControlFd on; the last, the agent's pidfd, is filled in
   // here.
   std::array<int, 6> fds{};
-  std::string log_path;  // its stderr is appended there; empty: to ours
+  std::vector<std::string> environment = {};  // as SpawnCall's
+  std::string log_path;                       // its stderr is appended there; empty: to ours
   // How often the out-of-memory killer has struck here; tests have their own.
   std::function<std::optional<uint64_t>()> oom_kills = [] { return OomKills(); };
 };

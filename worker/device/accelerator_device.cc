@@ -133,6 +133,7 @@ class AcceleratorDevice final : public Device {
     return graph;
   }
   absl::Status Launch(ops::AcceleratorGraph& graph) override { return accelerator_->Launch(graph); }
+  absl::Status ProvokeFault() override { return accelerator_->ProvokeFault(); }
 
  private:
   absl::Status PassMilestones() {

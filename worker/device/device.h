@@ -66,6 +66,9 @@ class Device {
   virtual absl::StatusOr<std::unique_ptr<ops::AcceleratorGraph>> Record(
       const std::function<absl::Status()>& enqueue) = 0;
   virtual absl::Status Launch(ops::AcceleratorGraph& graph) = 0;
+
+  // For tests: an illegal access, enqueued. FailedPrecondition on the CPU.
+  virtual absl::Status ProvokeFault() = 0;
 };
 
 // Device memory for values that come from the host, of any number: it grows.

@@ -45,6 +45,9 @@ class HostDevice final : public Device {
   absl::Status Launch(ops::AcceleratorGraph&) override {
     return absl::FailedPreconditionError("a CPU launches no graphs");
   }
+  absl::Status ProvokeFault() override {
+    return absl::FailedPreconditionError("a CPU ends the process at an illegal access");
+  }
 
  private:
   const ops::OpTable* const table_;

@@ -150,7 +150,7 @@ absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Create(const model::ModelConfi
                                                          const DecoderOptions& options, device::Device* device,
                                                          const weights::ModelWeights* weights,
                                                          std::vector<ops::KvLayer> kv, comm::TensorChannel* tensor,
-                                                         std::atomic<uint32_t>* operation) {
+                                                         OperationLog* operations) {
   if (options.max_tokens < 1 || options.max_samples < 1 || options.max_context < 1) {
     return absl::InvalidArgumentError("a decoder for batches of nothing");
   }
@@ -163,7 +163,7 @@ absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Create(const model::ModelConfi
                         .weights = weights,
                         .kv = std::move(kv),
                         .tensor = tensor,
-                        .operation = operation,
+                        .operations = operations,
                         .vocab_widths = {}};
   SHOAL_RETURN_IF_ERROR(CheckTable(*parts.table));
   SHOAL_RETURN_IF_ERROR(CheckSizes(parts));

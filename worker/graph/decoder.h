@@ -14,7 +14,6 @@
 // allocation while stepping. One thread.
 #pragma once
 
-#include <atomic>
 #include <memory>
 #include <span>
 #include <vector>
@@ -25,6 +24,7 @@
 #include "kernels/ops/op_table.h"
 #include "worker/comm/collective.h"
 #include "worker/device/device.h"
+#include "worker/graph/operation_log.h"
 #include "worker/weights/weights.h"
 
 namespace shoal::graph {
@@ -67,14 +67,14 @@ int64_t DecoderBytes(const model::ModelConfig& config, const plan::RankShard& sh
 
 class Decoder {
  public:
-  // `operation` is told what runs (graph::Operation), for progress reports. All pointers outlive the decoder.
+  // `operations` is told what runs. All pointers outlive the decoder.
   // InvalidArgument: a weight type or a size that the backend or this shard does not have. ResourceExhausted: no memory
   // for batches of this size.
   static absl::StatusOr<std::unique_ptr<Decoder>> Create(const model::ModelConfig& config, const plan::RankShard& shard,
                                                          const DecoderOptions& options, device::Device* device,
                                                          const weights::ModelWeights* weights,
                                                          std::vector<ops::KvLayer> kv, comm::TensorChannel* tensor,
-                                                         std::atomic<uint32_t>* operation);
+                                                         OperationLog* operations);
   virtual ~Decoder() = default;
 
   // Takes a batch's words to the device; the calls below are about this batch, until the next one. What `batch` views

@@ -6,7 +6,6 @@
 #include <vector>
 
 #include "worker/graph/decoder.h"
-#include "worker/graph/operation.h"
 #include "worker/graph/rope_table.h"
 #include "worker/graph/scratch.h"
 #include "worker/graph/staged_batch.h"
@@ -24,7 +23,7 @@ struct DecoderParts {
   const weights::ModelWeights* weights;
   std::vector<ops::KvLayer> kv;
   comm::TensorChannel* tensor;
-  std::atomic<uint32_t>* operation;
+  OperationLog* operations;
   std::vector<int32_t> vocab_widths;  // [tensor ranks]: columns of logits each of them has
 };
 
@@ -81,11 +80,7 @@ class DecoderImpl final : public Decoder {
     return absl::OkStatus();
   }
 
-  // Reports what runs next; each operation is progress.
-  void Start(Operation op) {
-    p_.operation->store(static_cast<uint32_t>(op), std::memory_order_relaxed);
-    p_.stream->Advance();
-  }
+  void Start(Operation op) { p_.operations->Begin(op); }
   int64_t q_dim() const { return int64_t{p_.shard.heads.size()} * p_.config.head_dim; }
   int64_t kv_dim() const { return int64_t{p_.shard.kv_heads.size()} * p_.config.head_dim; }
 

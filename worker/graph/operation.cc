@@ -5,7 +5,7 @@
 namespace shoal::graph {
 namespace {
 
-constexpr std::array<std::string_view, 27> kNames = {
+constexpr std::array<std::string_view, kOperations> kNames = {
     "waiting for a plan",
     "checking a plan",
     "waiting for sampled tokens",
@@ -34,7 +34,7 @@ constexpr std::array<std::string_view, 27> kNames = {
     "launching a recorded step",
     "waiting for its device",
 };
-static_assert(kNames.size() == static_cast<size_t>(Operation::kAwait) + 1);
+static_assert(!kNames.back().empty());
 
 }  // namespace
 

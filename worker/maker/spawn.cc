@@ -7,7 +7,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <string_view>
 
 #include "absl/strings/str_cat.h"
 #include "common/base/status_macros.h"
@@ -79,6 +81,22 @@ absl::Status SetDescriptors(const SpawnCall& call, Copies& copies, posix_spawn_f
   return absl::OkStatus();
 }
 
+// `ours` but for those that `theirs` name, and theirs.
+std::vector<char*> Environment(char** ours, std::vector<std::string>& theirs) {
+  std::vector<char*> all;
+  for (std::string& one : theirs) all.push_back(one.data());
+  for (; *ours != nullptr; ++ours) {
+    const std::string_view entry = *ours;
+    const std::string_view name = entry.substr(0, entry.find('=') + 1);
+    const bool replaced = std::any_of(theirs.begin(), theirs.end(), [name](const std::string& one) {
+      return one.compare(0, name.size(), name) == 0;
+    });
+    if (!replaced) all.push_back(*ours);
+  }
+  all.push_back(nullptr);
+  return all;
+}
+
 }  // namespace
 
 absl::StatusOr<pid_t> Spawn(const SpawnCall& call) {
@@ -90,8 +108,10 @@ absl::StatusOr<pid_t> Spawn(const SpawnCall& call) {
   std::vector<char*> argv;
   for (std::string& word : words) argv.push_back(word.data());
   argv.push_back(nullptr);
+  std::vector<std::string> theirs = call.environment;
+  std::vector<char*> environment = Environment(environ, theirs);
   pid_t pid = -1;
-  const int error = ::posix_spawn(&pid, argv[0], &args.actions, &args.attributes, argv.data(), environ);
+  const int error = ::posix_spawn(&pid, argv[0], &args.actions, &args.attributes, argv.data(), environment.data());
   if (error != 0) {
     return absl::ErrnoToStatus(
         error, absl::StrCat("cannot start ", words[0], words.size() > 1 ? " " : "", words.size() > 1 ? words[1] : ""));

@@ -13,9 +13,10 @@
 namespace shoal::maker {
 
 struct SpawnCall {
-  std::vector<std::string> argv;  // the first is the file
-  std::vector<int> fds;           // are numbered from 3 there; all others are closed
-  int output_fd = -1;             // its stdout and stderr
+  std::vector<std::string> argv;              // the first is the file
+  std::vector<int> fds;                       // are numbered from 3 there; all others are closed
+  int output_fd = -1;                         // its stdout and stderr
+  std::vector<std::string> environment = {};  // "NAME=value": before ours of that name
 };
 
 // In a process group of its own: a Ctrl-C in the terminal reaches the caller alone, which ends it in order. Signals are

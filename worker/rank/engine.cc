@@ -30,13 +30,18 @@ struct Flight {
   plan::StepResult result;
   EnqueuedStep step;
   std::vector<plan::SequenceId> sequences;  // with rows in it
+  graph::OperationSet operations;           // that it was enqueued with
   DurationNs waited = 0;                    // on other ranks, while it was enqueued
 };
 
 class Engine {
  public:
   Engine(EngineParts* parts, std::unique_ptr<StepRunner> runner, int steps)
-      : p_(*parts), mirror_(p_.limits), runner_(std::move(runner)), steps_(steps) {}
+      : p_(*parts),
+        mirror_(p_.limits),
+        runner_(std::move(runner)),
+        steps_(steps),
+        checked_left_(p_.device->is_host() ? 0 : p_.checked_steps) {}
 
   absl::Status Run();
 
@@ -45,15 +50,17 @@ class Engine {
   absl::Status Enqueue(const plan::StepPlan& plan, TimeNs arrived);
   absl::StatusOr<bool> FinishOldest();
   absl::Status FinishAll();
+  absl::Status FailOldest(const absl::Status& why);
   absl::Status Fail(Flight flight, const absl::Status& why);
+  std::string Where(const Flight& failed);
   void FillRows(Flight& flight);
   void Count(const Flight& flight, bool next_is_here);
   absl::Status Pause();
+  absl::Status Look();
+  absl::Status AwaitDevice();
+  void CountChecked();
 
-  void Begin(Operation op) {
-    p_.page->operation.store(static_cast<uint32_t>(op), std::memory_order_relaxed);
-    p_.device->stream().Advance();
-  }
+  void Begin(Operation op) { p_.operations->Begin(op); }
   void SetState(plan::RankState s) { p_.page->state.store(static_cast<uint32_t>(s), std::memory_order_relaxed); }
   // A rank that this one exchanges data with.
   uint32_t Neighbour() const {
@@ -66,7 +73,8 @@ class Engine {
   EngineParts& p_;
   plan::PlanMirror mirror_;
   const std::unique_ptr<StepRunner> runner_;
-  const size_t steps_;
+  const size_t steps_;          // at once
+  int checked_left_;            // steps that are still to be checked
   std::deque<Flight> flights_;  // oldest first
   TimeNs idle_since_ = 0;       // end of the last step
   int looks_ = 0;               // in a row that found nothing
@@ -76,12 +84,13 @@ class Engine {
 // Plans go to the device as they come; results are handed over as it comes to them.
 absl::Status Engine::Run() {
   p_.device->stream().progress = &p_.page->progress;
+  if (checked_left_ > 0) p_.operations->Check([this] { return AwaitDevice(); });
   bool ended = false;
   while (!stopped() && !ended) {
     if (!flights_.empty()) {
       SHOAL_ASSIGN_OR_RETURN(const bool finished, FinishOldest());
       if (finished) continue;
-      if (flights_.size() >= steps_ || !p_.plans->HasNext()) {
+      if (flights_.size() >= (checked_left_ > 0 ? 1 : steps_) || !p_.plans->HasNext()) {
         SHOAL_RETURN_IF_ERROR(Pause());
         continue;
       }
@@ -118,14 +127,21 @@ absl::Status Engine::Enqueue(const plan::StepPlan& plan, TimeNs arrived) {
   const DurationNs waited = p_.comm->stats->waited;
   Begin(Operation::kCheckPlan);
   absl::Status status = mirror_.Apply(plan, true);
+  p_.operations->Take();  // so far nothing is of this step
   if (status.ok()) status = runner_->Enqueue(plan, mirror_, &flight.step);
   flight.waited = p_.comm->stats->waited - waited;
+  flight.operations = p_.operations->Take();
   if (status.ok()) {
     flights_.push_back(std::move(flight));
+    CountChecked();
     return absl::OkStatus();
   }
   // Nobody waits for the answer any more, or another rank is lost, and its agent says so.
   if (absl::IsAborted(status) || absl::IsUnavailable(status)) return status;
+  if (!flights_.empty() && !p_.device->Reached(flights_.front().step.mark).ok()) {
+    flights_.push_back(std::move(flight));  // the device has failed, in one of them
+    return FailOldest(status);
+  }
   SHOAL_RETURN_IF_ERROR(FinishAll());  // answers are in the order of plans
   return Fail(std::move(flight), status);
 }
@@ -133,11 +149,7 @@ absl::Status Engine::Enqueue(const plan::StepPlan& plan, TimeNs arrived) {
 absl::StatusOr<bool> Engine::FinishOldest() {
   Flight& flight = flights_.front();
   const absl::StatusOr<bool> reached = p_.device->Reached(flight.step.mark);
-  if (!reached.ok()) {
-    Flight failed = std::move(flight);
-    flights_.clear();
-    return Fail(std::move(failed), reached.status());
-  }
+  if (!reached.ok()) return FailOldest(reached.status());
   if (!*reached) return false;
   looks_ = 0;
   on_peer_.reset();
@@ -167,9 +179,31 @@ absl::Status Engine::FinishAll() {
 }
 
 absl::Status Engine::Pause() {
+  p_.operations->Show(Operation::kAwait);
+  return Look();
+}
+
+// An OperationLog's, after each operation of a step that is checked. Others may wait for this one meanwhile, as for a
+// slow one; that it waits for them ends as other waits do.
+absl::Status Engine::AwaitDevice() {
+  SHOAL_ASSIGN_OR_RETURN(const uint64_t mark, p_.device->Mark());
+  while (true) {
+    SHOAL_ASSIGN_OR_RETURN(const bool reached, p_.device->Reached(mark));
+    if (reached) break;
+    SHOAL_RETURN_IF_ERROR(Look());
+  }
+  looks_ = 0;
+  on_peer_.reset();
+  return absl::OkStatus();
+}
+
+void Engine::CountChecked() {
+  if (checked_left_ > 0 && --checked_left_ == 0) p_.operations->Check(nullptr);
+}
+
+absl::Status Engine::Look() {
   if (aborted()) return absl::AbortedError("the group was aborted");
   if (p_.comm->watch != nullptr) SHOAL_RETURN_IF_ERROR(p_.comm->watch->Poll());
-  p_.page->operation.store(static_cast<uint32_t>(Operation::kAwait), std::memory_order_relaxed);
   if (++looks_ <= kLooksAtOnce) return absl::OkStatus();
   // What stands still there may wait for another rank, in an operation that the host does not see into. Who watches
   // is told of a neighbour; a device that hangs by itself is then found by the plan's deadline.
@@ -179,16 +213,45 @@ absl::Status Engine::Pause() {
   return absl::OkStatus();
 }
 
-// The answer that carries the error. A device does not say what of a step has failed: its sequences are named.
-absl::Status Engine::Fail(Flight flight, const absl::Status& why) {
+absl::Status Engine::FailOldest(const absl::Status& why) {
+  Flight oldest = std::move(flights_.front());
+  flights_.pop_front();
+  return Fail(std::move(oldest), why);
+}
+
+// What is known of where it happened. A device that has failed says so of all that is under way, and of no step or
+// operation: those that it may have been are named, or the one of steps that are checked.
+std::string Engine::Where(const Flight& failed) {
   constexpr size_t kNamed = 8;
-  const size_t named = std::min(flight.sequences.size(), kNamed);
-  const absl::Status full(
-      why.code(), p_.device->is_host()
-                      ? std::string(why.message())
-                      : absl::StrCat(why.message(), " (step ", flight.result.stamp.step, ", sequences ",
-                                     absl::StrJoin(flight.sequences.begin(), flight.sequences.begin() + named, ", "),
-                                     named < flight.sequences.size() ? ", ..." : "", ")"));
+  graph::OperationSet operations = failed.operations;
+  std::vector<plan::SequenceId> sequences = failed.sequences;
+  for (const Flight& later : flights_) {
+    operations |= later.operations;
+    sequences.insert(sequences.end(), later.sequences.begin(), later.sequences.end());
+  }
+  std::sort(sequences.begin(), sequences.end());
+  sequences.erase(std::unique(sequences.begin(), sequences.end()), sequences.end());
+  const size_t named = std::min(sequences.size(), kNamed);
+  std::string where = flights_.empty() ? absl::StrCat("step ", failed.result.stamp.step)
+                                       : absl::StrCat("a step of ", failed.result.stamp.step, " to ",
+                                                      flights_.back().result.stamp.step);
+  absl::StrAppend(&where, ", sequences ", absl::StrJoin(sequences.begin(), sequences.begin() + named, ", "),
+                  named < sequences.size() ? ", ..." : "");
+  if (!absl::IsInternal(p_.device->Mark().status())) return where;  // it is well
+  p_.page->device_failed.store(1, std::memory_order_release);
+  const std::optional<Operation> operation = p_.operations->Failed();
+  absl::StrAppend(&where,
+                  operation.has_value()
+                      ? absl::StrCat("; in ", std::string(graph::OperationName(static_cast<uint32_t>(*operation))))
+                      : absl::StrCat("; one of: ", graph::OperationNames(operations)));
+  return where;
+}
+
+// The answer that carries the error, in place of those of all that is under way.
+absl::Status Engine::Fail(Flight flight, const absl::Status& why) {
+  const absl::Status full(why.code(), p_.device->is_host() ? std::string(why.message())
+                                                           : absl::StrCat(why.message(), " (", Where(flight), ")"));
+  flights_.clear();
   flight.result.times.ended = p_.clock->Now();
   flight.result.times.waited = flight.waited;
   flight.result.rows.clear();
@@ -231,12 +294,14 @@ void Engine::Count(const Flight& flight, bool next_is_here) {
 }  // namespace
 
 absl::Status RunEngine(EngineParts parts) {
-  SHOAL_CHECK(parts.decoder != nullptr && parts.comm != nullptr && parts.page != nullptr && parts.on_result != nullptr);
+  SHOAL_CHECK(parts.decoder != nullptr && parts.comm != nullptr && parts.page != nullptr &&
+              parts.operations != nullptr && parts.on_result != nullptr);
   const int steps = parts.mailbox_slots;
   SHOAL_ASSIGN_OR_RETURN(std::unique_ptr<StepRunner> runner, StepRunner::Create(&parts, steps));
   StepRunner* const of_engine = runner.get();
   Engine engine(&parts, std::move(runner), steps);
   const absl::Status ended = engine.Run();
+  parts.operations->Check(nullptr);  // by this engine
   // What is under way may wait for ranks that will not come, and memory is given back only when the device is done.
   of_engine->ForgetGraphs();
   if (!ended.ok() && parts.comm->watch != nullptr) parts.comm->watch->Abort();

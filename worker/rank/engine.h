@@ -41,6 +41,12 @@ struct EngineParts {
   // Called on the engine's thread after each plan. Not OK: nobody will see the answer, and the engine ends.
   std::function<absl::Status(plan::StepResult)> on_result;
   ControlPage* page = nullptr;
+  graph::OperationLog* operations = nullptr;  // the decoder's, shown on the page
+  // Of an accelerator: so many steps at first run one after the other, without graphs, and are waited for after each
+  // operation, so that an error names it.
+  int checked_steps = 0;
+  std::atomic<bool>* provoke_fault =
+      nullptr;  // for tests: when true, the next step makes an illegal access, and it is false
   const Clock* clock = nullptr;
 };
 

@@ -6,10 +6,13 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
 #include <optional>
+#include <string_view>
 #include <thread>
 #include <utility>
 
@@ -38,6 +41,21 @@ constexpr DurationNs kSetupTimeout = 30 * kSecond;
 constexpr int kOrphanedExit = 3;
 // Far above what the news of a rank's death takes from its agent to ours.
 constexpr DurationNs kLostPeerPatience = 500 * kMillisecond;
+
+// For tests of what follows from a fault: SHOAL_FAULT_ON_SIGUSR1=illegal-access in a rank's environment.
+constexpr char kFaultVariable[] = "SHOAL_FAULT_ON_SIGUSR1";
+std::atomic<bool> g_provoke_fault{false};
+static_assert(std::atomic<bool>::is_always_lock_free);  // written by a signal handler
+
+absl::Status AwaitFaultSignal() {
+  const char* const fault = std::getenv(kFaultVariable);
+  if (fault == nullptr) return absl::OkStatus();
+  if (fault != std::string_view("illegal-access")) {
+    return absl::InvalidArgumentError(absl::StrCat(kFaultVariable, "=", fault, ": there is illegal-access"));
+  }
+  std::signal(SIGUSR1, [](int) { g_provoke_fault.store(true); });
+  return absl::OkStatus();
+}
 
 // Ends this process when the agent has died. PR_SET_PDEATHSIG does it at once, but misses an agent that died before it
 // was set; the descriptor never misses.
@@ -144,10 +162,11 @@ absl::Status Run(Inherited& in, const plan::RankSetup& setup, plan::RingReader& 
   // What a host's transport carries for a device goes through host memory.
   if (!device->is_host() && setup.engine.transport != "nccl") comm = comm::MakeStaged(std::move(comm), device);
 
+  graph::OperationLog operations(&in.page->operation, &device->stream());
   const graph::DecoderOptions options{setup.limits.max_tokens, setup.limits.max_sequences, setup.limits.max_model_len};
-  SHOAL_ASSIGN_OR_RETURN(std::unique_ptr<graph::Decoder> decoder,
-                         graph::Decoder::Create(setup.model, shard, options, device, &weights, layers,
-                                                comm.tensor.get(), &in.page->operation));
+  SHOAL_ASSIGN_OR_RETURN(
+      std::unique_ptr<graph::Decoder> decoder,
+      graph::Decoder::Create(setup.model, shard, options, device, &weights, layers, comm.tensor.get(), &operations));
 
   RingSource source(&reader, {setup.epoch, setup.coordinator, 0}, &in.page->stale_records);
   const RealClock clock;
@@ -171,6 +190,9 @@ absl::Status Run(Inherited& in, const plan::RankSetup& setup, plan::RingReader& 
     return SendResult(results, *in.page, result);
   };
   parts.page = in.page;
+  parts.operations = &operations;
+  parts.checked_steps = setup.checked_steps;
+  parts.provoke_fault = &g_provoke_fault;
   parts.clock = &clock;
   SetState(in.page, plan::RankState::kReady);
   return RunEngine(std::move(parts));
@@ -189,6 +211,7 @@ void AwaitAbort(ControlPage& page) {
 }
 
 absl::Status AttachAndRun(int plan_reader, int32_t* rank) {
+  SHOAL_RETURN_IF_ERROR(AwaitFaultSignal());
   SHOAL_ASSIGN_OR_RETURN(Inherited in, MapInherited());
   SetState(in.page, plan::RankState::kLoading);
   SHOAL_ASSIGN_OR_RETURN(plan::RingReader reader,

@@ -40,17 +40,13 @@ StepRunner::StepRunner(EngineParts* parts, std::unique_ptr<Places> places, Token
       fetched_(std::move(fetched)),
       steps_(steps) {}
 
-void StepRunner::Begin(Operation op) {
-  p_.page->operation.store(static_cast<uint32_t>(op), std::memory_order_relaxed);
-  p_.device->stream().Advance();
-}
-
 absl::Status StepRunner::Enqueue(const plan::StepPlan& plan, const plan::PlanMirror& mirror, EnqueuedStep* step) {
   places_->Apply(plan);
   batch_.Build(plan, mirror, *places_);
   SHOAL_RETURN_IF_ERROR(BeginBatch(plan, mirror));
   SHOAL_RETURN_IF_ERROR(Copy());
-  SHOAL_RETURN_IF_ERROR(plan.bucket == 0 || p_.device->is_host() ? Middle() : LaunchMiddle(plan.bucket));
+  const bool one_by_one = plan.bucket == 0 || p_.device->is_host() || p_.operations->checked();
+  SHOAL_RETURN_IF_ERROR(one_by_one ? Middle() : LaunchMiddle(plan.bucket));
   next_fetch_ = (next_fetch_ + 1) % steps_;
   SHOAL_RETURN_IF_ERROR(FetchSums(step));
   step->decodes = batch_.decodes();
@@ -75,6 +71,10 @@ absl::Status StepRunner::BeginBatch(const plan::StepPlan& plan, const plan::Plan
 }
 
 absl::Status StepRunner::Copy() {
+  if (p_.provoke_fault != nullptr && p_.provoke_fault->exchange(false)) {
+    Begin(Operation::kCopyBlocks);
+    SHOAL_RETURN_IF_ERROR(p_.device->ProvokeFault());
+  }
   if (batch_.copies().empty()) return absl::OkStatus();
   Begin(Operation::kCopyBlocks);
   const std::vector<ops::BlockPair>& copies = batch_.copies();
@@ -107,11 +107,15 @@ absl::Status StepRunner::LaunchMiddle(int bucket) {
   Graph& graph = graphs_[bucket];
   if (graph.launch == nullptr && p_.device->table().warms_up && !std::exchange(graph.warm, true)) return Middle();
   if (graph.launch == nullptr) {
+    const graph::OperationSet before = p_.operations->Take();
     SHOAL_ASSIGN_OR_RETURN(graph.launch, p_.device->Record([this] { return Middle(); }));
+    graph.operations = p_.operations->Take();
     graph.tokens = tokens_;
+    p_.operations->Add(before);
   }
   tokens_ = graph.tokens;
   Begin(Operation::kGraph);
+  p_.operations->Add(graph.operations);
   return p_.device->Launch(*graph.launch);
 }
 

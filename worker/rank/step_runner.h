@@ -44,7 +44,8 @@ class StepRunner {
   struct Graph {
     std::unique_ptr<ops::AcceleratorGraph> launch;
     std::span<const int32_t> tokens;
-    bool warm = false;  // enqueued once without a recording, where ops want that (OpTable::warms_up)
+    graph::OperationSet operations;  // that were recorded
+    bool warm = false;               // enqueued once without a recording, where ops want that (OpTable::warms_up)
   };
 
   StepRunner(EngineParts* parts, std::unique_ptr<Places> places, TokenFeed feed, sampling::Sampler sampler,
@@ -56,7 +57,7 @@ class StepRunner {
   absl::Status LaunchMiddle(int bucket);
   absl::Status Deliver(uint64_t number, EnqueuedStep* step);
   absl::Status FetchSums(EnqueuedStep* step);
-  void Begin(Operation op);
+  void Begin(Operation op) { p_.operations->Begin(op); }
 
   EngineParts& p_;
   const std::unique_ptr<Places> places_;

@@ -10,6 +10,7 @@
 #include "common/base/status_macros.h"
 #include "kernels/cuda/emulated/heap.h"
 #include "kernels/cuda/emulated/shared_memory.h"
+#include "kernels/cuda/illegal_access.h"
 #include "kernels/cuda/out_of_memory.h"
 #include "kernels/cuda/queue_stream.h"
 
@@ -81,6 +82,7 @@ class EmulatedAccelerator final : public ops::Accelerator {
   absl::Status BeginCapture() override;
   absl::StatusOr<std::unique_ptr<ops::AcceleratorGraph>> EndCapture() override;
   absl::Status Launch(ops::AcceleratorGraph& graph) override;
+  absl::Status ProvokeFault() override { return EnqueueIllegalAccess(stream_); }
 
   void FailLaunch(int launches) { queue_.FailLaunch(launches); }
 

@@ -32,7 +32,8 @@ bool PlanQueue::HasNext() const {
   return !plans_.empty();
 }
 
-Engines::Engines(RankSet& ranks) : ranks_(ranks), queues_(ranks.size()) {
+Engines::Engines(RankSet& ranks, int checked_steps)
+    : ranks_(ranks), queues_(ranks.size()), provoke_fault_(ranks.size()) {
   {
     MutexLock lock(mutex_);
     running_ = ranks.size();
@@ -41,7 +42,7 @@ Engines::Engines(RankSet& ranks) : ranks_(ranks), queues_(ranks.size()) {
   }
   const plan::ShardPlan& plan = ranks.shards().plan;
   for (int r = 0; r < ranks.size(); ++r) {
-    threads_.emplace_back([this, r, &plan] {
+    threads_.emplace_back([this, r, checked_steps, &plan] {
       rank::EngineParts parts;
       parts.rank = r;
       parts.shard = plan.ranks[r];
@@ -54,6 +55,9 @@ Engines::Engines(RankSet& ranks) : ranks_(ranks), queues_(ranks.size()) {
       parts.comm = &ranks_.group().rank(r);
       parts.plans = &queues_[r];
       parts.page = ranks_.rank(r).page.get();
+      parts.checked_steps = checked_steps;
+      parts.provoke_fault = &provoke_fault_[r];
+      parts.operations = ranks_.rank(r).operations.get();
       parts.clock = &clock_;
       parts.on_result = [this, r, sampler = plan.sampling_rank()](plan::StepResult result) {
         MutexLock lock(mutex_);

@@ -1,6 +1,7 @@
 // Rank engines on threads, fed by hand: what an agent and a coordinator do for real ones.
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <deque>
 #include <memory>
@@ -33,11 +34,13 @@ class PlanQueue final : public rank::PlanSource {
 // One RunEngine thread per rank of the set. Thread-safe.
 class Engines {
  public:
-  // Takes the decoders out of `ranks`, which must outlive this.
-  explicit Engines(RankSet& ranks);
+  // Takes the decoders out of `ranks`, which must outlive this. `checked_steps`: EngineParts'.
+  explicit Engines(RankSet& ranks, int checked_steps = 0);
   ~Engines();
 
   void Submit(const plan::StepPlan& plan);
+  // Its device fails in its next step.
+  void ProvokeFault(int rank) { provoke_fault_[rank].store(true); }
   void SubmitTo(int rank, const plan::StepPlan& plan);
   // From now on nobody takes the answers: this is what the engines are told.
   void RefuseAnswers(const absl::Status& refusal);
@@ -54,6 +57,7 @@ class Engines {
   RankSet& ranks_;
   const RealClock clock_;
   std::deque<PlanQueue> queues_;
+  std::deque<std::atomic<bool>> provoke_fault_;
   std::vector<std::thread> threads_;
   Mutex mutex_;
   CondVar changed_;

@@ -61,9 +61,10 @@ absl::StatusOr<std::unique_ptr<RankSet>> RankSet::Make(std::shared_ptr<const Sha
     SHOAL_RETURN_IF_ERROR(rank.device->Upload(rank.kv_memory.data(), poison.data(), poison.size()));
     rank.kv = kv::MakeLayers(kv, {rank.kv_memory.data(), poison.size()});
     const graph::DecoderOptions decoder = {options.max_tokens, options.max_samples, options.max_model_len};
+    rank.operations = std::make_unique<graph::OperationLog>(&rank.page->operation, &rank.device->stream());
     SHOAL_ASSIGN_OR_RETURN(rank.decoder,
                            graph::Decoder::Create(config, shard, decoder, rank.device.get(), &s.weights[r], rank.kv,
-                                                  set->group_->rank(r).tensor.get(), &rank.page->operation));
+                                                  set->group_->rank(r).tensor.get(), rank.operations.get()));
   }
   return set;
 }

@@ -39,6 +39,7 @@ class RankSet {
     std::unique_ptr<device::Device> device;
     device::Memory kv_memory;
     std::vector<ops::KvLayer> kv;
+    std::unique_ptr<graph::OperationLog> operations;
     std::unique_ptr<graph::Decoder> decoder;
   };
 

@@ -343,6 +343,18 @@ TEST_P(AcceleratorContract, SharedMemoryOutlivesTheProcessThatMadeIt) {
   ::close(sockets[0]);
 }
 
+// By another process: this one could not use the device any more.
+TEST_P(AcceleratorContract, SharedMemoryOutlivesAFaultOfTheDevice) {
+  const SharedFile shared(accelerator(), kBytes);
+  void* memory = accelerator().MapShared(shared.fd(), shared.size()).value();
+  ASSERT_TRUE(accelerator().Fill(memory, 1, shared.size()).ok());
+  ASSERT_TRUE(accelerator().Synchronise().ok());
+  EXPECT_EQ(Wait(Spawn(GetParam().peer, shared.fd(), "turn-1-into-2-and-fault", shared.size())), 0);
+  EXPECT_TRUE(accelerator().Synchronise().ok()) << "the fault is nobody else's";
+  accelerator().UnmapShared(memory, shared.size());
+  ExpectShared(accelerator(), shared.fd(), shared.size(), 2);
+}
+
 // ---- graphs
 
 TEST_P(AcceleratorContract, AGraphRunsWhenItIsLaunchedOnWhatIsThereThen) {

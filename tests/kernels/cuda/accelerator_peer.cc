@@ -1,5 +1,6 @@
 // Another process with an accelerator: `accelerator_peer VERB BYTES`, descriptor 3 inherited.
 //   turn-1-into-2   3 is shared memory of 1s: makes them 2s, and ends without unmapping
+//   turn-1-into-2-and-fault  the same, then the device makes an illegal access, and every later call is to say so
 //   make-1-and-die  makes shared memory of 1s, sends it through the socket 3, and dies of SIGKILL
 #include <sys/socket.h>
 #include <unistd.h>
@@ -45,6 +46,13 @@ int Turn(shoal::ops::Accelerator& by, size_t bytes) {
   return by.Fill(*memory, 2, bytes).ok() && by.Synchronise().ok() ? 0 : 7;
 }
 
+int Fault(shoal::ops::Accelerator& by) {
+  if (!by.ProvokeFault().ok()) return 11;
+  if (by.Synchronise().code() != absl::StatusCode::kInternal) return 12;
+  if (by.Mark().status().code() != absl::StatusCode::kInternal) return 13;
+  return by.ProvokeFault().code() == absl::StatusCode::kInternal ? 0 : 14;
+}
+
 int Make(shoal::ops::Accelerator& by, size_t bytes) {
   const auto handle = by.CreateShared(bytes);
   if (!handle.ok() || handle->bytes != bytes) return 4;
@@ -63,5 +71,7 @@ int main(int argc, char** argv) {
   const size_t bytes = std::strtoull(argv[2], nullptr, 10);
   const auto accelerator = shoal::cuda::MakeTestAccelerator();
   if (accelerator == nullptr) return 3;
-  ::_exit(verb == "turn-1-into-2" ? Turn(*accelerator, bytes) : Make(*accelerator, bytes));
+  if (verb == "make-1-and-die") ::_exit(Make(*accelerator, bytes));
+  const int turned = Turn(*accelerator, bytes);
+  ::_exit(turned == 0 && verb == "turn-1-into-2-and-fault" ? Fault(*accelerator) : turned);
 }
