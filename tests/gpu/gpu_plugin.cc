@@ -4,6 +4,7 @@
 #include <array>
 #include <cstdio>
 #include <cstdlib>
+#include <string_view>
 
 #include "absl/strings/str_cat.h"
 #include "common/base/status_macros.h"
@@ -57,6 +58,11 @@ std::string DescribeDevice() {
   const auto probe = std::make_unique<ops::CudaProbe>();
   (*plugin)->probe(probe.get());
   return absl::StrCat(device::CudaPluginPath(), "\n", device::DescribeCuda(*probe));
+}
+
+bool SmallSizes() {
+  const char* sizes = std::getenv("SHOAL_GPU_SIZES");
+  return sizes != nullptr && std::string_view(sizes) == "small";
 }
 
 int ReportNotOpened(const absl::Status& why) {

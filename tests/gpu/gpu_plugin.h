@@ -23,6 +23,8 @@ std::string DescribeDevice();
 
 // A device with so much memory gets sizes of real models; an emulated one has less, and gets small ones.
 inline constexpr size_t kLargeDevice = size_t{16} << 30;
+// Whether every device gets small ones: SHOAL_GPU_SIZES=small, for tools under which a device is slow.
+bool SmallSizes();
 
 // For a program of the suite whose OpenAccelerator() failed: says so on stderr and returns its exit code, kNoDevice
 // where there is none.

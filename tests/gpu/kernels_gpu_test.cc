@@ -8,6 +8,7 @@
 #include <random>
 #include <set>
 #include <thread>
+#include <utility>
 
 #include "common/base/rng.h"
 #include "tests/gpu/gpu_plugin.h"
@@ -27,13 +28,17 @@ UnderTest& State() {
   return state;
 }
 
-absl::Status Start() {
-  auto accelerator = OpenAccelerator();
+absl::StatusOr<std::unique_ptr<device::Device>> Open(ops::Numerics numerics) {
+  auto accelerator = OpenAccelerator(numerics);
   if (!accelerator.ok()) return accelerator.status();
   const auto memory = (*accelerator)->Memory();
   if (!memory.ok()) return memory.status();
-  State().large = memory->total >= kLargeDevice;
-  auto device = device::MakeAcceleratorDevice(std::move(*accelerator));
+  State().large = memory->total >= kLargeDevice && !SmallSizes();
+  return device::MakeAcceleratorDevice(std::move(*accelerator));
+}
+
+absl::Status Start() {
+  auto device = Open(ops::Numerics::kInvariant);
   if (!device.ok()) return device.status();
   State().device = std::move(*device);
   State().host = ops::MakeCpuStream(std::clamp(static_cast<int>(std::thread::hardware_concurrency()), 1, 16));
@@ -45,6 +50,8 @@ absl::Status Start() {
 TEST(GpuTable, ServesWhatTheDecoderAsksOf) {
   EXPECT_EQ(Table().acts, DType::kBF16);
   EXPECT_EQ(WeightTypes().size(), ops::AllDTypes().size() - 1);
+  EXPECT_EQ(Table().quantise, nullptr);
+  for (const DType t : WeightTypes()) EXPECT_FALSE(Table().quantises(t)) << Info(t).name;
   EXPECT_GT(Gpu().stream().threads(), 0);
 }
 
@@ -148,6 +155,59 @@ TEST(GpuOps, RmsNormAgreesWithTheReferenceAndARowAlone) {
       }
     }
   }
+}
+
+TEST(GpuOps, LayerNormAgreesWithTheReferenceAndARowAlone) {
+  for (const int dim : Sized<std::vector<int>>({8, 72, 576}, {72, 4096, 5120, 8192})) {
+    const int tokens = Sized(5, 129);
+    const auto size = static_cast<size_t>(tokens * dim), width = static_cast<size_t>(dim);
+    auto x = RandomActs(size, Seed() + 22);
+    for (float& value : x) value += 3;  // a mean to subtract
+    x = Rounded(x);
+    const auto add = RandomActs(size, Seed() + 23);
+    const auto w = ops::RandomFloats(width, Seed() + 24), bias = ops::RandomFloats(width, Seed() + 25);
+    const Array<float> device_w(w), device_bias(bias);
+    for (const bool join : {false, true}) {
+      SCOPED_TRACE(testing::Message() << dim << (join ? " joined, with bias" : ""));
+      std::vector<float> joined = x, y(size);
+      for (size_t i = 0; i < size && join; ++i) joined[i] = BF16ToF32(F32ToBF16(x[i] + add[i]));
+      CallReference(ops::RefTable().layer_norm,
+                    ops::LayerNormArgs{joined.data(), nullptr, w.data(), join ? bias.data() : nullptr, y.data(), tokens,
+                                       dim, 1e-5f});
+      const ActArray dx(x), da(add), dy(size), alone_x(x), alone_y(size);
+      ops::LayerNormArgs args = {dx.acts(), nullptr, device_w.data(), nullptr, dy.acts(), tokens, dim, 1e-5f};
+      if (join) args.add = da.in();
+      if (join) args.bias = device_bias.data();
+      Call(Table().layer_norm, args);
+      ops::ExpectSameBits(joined, dx.Floats());
+      const auto got = dy.Floats();
+      ops::ExpectRowsNear(y, got, width, kActTolerance);
+      for (const int t : {0, tokens / 2, tokens - 1}) {
+        const auto at = static_cast<size_t>(t) * width;
+        args.x = alone_x.acts(at);
+        if (join) args.add = da.in(at);
+        args.y = alone_y.acts(at);
+        args.tokens = 1;
+        Call(Table().layer_norm, args);
+        ops::ExpectSameBits(got.data() + at, alone_y.Floats().data() + at, width);
+      }
+    }
+  }
+}
+
+TEST(GpuOps, NormsWithoutAWeightOnlyJoin) {
+  const int tokens = Sized(3, 129), dim = Sized(72, 8192);
+  const auto size = static_cast<size_t>(tokens * dim);
+  const auto x = RandomActs(size, Seed() + 26), add = RandomActs(size, Seed() + 27);
+  std::vector<float> joined(size);
+  for (size_t i = 0; i < size; ++i) joined[i] = BF16ToF32(F32ToBF16(x[i] + add[i]));
+  const ActArray rms(x), layer(x), da(add), y(size);
+  Call(Table().rms_norm, ops::RmsNormArgs{rms.acts(), da.in(), nullptr, y.acts(), tokens, dim, 1e-5f, 0});
+  Call(Table().layer_norm, ops::LayerNormArgs{layer.acts(), da.in(), nullptr, nullptr, y.acts(), tokens, dim, 1e-5f});
+  ops::ExpectSameBits(joined, rms.Floats());
+  ops::ExpectSameBits(joined, layer.Floats());
+  const auto untouched = y.Floats();
+  EXPECT_TRUE(std::all_of(untouched.begin(), untouched.end(), [](float v) { return std::isnan(v); }));
 }
 
 // Rows of q, k, v side by side, and a cache in which only the slots are written.
@@ -356,6 +416,15 @@ TEST(GpuOps, PlaceColumnsIsTheReference) {
 }  // namespace
 
 device::Device& Gpu() { return *State().device; }
+UseNumerics::UseNumerics(ops::Numerics numerics) {
+  auto device = Open(numerics);
+  status_ = device.status();
+  if (!device.ok()) return;
+  before_ = std::exchange(State().device, std::move(*device));
+}
+UseNumerics::~UseNumerics() {
+  if (before_ != nullptr) State().device = std::move(before_);
+}
 bool Large() { return State().large; }
 uint64_t Seed() { return State().seed * 1000; }
 ops::Stream& Host() { return *State().host; }
@@ -368,6 +437,7 @@ int main(int argc, char** argv) {
   if (!started.ok()) return shoal::gpu::ReportNotOpened(started);
   std::printf("%s\nSEED=%llu\n", shoal::gpu::DescribeDevice().c_str(),
               static_cast<unsigned long long>(shoal::gpu::Seed() / 1000));
+  testing::AddGlobalTestEnvironment(shoal::gpu::CheckCalls().release());
   const int result = RUN_ALL_TESTS();
   shoal::gpu::State() = {};
   return result;

@@ -5,15 +5,31 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <memory>
 #include <vector>
 
+#include "kernels/ops/numerics.h"
 #include "tests/kernels/kernel_test_util.h"
 #include "worker/device/device.h"
 
 namespace shoal::gpu {
 
-// The device under test, until main ends.
+// The device under test: until main ends that of --numerics invariant, while there is a UseNumerics that of its.
 device::Device& Gpu();
+// Nothing of its device may outlive it.
+class UseNumerics {
+ public:
+  explicit UseNumerics(ops::Numerics numerics);
+  ~UseNumerics();
+  UseNumerics(const UseNumerics&) = delete;
+  UseNumerics& operator=(const UseNumerics&) = delete;
+  // Not OK: it does not open, and Gpu() is what it was.
+  const absl::Status& status() const { return status_; }
+
+ private:
+  absl::Status status_;
+  std::unique_ptr<device::Device> before_;
+};
 // Whether sizes of real models fit it. An emulated one gets small ones.
 bool Large();
 // Different in every run unless SEED in the environment says; a test adds numbers of its own to it.
@@ -109,9 +125,13 @@ inline std::vector<float> RandomActs(size_t count, uint64_t seed, float deviatio
   return Rounded(ops::RandomFloats(count, seed, deviation));
 }
 
+// Which ops have been called, and what sees to it that none was forgotten (covered_gpu_test.cc).
+void NoteCall(const void* op);
+std::unique_ptr<testing::Environment> CheckCalls();
 // Enqueues an op of the device.
 template <typename Fn, typename Args>
 void Call(Fn op, const Args& args) {
+  NoteCall(reinterpret_cast<const void*>(op));
   const absl::Status status = op(Gpu().stream(), args);
   EXPECT_TRUE(status.ok()) << status;
 }

@@ -28,6 +28,7 @@ SCRIPTS = {
     "has_none": "echo 'no device: the driver shows none' >&2; exit 3",
     "hangs": "sleep 1000 & wait",
     "crashes": "kill -SEGV $$",
+    "lacks_something": "echo 'skipped: there is no torch'; exit 4",
     "shows_device": "echo '  0  NVIDIA H200  compute capability 9.0'",
 }
 
@@ -62,6 +63,25 @@ class RunTest(unittest.TestCase):
     def test_no_device_is_no_failure(self):
         outcome = self.outcome("has_none")
         self.assertEqual((outcome.result, outcome.note), ("no device", "the driver shows none"))
+
+    def test_what_cannot_run_here_is_skipped_with_its_reason(self):
+        outcome = self.outcome("lacks_something")
+        self.assertEqual((outcome.result, outcome.note), ("skipped", "there is no torch"))
+        self.assertEqual(self.run_all(("a", "passes"), ("b", "lacks_something")), 0)
+        self.assertIn("| b | skipped | there is no torch |", (self.out / "results.md").read_text())
+
+    def test_parts_may_be_scripts_beside_run(self):
+        command = self.programs.command(["sanitizer.py", "--tool", "memcheck"])
+        self.assertEqual(command, [sys.executable, str(HERE / "sanitizer.py"), "--tool", "memcheck"])
+        outcome = RUN.run_part(RUN.Part("sanitizer", ["sanitizer.py"], 60), self.programs, False, 60, self.tree / "log")
+        self.assertEqual(outcome.result, "skipped")
+        self.assertIn("emulated", outcome.note)
+
+    def test_figures_of_another_program_are_set_beside_ours(self):
+        ours = [("8B decode 1", 300.0, "tokens/s"), ("8B decode 8", 900.0, "tokens/s"), ("8B decode 1", 3.3, "ms")]
+        others = [("8B decode 1 transformers", 150.0, "tokens/s")]
+        outcomes = [RUN.Outcome("steps", "passed", 1, ours), RUN.Outcome("transformers", "passed", 1, others)]
+        self.assertEqual(RUN.beside(outcomes), [("8B decode 1", 2.0, "of-transformers")])
 
     def test_a_part_ends_at_its_limit_and_when_the_time_is_used_up(self):
         outcome = self.outcome("hangs", limit_s=0.2)

@@ -1,0 +1,149 @@
+// --numerics fast on the device: what cuBLASLt multiplies beside the own kernels' products of the same memory, and what
+// it leaves to them.
+#include <algorithm>
+#include <cmath>
+#include <utility>
+#include <vector>
+
+#include "kernels/cuda/library_gemm.h"
+#include "tests/gpu/gpu_plugin.h"
+#include "tests/gpu/on_device.h"
+
+namespace shoal::gpu {
+namespace {
+
+constexpr int kTaken = static_cast<int>(cuda::kLibraryTokens) + 1;  // the fewest tokens that cuBLASLt multiplies
+
+// The device of --numerics fast, where there is a cuBLASLt.
+class GpuFast : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (absl::IsFailedPrecondition(fast_.status())) GTEST_SKIP() << fast_.status().message();
+    ASSERT_TRUE(fast_.status().ok()) << fast_.status();
+    ASSERT_EQ(&Table(), PluginTable(ops::Numerics::kFast));
+  }
+  static ops::MatmulFn Own() { return PluginTable(ops::Numerics::kInvariant)->matmul; }
+
+ private:
+  const UseNumerics fast_{ops::Numerics::kFast};
+};
+
+// One x, one weight, and both results.
+struct Product {
+  Product(DType type, int n, int k, int tokens, bool f32_out, uint64_t seed)
+      : w(type, n, k, Seed() + seed), tokens(tokens), f32_out(f32_out), x(Size(k)), narrow(Size(n)), wide(Size(n)) {
+    SetX(seed + 1);
+  }
+  size_t Size(int width) const { return static_cast<size_t>(tokens) * static_cast<size_t>(width); }
+  void SetX(uint64_t seed) { x.Set(RandomActs(Size(w.k), Seed() + seed)); }
+  absl::Status Enqueue(ops::MatmulFn matmul) {
+    ops::MatmulArgs args = {
+        .x = x.in(), .xq = nullptr, .parts = {}, .part_count = 1, .tokens = tokens, .k = w.k, .f32_out = f32_out};
+    args.parts[0] = {w.view(), f32_out ? ops::Acts(wide.data()) : narrow.acts(), w.n};
+    return matmul(Gpu().stream(), args);
+  }
+  std::vector<float> Values() const { return f32_out ? wide.Get() : narrow.Floats(); }
+  std::vector<float> Run(ops::MatmulFn matmul) {
+    const absl::Status enqueued = Enqueue(matmul);
+    EXPECT_TRUE(enqueued.ok()) << enqueued;
+    std::vector<float> values = Values();
+    EXPECT_TRUE(std::all_of(values.begin(), values.end(), [](float v) { return std::isfinite(v); }));
+    return values;
+  }
+
+  const DeviceMatrix w;
+  const int tokens;
+  const bool f32_out;
+  ActArray x;
+  ActArray narrow;
+  Array<float> wide;
+};
+
+struct Shape {
+  int n, k;
+};
+
+// All products of a layer of an 8B and a 70B model, and their heads.
+TEST_F(GpuFast, ProductsOfModelsAreTheOwnKernelsWithinTolerance) {
+  for (const Shape& s : Sized<std::vector<Shape>>({{96, 64}, {64, 544}}, {{4096, 4096},
+                                                                          {1024, 4096},
+                                                                          {14336, 4096},
+                                                                          {4096, 14336},
+                                                                          {8192, 8192},
+                                                                          {1024, 8192},
+                                                                          {28672, 8192},
+                                                                          {8192, 28672}})) {
+    for (const int tokens : Sized<std::vector<int>>({kTaken, 80}, {kTaken, 128, 1000})) {
+      SCOPED_TRACE(testing::Message() << s.n << " x " << s.k << ", " << tokens << " tokens");
+      Product product(DType::kBF16, s.n, s.k, tokens, false, 100);
+      const auto own = product.Run(Own());
+      ops::ExpectRowsNear(own, product.Run(Table().matmul), static_cast<size_t>(s.n), kActTolerance);
+    }
+  }
+  Product head(DType::kBF16, Sized(320, 128256), Sized(544, 4096), kTaken, true, 102);
+  const auto own = head.Run(Own()), fast = head.Run(Table().matmul);
+  ops::ExpectRowsNear(own, fast, static_cast<size_t>(head.w.n), 1e-4f);
+  EXPECT_NE(own, fast) << "it sums in another order: this was no product of cuBLASLt's";
+}
+
+// Too few tokens, other types of weights, and rows with factors.
+TEST_F(GpuFast, WhatCublasLtDoesNotTakeHasTheBitsOfTheOwnKernels) {
+  const int n = Sized(96, 4096), k = Sized(544, 4096);
+  for (const int tokens : {1, kTaken - 1}) {
+    Product product(DType::kBF16, n, k, tokens, true, 104);
+    ops::ExpectSameBits(product.Run(Own()), product.Run(Table().matmul));
+  }
+  for (const DType type : WeightTypes()) {
+    if (type == DType::kBF16) continue;
+    SCOPED_TRACE(Info(type).name);
+    Product product(type, n, k, kTaken, true, 106);
+    ops::ExpectSameBits(product.Run(Own()), product.Run(Table().matmul));
+  }
+}
+
+// Two weights of one call, of which it takes one.
+TEST_F(GpuFast, PartsOfOneCallAreSharedOut) {
+  const int n = Sized(96, 4096), k = Sized(544, 4096), tokens = 100;
+  const DeviceMatrix plain(DType::kBF16, n, k, Seed() + 108), other(DType::kQ8_0, n, k, Seed() + 109);
+  const ActArray x(RandomActs(static_cast<size_t>(tokens) * k, Seed() + 110));
+  const auto run = [&](ops::MatmulFn matmul) {
+    const size_t size = static_cast<size_t>(tokens) * n;
+    const Array<float> y(size), y_other(size);
+    ops::MatmulArgs args = {
+        .x = x.in(), .xq = nullptr, .parts = {}, .part_count = 2, .tokens = tokens, .k = k, .f32_out = true};
+    args.parts[0] = {plain.view(), ops::Acts(y.data()), n};
+    args.parts[1] = {other.view(), ops::Acts(y_other.data()), n};
+    Call(matmul, args);
+    return std::pair(y.Get(), y_other.Get());
+  };
+  const auto own = run(Own()), shared = run(Table().matmul);
+  ops::ExpectRowsNear(own.first, shared.first, static_cast<size_t>(n), 1e-4f);
+  EXPECT_NE(own.first, shared.first) << "it sums in another order";
+  ops::ExpectSameBits(own.second, shared.second);
+}
+
+// A graph has cuBLASLt's product when its size was enqueued before; the own kernels' when it was not.
+TEST_F(GpuFast, GraphsHaveTheBitsOfWhatWasKnownWhenTheyWereRecorded) {
+  const int n = Sized(96, 14336), k = Sized(544, 4096);
+  for (const bool known : {true, false}) {
+    SCOPED_TRACE(known ? "known" : "new");
+    Product product(DType::kBF16, n, k, known ? 96 : 112, true, 112);
+    if (known) (void)product.Run(Table().matmul);
+    auto graph = Gpu().Record([&] { return product.Enqueue(Table().matmul); });
+    ASSERT_TRUE(graph.ok()) << graph.status();
+    std::vector<std::vector<float>> replayed;
+    for (const uint64_t seed : {114, 115, 114}) {
+      product.SetX(seed);
+      const absl::Status launched = Gpu().Launch(**graph);
+      ASSERT_TRUE(launched.ok()) << launched;
+      replayed.push_back(product.Values());
+    }
+    EXPECT_NE(replayed[0], replayed[1]);
+    ops::ExpectSameBits(replayed[0], replayed[2]);
+    ops::ExpectSameBits(product.Run(known ? Table().matmul : Own()), replayed[2]);
+    EXPECT_NE(product.Run(known ? Own() : Table().matmul), replayed[2]) << "it sums in another order";
+  }
+}
+
+}  // namespace
+}  // namespace shoal::gpu
