@@ -56,6 +56,7 @@ class ClockedDevice final : public device::Device {
     Must(events_.Note(&events_.graph_ends), "the device's clock");
     return launched;
   }
+  absl::Status ProvokeFault() override { return device_.ProvokeFault(); }
 
  private:
   device::Device& device_;
@@ -243,9 +244,10 @@ StepsRun RunPlans(Bench& bench, const BenchModel& model, const PlanMaker& plans)
   parts.limits = limits;
   parts.device = &device;
   parts.kv = kv::MakeLayers(shape, {cache.data(), cache.size()});
+  graph::OperationLog operations(&page.operation, &device.stream());
   const graph::DecoderOptions options = {limits.max_tokens, limits.max_sequences, limits.max_model_len};
   parts.decoder = Must(graph::Decoder::Create(model.config(), model.shard(), options, &device, &model.weights(),
-                                              parts.kv, comm.tensor.get(), &page.operation),
+                                              parts.kv, comm.tensor.get(), &operations),
                        "decoder");
   parts.comm = &comm;
   parts.plans = &source;
@@ -260,6 +262,7 @@ StepsRun RunPlans(Bench& bench, const BenchModel& model, const PlanMaker& plans)
     return absl::OkStatus();
   };
   parts.page = &page;
+  parts.operations = &operations;
   parts.clock = &clock;
   Must(rank::RunEngine(std::move(parts)), "the engine");
   if (run.tokens.size() != plans.plans().size()) Must(absl::InternalError("plans without an answer"), "the engine");
