@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "common/base/check.h"
+#include "common/base/float_bits.h"
 
 namespace shoal {
 namespace {
@@ -71,25 +72,9 @@ float F16ToF32(uint16_t h) {
   return sign != 0 ? -subnormal : subnormal;
 }
 
-uint16_t F32ToF16(float f) {
-  const uint32_t x = std::bit_cast<uint32_t>(f);
-  const uint16_t sign = static_cast<uint16_t>(x >> 16 & 0x8000);
-  const uint32_t magnitude = x & 0x7FFFFFFFu;
-  if (magnitude > 0x7F800000u) return sign | 0x7E00;   // NaN
-  if (magnitude >= 0x477FF000u) return sign | 0x7C00;  // rounds past 65504: infinity
-  if (magnitude < 0x38800000u) {                       // below 2^-14: subnormal; the addition rounds to nearest even
-    const float rounded = std::bit_cast<float>(magnitude) + 0.5f;
-    return sign | static_cast<uint16_t>(std::bit_cast<uint32_t>(rounded) - std::bit_cast<uint32_t>(0.5f));
-  }
-  const uint32_t odd = magnitude >> 13 & 1;
-  return sign | static_cast<uint16_t>((magnitude - 0x38000000u + 0xFFF + odd) >> 13);
-}
+uint16_t F32ToF16(float f) { return RoundToF16(f); }
 
-uint16_t F32ToBF16(float f) {
-  const uint32_t x = std::bit_cast<uint32_t>(f);
-  if ((x & 0x7FFFFFFFu) > 0x7F800000u) return static_cast<uint16_t>(x >> 16 | 64);
-  return static_cast<uint16_t>((x + 0x7FFF + (x >> 16 & 1)) >> 16);
-}
+uint16_t F32ToBF16(float f) { return RoundToBF16(f); }
 
 float F8E4M3ToF32(uint8_t code) {
   const uint32_t sign = uint32_t{code} >> 7 << 31, magnitude = code & 127;
@@ -99,18 +84,7 @@ float F8E4M3ToF32(uint8_t code) {
   return sign != 0 ? -subnormal : subnormal;
 }
 
-uint8_t F32ToF8E4M3(float f) {
-  const uint32_t x = std::bit_cast<uint32_t>(f);
-  const uint32_t sign = x >> 31 << 7, magnitude = x & 0x7FFFFFFFu;
-  if (magnitude > 0x7F800000u) return static_cast<uint8_t>(sign | 0x7F);                       // NaN
-  if (magnitude >= std::bit_cast<uint32_t>(448.0f)) return static_cast<uint8_t>(sign | 0x7E);  // saturates
-  if (magnitude < std::bit_cast<uint32_t>(0x1p-6f)) {  // subnormal; the addition rounds to a multiple of 2^-9
-    const float rounded = std::bit_cast<float>(magnitude) + 0x1p14f;
-    return static_cast<uint8_t>(sign | (std::bit_cast<uint32_t>(rounded) - std::bit_cast<uint32_t>(0x1p14f)));
-  }
-  const uint32_t odd = magnitude >> 20 & 1;
-  return static_cast<uint8_t>(sign | (magnitude - (uint32_t{127 - 7} << 23) + 0x7FFFF + odd) >> 20);
-}
+uint8_t F32ToF8E4M3(float f) { return RoundToF8E4M3(f); }
 
 void DequantiseRow(DType t, const void* src, int64_t n, float* dst) {
   const int64_t blocks = n / Info(t).block;

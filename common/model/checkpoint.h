@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -12,6 +13,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "common/base/dtype.h"
+#include "common/base/dummy_values.h"
 #include "common/model/model_config.h"
 #include "common/text/tokenizer.h"
 
@@ -41,6 +43,8 @@ class Checkpoint {
   virtual int64_t file_bytes() const = 0;
   // Hash of the headers as they lie in the files: equal for equal copies anywhere.
   virtual uint64_t header_digest() const = 0;
+  // How the tensor's values are made, where they are dummies: whoever makes them so need not read it.
+  virtual std::optional<DummyTensor> Dummy(const TensorEntry&) const { return std::nullopt; }
 
  protected:
   // CHECKs that the entry is one of tensors(); InvalidArgument when the range is not inside it.
@@ -77,9 +81,9 @@ absl::StatusOr<std::shared_ptr<const text::Tokenizer>> OpenTokenizer(const Model
 // "<name>_scale" [rows, 1].
 std::shared_ptr<const Checkpoint> TensorsWithoutValues(const ModelConfig& config, DType dtype, DType matrices);
 
-// Dummy weights: same names, shapes and types as `like`, values by integer arithmetic from a counter-based generator
-// keyed by (seed, tensor, index): the same to the bit in every layout and on every device. No file is read. Every
-// type's weights, scales included, deviate by about 0.02 from zero.
+// Dummy weights: same names, shapes and types as `like`, values as common/base/dummy_values.h defines them: the same to
+// the bit in every layout and on every device. No file is read. Every type's weights, scales included, deviate by about
+// 0.02 from zero.
 std::shared_ptr<const Checkpoint> MakeDummyCheckpoint(std::shared_ptr<const Checkpoint> like, uint64_t seed);
 
 }  // namespace shoal::model

@@ -56,7 +56,8 @@ struct Bound {
                                   .copy_blocks = CopyBlocks,
                                   .checksum = ChecksumOnHost,
                                   .sum_ranks = SumRanksOnHost,
-                                  .place_columns = PlaceColumnsOnHost};
+                                  .place_columns = PlaceColumnsOnHost,
+                                  .dummy_matrix = DummyMatrixOnHost<Table>};
     return table;
   }
 };

@@ -10,6 +10,7 @@
 #include <cstdint>
 
 #include "absl/status/status.h"
+#include "common/base/host_device.h"
 #include "kernels/cuda/device_stream.h"
 
 #if defined(__CUDACC__)
@@ -18,7 +19,6 @@
 #include <cuda_runtime.h>
 
 #include "kernels/cuda/launch.h"
-#define SHOAL_HD __host__ __device__
 #define SHOAL_UNROLL _Pragma("unroll")
 #define SHOAL_KEEP_LOOP _Pragma("unroll 1")
 

@@ -5,6 +5,7 @@
 #include "kernels/cuda/attention_plan.h"
 #include "kernels/cuda/checksum.h"
 #include "kernels/cuda/copy_blocks.h"
+#include "kernels/cuda/dummy_matrix.h"
 #include "kernels/cuda/embed.h"
 #include "kernels/cuda/gather_ids.h"
 #include "kernels/cuda/gather_rows.h"
@@ -238,7 +239,8 @@ constexpr ops::OpTable kInvariantTable = {.name = "cuda-sm80",
                                           .copy_blocks = Same<ops::CopyBlocksArgs>,
                                           .checksum = Same,
                                           .sum_ranks = Sum,
-                                          .place_columns = Same<ops::PlaceColumnsArgs>};
+                                          .place_columns = Same<ops::PlaceColumnsArgs>,
+                                          .dummy_matrix = Same<ops::DummyMatrixArgs>};
 
 constexpr ops::OpTable FastTable() {
   ops::OpTable table = kInvariantTable;

@@ -9,6 +9,7 @@
 #include "kernels/ops/attention.h"
 #include "kernels/ops/checksum.h"
 #include "kernels/ops/copy_blocks.h"
+#include "kernels/ops/dummy_matrix.h"
 #include "kernels/ops/embed.h"
 #include "kernels/ops/gather_ids.h"
 #include "kernels/ops/gather_rows.h"
@@ -78,6 +79,7 @@ struct OpTable {
   ChecksumFn checksum;
   SumRanksFn sum_ranks;
   PlaceColumnsFn place_columns;
+  DummyMatrixFn dummy_matrix;  // of the types that are supported
 };
 
 }  // namespace shoal::ops

@@ -48,7 +48,8 @@ const OpTable& Table() {
                                      .copy_blocks = CopyBlocks,
                                      .checksum = ChecksumOnHost,
                                      .sum_ranks = SumRanksOnHost,
-                                     .place_columns = PlaceColumnsOnHost};
+                                     .place_columns = PlaceColumnsOnHost,
+                                     .dummy_matrix = DummyMatrixOnHost<Table>};
   return kTable;
 }
 

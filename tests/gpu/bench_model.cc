@@ -50,13 +50,13 @@ class ClockedDevice final : public device::Device {
   absl::StatusOr<std::unique_ptr<ops::AcceleratorGraph>> Record(const std::function<absl::Status()>& enqueue) override {
     return device_.Record(enqueue);
   }
+  absl::Status ProvokeFault() override { return device_.ProvokeFault(); }
   absl::Status Launch(ops::AcceleratorGraph& graph) override {
     Must(events_.Note(&events_.graph_begins), "the device's clock");
     const absl::Status launched = device_.Launch(graph);
     Must(events_.Note(&events_.graph_ends), "the device's clock");
     return launched;
   }
-  absl::Status ProvokeFault() override { return device_.ProvokeFault(); }
 
  private:
   device::Device& device_;
@@ -237,6 +237,7 @@ StepsRun RunPlans(Bench& bench, const BenchModel& model, const PlanMaker& plans)
       bench.Random(static_cast<size_t>(kv::RegionBytes(shape)), DType::kBF16, /*seed=*/1);  // the same for all runs
   rank::ControlPage page;
   comm::RankComm comm = OpenChannels(bench, limits, &page);
+  graph::OperationLog operations(&page.operation, &device.stream());
   const RealClock clock;
   StepsRun run;
   rank::EngineParts parts;
@@ -244,7 +245,6 @@ StepsRun RunPlans(Bench& bench, const BenchModel& model, const PlanMaker& plans)
   parts.limits = limits;
   parts.device = &device;
   parts.kv = kv::MakeLayers(shape, {cache.data(), cache.size()});
-  graph::OperationLog operations(&page.operation, &device.stream());
   const graph::DecoderOptions options = {limits.max_tokens, limits.max_sequences, limits.max_model_len};
   parts.decoder = Must(graph::Decoder::Create(model.config(), model.shard(), options, &device, &model.weights(),
                                               parts.kv, comm.tensor.get(), &operations),
@@ -261,8 +261,8 @@ StepsRun RunPlans(Bench& bench, const BenchModel& model, const PlanMaker& plans)
     }
     return absl::OkStatus();
   };
-  parts.page = &page;
   parts.operations = &operations;
+  parts.page = &page;
   parts.clock = &clock;
   Must(rank::RunEngine(std::move(parts)), "the engine");
   if (run.tokens.size() != plans.plans().size()) Must(absl::InternalError("plans without an answer"), "the engine");

@@ -27,8 +27,8 @@ const void* Address(Fn function) {
 std::map<std::string, Covered> WholeTable(const ops::OpTable& table) {
   const auto& [name, acts, supports, quantises, row_group, packed_bytes, pack_rows, warms_up, check_sizes, gather_ids,
                scatter_ids, embed, gather_rows, rms_norm, layer_norm, quantise, matmul, rope_kv, attention,
-               attention_workspace, attention_plan_bytes, attention_plan, glu, sample, copy_blocks, checksum, sum_ranks,
-               place_columns] = table;
+               attention_workspace, attention_plan_bytes, attention_plan, glu, sample, clear_counts, count_tokens,
+               copy_blocks, checksum, sum_ranks, place_columns] = table;
   const char* const packing = "GpuOps.EmbedReadsBackWhatWasPacked";
   const char* const served = "GpuTable.ServesWhatTheDecoderAsksOf";
   const char* const attending = "GpuAttention.AgreesWithTheReference";
@@ -56,6 +56,8 @@ std::map<std::string, Covered> WholeTable(const ops::OpTable& table) {
           {"attention_plan", {nullptr, attending}},
           {"glu", {Address(glu), "GpuOps.GluWritesOverItsGate"}},
           {"sample", {Address(sample), "GpuOps.SampleIsTheReference"}},
+          {"clear_counts", {Address(clear_counts), "GpuCounts.AreTheReference"}},
+          {"count_tokens", {Address(count_tokens), "GpuCounts.AreTheReference"}},
           {"copy_blocks", {Address(copy_blocks), "GpuOps.CopyBlocksIsTheReference"}},
           {"checksum", {Address(checksum), "GpuOps.ChecksumTellsEveryBitAndItsPlace"}},
           {"sum_ranks", {Address(sum_ranks), "GpuOps.SumRanksIsTheReference"}},

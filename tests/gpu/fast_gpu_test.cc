@@ -30,12 +30,25 @@ class GpuFast : public testing::Test {
 
 // One x, one weight, and both results.
 struct Product {
-  Product(DType type, int n, int k, int tokens, bool f32_out, uint64_t seed)
-      : w(type, n, k, Seed() + seed), tokens(tokens), f32_out(f32_out), x(Size(k)), narrow(Size(n)), wide(Size(n)) {
-    SetX(seed + 1);
+  Product(const DeviceMatrix& weight, int tokens, bool f32_out, uint64_t seed)
+      : w(weight),
+        tokens(tokens),
+        f32_out(f32_out),
+        x(Size(w.k)),
+        narrow(f32_out ? 0 : Size(w.n)),
+        wide(f32_out ? Size(w.n) : 0) {
+    SetX(seed);
   }
   size_t Size(int width) const { return static_cast<size_t>(tokens) * static_cast<size_t>(width); }
-  void SetX(uint64_t seed) { x.Set(RandomActs(Size(w.k), Seed() + seed)); }
+  void SetX(uint64_t seed) {
+    x.Set(RandomActs(Size(w.k), Seed() + seed));
+    Poison();
+  }
+  // What is not written from now on is no number.
+  void Poison() {
+    narrow.Set(std::vector<float>(narrow.size(), std::nanf("")));
+    wide.Set(std::vector<float>(wide.size(), std::nanf("")));
+  }
   absl::Status Enqueue(ops::MatmulFn matmul) {
     ops::MatmulArgs args = {
         .x = x.in(), .xq = nullptr, .parts = {}, .part_count = 1, .tokens = tokens, .k = w.k, .f32_out = f32_out};
@@ -44,6 +57,7 @@ struct Product {
   }
   std::vector<float> Values() const { return f32_out ? wide.Get() : narrow.Floats(); }
   std::vector<float> Run(ops::MatmulFn matmul) {
+    Poison();
     const absl::Status enqueued = Enqueue(matmul);
     EXPECT_TRUE(enqueued.ok()) << enqueued;
     std::vector<float> values = Values();
@@ -51,7 +65,7 @@ struct Product {
     return values;
   }
 
-  const DeviceMatrix w;
+  const DeviceMatrix& w;
   const int tokens;
   const bool f32_out;
   ActArray x;
@@ -73,14 +87,16 @@ TEST_F(GpuFast, ProductsOfModelsAreTheOwnKernelsWithinTolerance) {
                                                                           {1024, 8192},
                                                                           {28672, 8192},
                                                                           {8192, 28672}})) {
+    const DeviceMatrix w(DType::kBF16, s.n, s.k, Seed() + 100);
     for (const int tokens : Sized<std::vector<int>>({kTaken, 80}, {kTaken, 128, 1000})) {
       SCOPED_TRACE(testing::Message() << s.n << " x " << s.k << ", " << tokens << " tokens");
-      Product product(DType::kBF16, s.n, s.k, tokens, false, 100);
+      Product product(w, tokens, false, 101);
       const auto own = product.Run(Own());
       ops::ExpectRowsNear(own, product.Run(Table().matmul), static_cast<size_t>(s.n), kActTolerance);
     }
   }
-  Product head(DType::kBF16, Sized(320, 128256), Sized(544, 4096), kTaken, true, 102);
+  const DeviceMatrix vocabulary(DType::kBF16, Sized(320, 128256), Sized(544, 4096), Seed() + 102);
+  Product head(vocabulary, kTaken, true, 103);
   const auto own = head.Run(Own()), fast = head.Run(Table().matmul);
   ops::ExpectRowsNear(own, fast, static_cast<size_t>(head.w.n), 1e-4f);
   EXPECT_NE(own, fast) << "it sums in another order: this was no product of cuBLASLt's";
@@ -89,14 +105,16 @@ TEST_F(GpuFast, ProductsOfModelsAreTheOwnKernelsWithinTolerance) {
 // Too few tokens, other types of weights, and rows with factors.
 TEST_F(GpuFast, WhatCublasLtDoesNotTakeHasTheBitsOfTheOwnKernels) {
   const int n = Sized(96, 4096), k = Sized(544, 4096);
+  const DeviceMatrix w(DType::kBF16, n, k, Seed() + 104);
   for (const int tokens : {1, kTaken - 1}) {
-    Product product(DType::kBF16, n, k, tokens, true, 104);
+    Product product(w, tokens, true, 105);
     ops::ExpectSameBits(product.Run(Own()), product.Run(Table().matmul));
   }
   for (const DType type : WeightTypes()) {
     if (type == DType::kBF16) continue;
     SCOPED_TRACE(Info(type).name);
-    Product product(type, n, k, kTaken, true, 106);
+    const DeviceMatrix other(type, n, k, Seed() + 106);
+    Product product(other, kTaken, true, 107);
     ops::ExpectSameBits(product.Run(Own()), product.Run(Table().matmul));
   }
 }
@@ -124,10 +142,10 @@ TEST_F(GpuFast, PartsOfOneCallAreSharedOut) {
 
 // A graph has cuBLASLt's product when its size was enqueued before; the own kernels' when it was not.
 TEST_F(GpuFast, GraphsHaveTheBitsOfWhatWasKnownWhenTheyWereRecorded) {
-  const int n = Sized(96, 14336), k = Sized(544, 4096);
+  const DeviceMatrix w(DType::kBF16, Sized(96, 14336), Sized(544, 4096), Seed() + 111);
   for (const bool known : {true, false}) {
     SCOPED_TRACE(known ? "known" : "new");
-    Product product(DType::kBF16, n, k, known ? 96 : 112, true, 112);
+    Product product(w, known ? 96 : 112, true, 112);
     if (known) (void)product.Run(Table().matmul);
     auto graph = Gpu().Record([&] { return product.Enqueue(Table().matmul); });
     ASSERT_TRUE(graph.ok()) << graph.status();

@@ -1,6 +1,7 @@
 // Every op of the device's table beside the reference's, on device memory: all but matmul (matmul_gpu_test.cc) and
 // attention (attention_gpu_test.cc). And main of them all: without a device it says so and ends with kNoDevice.
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -13,6 +14,7 @@
 #include "common/base/rng.h"
 #include "tests/gpu/gpu_plugin.h"
 #include "tests/gpu/on_device.h"
+#include "tests/kernels/dummy_pieces.h"
 
 namespace shoal::gpu {
 namespace {
@@ -411,6 +413,41 @@ TEST(GpuOps, PlaceColumnsIsTheReference) {
   args.y = y.data() + width;
   Call(Table().place_columns, args);
   ops::ExpectSameBits(expected, y.Get());
+}
+
+// Of the pieces that the host's tests have, and of a layer of a 70B model.
+TEST(GpuOps, DummyMatrixIsWhatTheHostMakes) {
+  std::vector<ops::DummyMatrixArgs> cases;
+  for (const ops::DummyPiece& piece : ops::DummyPieces()) {
+    if (Table().supports(piece.args.tensor.type) || piece.args.tensor.type == DType::kF32) cases.push_back(piece.args);
+  }
+  for (const DType type : WeightTypes()) {
+    const DummyKind kind = IsByte(type) ? DummyKind::kScaledWeight : DummyKind::kWeight;
+    cases.push_back({.tensor = {Seed(), 22, type, kind},
+                     .columns = Sized(512, 28672),
+                     .row_begin = 7,
+                     .column_begin = Sized(64, 4096),
+                     .n = Sized(100, 8192),
+                     .k = Sized(416, 14336),
+                     .data = nullptr});
+  }
+  for (ops::DummyMatrixArgs args : cases) {
+    SCOPED_TRACE(testing::Message() << args);
+    std::vector<uint8_t> expected(Table().packed_bytes(args.tensor.type, args.n, args.k));
+    const Array<uint8_t> made(expected.size());
+    args.data = made.data();
+    const auto begin = std::chrono::steady_clock::now();
+    Call(Table().dummy_matrix, args);
+    const auto got = made.Get();
+    const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - begin;
+    args.data = expected.data();
+    const absl::Status on_host = ops::DummyMatrixOnHost(Host(), args, Table());
+    ASSERT_TRUE(on_host.ok()) << on_host;
+    EXPECT_TRUE(got == expected);
+    if (expected.size() < (64 << 20)) continue;
+    std::printf("dummy %s: %.0f MB made and fetched in %.1f ms\n", std::string(Info(args.tensor.type).name).c_str(),
+                static_cast<double>(expected.size()) / 1e6, taken.count() * 1e3);
+  }
 }
 
 }  // namespace

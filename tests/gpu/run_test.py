@@ -29,6 +29,7 @@ SCRIPTS = {
     "hangs": "sleep 1000 & wait",
     "crashes": "kill -SEGV $$",
     "lacks_something": "echo 'skipped: there is no torch'; exit 4",
+    "shows_path": "echo \"figure: path ${#LD_LIBRARY_PATH} bytes\"",
     "shows_device": "echo '  0  NVIDIA H200  compute capability 9.0'",
 }
 
@@ -76,6 +77,13 @@ class RunTest(unittest.TestCase):
         outcome = RUN.run_part(RUN.Part("sanitizer", ["sanitizer.py"], 60), self.programs, False, 60, self.tree / "log")
         self.assertEqual(outcome.result, "skipped")
         self.assertIn("emulated", outcome.note)
+
+    def test_another_program_has_its_own_libraries(self):
+        self.programs.plain_env.pop("LD_LIBRARY_PATH", None)
+        for ours in (True, False):
+            part = RUN.Part("a", ["shows_path"], 60, ours=ours)
+            outcome = RUN.run_part(part, self.programs, False, 60, self.tree / "log")
+            self.assertEqual(outcome.figures[0][1] > 0, ours)
 
     def test_figures_of_another_program_are_set_beside_ours(self):
         ours = [("8B decode 1", 300.0, "tokens/s"), ("8B decode 8", 900.0, "tokens/s"), ("8B decode 1", 3.3, "ms")]

@@ -47,12 +47,15 @@ class MakerTest : public ::testing::Test {
   }
 
   // The request for rank 1 of 2, of a tiny model on disk.
-  Request Weights(const testing::TinyModel& tiny) {
+  Request Weights(const testing::TinyModel& tiny, const std::string& load_format = "auto") {
     const std::string path = dir_ / "m.gguf";
     testing::WriteTinyGguf(tiny, path);
     plan::RankSetup setup;
     setup.engine.device = "cuda";
-    opened_ = weights::OpenWeights(path, model::OpenModel(path)->revision, setup.engine).value();
+    setup.engine.load_format = load_format;
+    setup.engine.dummy_seed = 3;
+    const auto source = load_format == "dummy" ? model::WeightSource::kDummy : model::WeightSource::kFiles;
+    opened_ = weights::OpenWeights(path, model::OpenModel(path, source)->revision, setup.engine).value();
     setup.rank = 1;
     setup.tp = 2;
     setup.model = opened_.files.config;
@@ -124,8 +127,10 @@ TEST_F(MakerTest, AKvCacheIsZeroedAndOutlivesIt) {
 }
 
 TEST_F(MakerTest, WeightsAreThoseOfALoadOnTheHost) {
-  for (const DType type : {DType::kBF16, DType::kQ8_0}) {
-    const Request request = Weights({.matrices = type, .embedding = type});
+  using Case = std::pair<DType, std::string>;
+  for (const auto& [type, format] : {Case{DType::kBF16, "auto"}, Case{DType::kQ8_0, "auto"},
+                                     Case{DType::kBF16, "dummy"}, Case{DType::kQ4_1, "dummy"}}) {
+    const Request request = Weights({.matrices = type, .embedding = type}, format);
     std::atomic<int64_t> bytes_read{0};
     const auto made = makers_.LoadWeights(request, &bytes_read, nullptr);
     ASSERT_TRUE(made.ok()) << made.status();
@@ -133,6 +138,7 @@ TEST_F(MakerTest, WeightsAreThoseOfALoadOnTheHost) {
     EXPECT_EQ(made->bytes_read, bytes_read.load());
     EXPECT_EQ(1, made->memory.device());
     EXPECT_GT(made->load_time, 0);
+    EXPECT_EQ(opened_.checkpoint->Dummy(opened_.checkpoint->tensors()[0]).has_value(), format == "dummy");
     const Mapped mapped(made->memory);
     const auto bound = weights::Bind(mapped.bytes(), opened_.files.config, shard_, cuda::Table());
     ASSERT_TRUE(bound.ok()) << bound.status();

@@ -28,6 +28,7 @@ class Runner {
     parts_.kv = rank.kv;
     parts_.comm = &cluster_.ranks->group().rank(0);
     parts_.page = rank.page.get();
+    parts_.operations = rank.operations.get();
     parts_.clock = &clock_;
     parts_.device->stream().progress = &progress_;
     runner_ = rank::StepRunner::Create(&parts_, kStepsAhead).value();

@@ -47,12 +47,25 @@ absl::StatusOr<std::byte*> DeviceRegion::Room(int64_t, int64_t bytes) {
 
 absl::Status DeviceRegion::Put(std::byte* room, int64_t offset, int64_t bytes) {
   MutexLock lock(mutex_);
-  put_.push_back({room, offset, bytes});
+  put_.push_back({.room = room, .offset = offset, .bytes = bytes});
   put_came_.NotifyAll();
   return status_;
 }
 
+absl::StatusOr<bool> DeviceRegion::MakeDummy(int64_t offset, const ops::DummyMatrixArgs& matrix) {
+  MutexLock lock(mutex_);
+  if (!status_.ok()) return status_;
+  put_.push_back({.room = nullptr, .offset = offset, .bytes = 0, .made = matrix});
+  put_came_.NotifyAll();
+  return true;
+}
+
 absl::Status DeviceRegion::Enqueue(const Piece& piece) {
+  if (piece.room == nullptr) {
+    ops::DummyMatrixArgs matrix = piece.made;
+    matrix.data = region_ + piece.offset;
+    return accelerator_->table().dummy_matrix(accelerator_->stream(), matrix);
+  }
   SHOAL_RETURN_IF_ERROR(accelerator_->CopyIn(region_ + piece.offset, piece.room, static_cast<size_t>(piece.bytes)));
   SHOAL_ASSIGN_OR_RETURN(const uint64_t mark, accelerator_->Mark());
   on_their_way_.push_back({piece.room, mark});

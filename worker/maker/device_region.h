@@ -1,5 +1,6 @@
 // A region in a device's memory as the threads that load it see it: they fill pieces of pinned host memory, and the
-// accelerator's one thread sends them on their way. So disks, packing and the bus are busy at once.
+// accelerator's one thread sends them on their way. So disks, packing and the bus are busy at once. Dummies are made
+// where they shall lie.
 #pragma once
 
 #include <chrono>
@@ -25,6 +26,7 @@ class DeviceRegion final : public weights::RegionWriter {
   // Any thread. Room() waits for a buffer; once a transfer has failed, it is the error.
   absl::StatusOr<std::byte*> Room(int64_t offset, int64_t bytes) override SHOAL_EXCLUDES(mutex_);
   absl::Status Put(std::byte* room, int64_t offset, int64_t bytes) override SHOAL_EXCLUDES(mutex_);
+  absl::StatusOr<bool> MakeDummy(int64_t offset, const ops::DummyMatrixArgs& matrix) override SHOAL_EXCLUDES(mutex_);
 
   // The accelerator's thread calls it again and again while others load: enqueues what was put and gives buffers back.
   // Returns when it has done something, or after `patience`.
@@ -34,8 +36,9 @@ class DeviceRegion final : public weights::RegionWriter {
 
  private:
   struct Piece {
-    std::byte* room;
+    std::byte* room;  // null: to be made there
     int64_t offset, bytes;
+    ops::DummyMatrixArgs made = {};
   };
   struct OnItsWay {
     std::byte* room;

@@ -48,9 +48,9 @@ absl::StatusOr<Shard> OpenShard(const Request& request, const ops::OpTable& tabl
   return shard;
 }
 
-// Loads on threads of its own; this one is the accelerator's.
-absl::Status Load(const Shard& shard, const ops::OpTable& table, int threads, DeviceRegion& region,
-                  const std::function<absl::Status(int64_t)>& progress) {
+// Loads on threads of its own; this one is the accelerator's. Returns the bytes read.
+absl::StatusOr<int64_t> Load(const Shard& shard, const ops::OpTable& table, int threads, DeviceRegion& region,
+                             const std::function<absl::Status(int64_t)>& progress) {
   const RealClock clock;
   std::atomic<int64_t> bytes_read{0};
   std::atomic<bool> cancelled{false}, loaded{false};
@@ -72,7 +72,8 @@ absl::Status Load(const Shard& shard, const ops::OpTable& table, int threads, De
   loader.join();
   SHOAL_RETURN_IF_ERROR(reported);
   SHOAL_RETURN_IF_ERROR(status);
-  return region.Finish();
+  SHOAL_RETURN_IF_ERROR(region.Finish());
+  return bytes_read.load(std::memory_order_relaxed);
 }
 
 }  // namespace
@@ -88,20 +89,20 @@ absl::StatusOr<Answer> MakeWeights(const Request& request, ops::Accelerator& acc
   std::unique_ptr<const int, decltype(close)> owned(&handle.fd, close);
   SHOAL_ASSIGN_OR_RETURN(void* const memory, accelerator.MapShared(handle.fd, handle.bytes));
   const TimeNs begin = clock.Now();
-  const int64_t read_before = shard.opened.checkpoint->bytes_read();
-  absl::Status loaded;
+  absl::StatusOr<int64_t> loaded;
   {
     absl::StatusOr<std::unique_ptr<DeviceRegion>> region =
         DeviceRegion::Create(&accelerator, static_cast<std::byte*>(memory), kPiecesPerThread * request.threads,
                              weights::LargestPiece(shard.layout, table));
-    loaded = region.ok() ? Load(shard, table, request.threads, **region, progress) : region.status();
+    loaded = region.ok() ? Load(shard, table, request.threads, **region, progress)
+                         : absl::StatusOr<int64_t>(region.status());
   }
   accelerator.UnmapShared(memory, handle.bytes);
-  SHOAL_RETURN_IF_ERROR(loaded);
+  SHOAL_RETURN_IF_ERROR(loaded.status());
   Answer answer;
   answer.fd = *owned.release();
   answer.bytes = static_cast<int64_t>(handle.bytes);
-  answer.bytes_read = shard.opened.checkpoint->bytes_read() - read_before;
+  answer.bytes_read = *loaded;
   answer.load_ns = clock.Now() - begin;
   return answer;
 }

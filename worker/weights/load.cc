@@ -4,6 +4,7 @@
 #include <optional>
 #include <string>
 #include <thread>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "common/base/check.h"
@@ -25,10 +26,12 @@ struct Task {
   int64_t begin, count;
 };
 
-std::vector<Task> MakeTasks(const WeightLayout& layout, int64_t row_group) {
+// Of all items but those at the indices `made`, which rise.
+std::vector<Task> MakeTasks(const WeightLayout& layout, int64_t row_group, std::span<const size_t> made = {}) {
   std::vector<Task> tasks;
-  for (const WeightLayout::Item& item : layout.items) {
-    if (item.bytes == 0) continue;
+  for (size_t i = 0; i < layout.items.size(); ++i) {
+    const WeightLayout::Item& item = layout.items[i];
+    if (item.bytes == 0 || std::binary_search(made.begin(), made.end(), i)) continue;
     const int64_t rows = item.slice.rows.size();
     if (item.part == WeightLayout::Part::kRowScale) {
       tasks.push_back({&item, 0, rows});
@@ -65,14 +68,14 @@ struct Scratch {
 
 class Loader {
  public:
-  Loader(const model::Checkpoint& checkpoint, const WeightLayout& layout, const ops::OpTable& table,
-         RegionWriter& writer, std::atomic<int64_t>* progress, const std::atomic<bool>* cancelled)
+  Loader(const model::Checkpoint& checkpoint, const ops::OpTable& table, std::vector<Task> tasks, RegionWriter& writer,
+         std::atomic<int64_t>* progress, const std::atomic<bool>* cancelled)
       : checkpoint_(checkpoint),
         table_(table),
         writer_(writer),
         progress_(progress),
         cancelled_(cancelled),
-        tasks_(MakeTasks(layout, table.row_group)) {}
+        tasks_(std::move(tasks)) {}
 
   // The caller's thread is one of the `threads`.
   absl::Status Run(int threads) {
@@ -201,6 +204,31 @@ absl::Status Write(RegionWriter& writer, int64_t offset, const void* from, size_
   return writer.Put(room, offset, bytes);
 }
 
+// The matrices that the writer makes, by their indices. Norms and scales, a thousandth of the bytes, are widened as
+// they are read.
+absl::StatusOr<std::vector<size_t>> MakeDummies(const model::Checkpoint& checkpoint, const WeightLayout& layout,
+                                                RegionWriter& writer, std::atomic<int64_t>* progress) {
+  std::vector<size_t> made;
+  for (size_t i = 0; i < layout.items.size(); ++i) {
+    const WeightLayout::Item& item = layout.items[i];
+    const bool as_stored = item.part == WeightLayout::Part::kTensor && item.dtype == item.stored->dtype;
+    const std::optional<DummyTensor> dummy = checkpoint.Dummy(*item.stored);
+    if (!dummy.has_value() || !as_stored || IsVector(item.spec) || item.bytes == 0) continue;
+    const ops::DummyMatrixArgs matrix = {.tensor = *dummy,
+                                         .columns = item.stored->shape.back(),
+                                         .row_begin = item.slice.rows.begin,
+                                         .column_begin = item.slice.columns.begin,
+                                         .n = item.slice.rows.size(),
+                                         .k = item.slice.columns.size(),
+                                         .data = nullptr};
+    SHOAL_ASSIGN_OR_RETURN(const bool done, writer.MakeDummy(item.offset, matrix));
+    if (!done) continue;
+    made.push_back(i);
+    if (progress != nullptr) progress->fetch_add(StoredRows(item) * StoredRowBytes(item), std::memory_order_relaxed);
+  }
+  return made;
+}
+
 // The region itself: nothing is copied.
 class HostRegion final : public RegionWriter {
  public:
@@ -229,7 +257,8 @@ absl::Status LoadShard(const model::Checkpoint& checkpoint, const WeightLayout& 
   // Takes away the magic of what was there before.
   const std::vector<std::byte> directory = MakeDirectory(layout, table);
   SHOAL_RETURN_IF_ERROR(Write(writer, 0, directory.data(), directory.size()));
-  Loader loader(checkpoint, layout, table, writer, progress, cancelled);
+  SHOAL_ASSIGN_OR_RETURN(const std::vector<size_t> made, MakeDummies(checkpoint, layout, writer, progress));
+  Loader loader(checkpoint, table, MakeTasks(layout, table.row_group, made), writer, progress, cancelled);
   SHOAL_RETURN_IF_ERROR(loader.Run(threads));
   return Write(writer, 0, kRegionMagic, sizeof(kRegionMagic));
 }

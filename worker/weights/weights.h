@@ -65,12 +65,18 @@ class RegionWriter {
   virtual absl::StatusOr<std::byte*> Room(int64_t offset, int64_t bytes) = 0;
   // What one thread puts is written in that order.
   virtual absl::Status Put(std::byte* room, int64_t offset, int64_t bytes) = 0;
+  // Makes a matrix of dummy values at the region's `offset` by itself (`matrix` without data). False: it does not, and
+  // gets it as any other.
+  virtual absl::StatusOr<bool> MakeDummy(int64_t offset, const ops::DummyMatrixArgs& matrix) {
+    static_cast<void>(offset), static_cast<void>(matrix);
+    return false;
+  }
 };
 int64_t LargestPiece(const WeightLayout& layout, const ops::OpTable& table);
 
-// Reads, cuts and packs every item of the region with `threads` threads. `progress` counts bytes read and may be
-// watched from elsewhere; `cancelled` ends it early with Cancelled. All that was put is a region once this has
-// returned OK, and not before.
+// Reads, cuts and packs every item of the region with `threads` threads. `progress` counts bytes read (dummies that the
+// writer makes, too) and may be watched from elsewhere; `cancelled` ends it early with Cancelled. All that was put is a
+// region once this has returned OK, and not before.
 absl::Status LoadShard(const model::Checkpoint& checkpoint, const WeightLayout& layout, const ops::OpTable& table,
                        RegionWriter& writer, int threads, std::atomic<int64_t>* progress,
                        const std::atomic<bool>* cancelled);

@@ -19,7 +19,6 @@
 #define __launch_bounds__(...)
 #define __restrict__
 #define __grid_constant__
-#define SHOAL_HD
 #define SHOAL_UNROLL
 #define SHOAL_KEEP_LOOP
 
