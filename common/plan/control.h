@@ -88,6 +88,8 @@ struct EngineOptions {
   // "invariant": a request's bytes depend on it alone. "fast", on CUDA: large products go to cuBLASLt, whose choice of
   // algorithm, and so the bits, depend on the batch; other backends have one mode, and it is invariant.
   std::string numerics = "invariant";
+  // How the tensor ranks of nccl sum up: "auto" | "nccl" | "one-shot" (worker/comm/all_reduce.h). The same bits.
+  std::string all_reduce = "auto";
 };
 
 struct RankAssignment {

@@ -111,13 +111,14 @@ void ToProto(const EngineOptions& in, proto::EngineOptions* out) {
   out->set_dummy_seed(in.dummy_seed);
   out->set_quantization(ValidUtf8(in.quantization));
   out->set_numerics(ValidUtf8(in.numerics));
+  out->set_all_reduce(ValidUtf8(in.all_reduce));
   out->set_transport(ValidUtf8(in.transport));
   out->set_block_size(in.block_size);
 }
 
 EngineOptions FromProto(const proto::EngineOptions& in) {
   return {in.device(),    in.compute_dtype(), in.kv_dtype(),     in.load_format(), in.dummy_seed(),
-          in.transport(), in.block_size(),    in.quantization(), in.numerics()};
+          in.transport(), in.block_size(),    in.quantization(), in.numerics(),    in.all_reduce()};
 }
 
 void ToProto(const AgentInfo& in, proto::AgentInfo* out) {

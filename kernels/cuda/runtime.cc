@@ -62,6 +62,8 @@ class CudaAccelerator final : public ops::Accelerator {
   absl::StatusOr<SharedHandle> CreateShared(size_t bytes) override;
   absl::StatusOr<void*> MapShared(int fd, size_t bytes) override;
   void UnmapShared(void* memory, size_t bytes) override;
+  absl::StatusOr<DeviceId> Id() override;
+  absl::StatusOr<void*> MapPeer(int fd, size_t bytes, const DeviceId& owner) override;
 
   absl::Status CopyIn(void* to, const void* from_pinned, size_t bytes) override {
     return EnqueueCopy("copy in", to, from_pinned, bytes, cudaMemcpyHostToDevice);
@@ -243,6 +245,18 @@ absl::StatusOr<void*> CudaAccelerator::MapShared(int fd, size_t bytes) {
 void CudaAccelerator::UnmapShared(void* memory, size_t bytes) {
   (void)cudaSetDevice(device_);
   shared_.Unmap(memory, bytes);
+}
+
+absl::StatusOr<ops::Accelerator::DeviceId> CudaAccelerator::Id() {
+  SHOAL_RETURN_IF_ERROR(Usable());
+  absl::StatusOr<DeviceId> id = shared_.Id(device_);
+  SHOAL_RETURN_IF_ERROR(Keep(id.status()));
+  return id;
+}
+
+absl::StatusOr<void*> CudaAccelerator::MapPeer(int fd, size_t bytes, const DeviceId& owner) {
+  SHOAL_RETURN_IF_ERROR(UsableFor("a mapping"));
+  return shared_.MapPeer(fd, bytes, owner);
 }
 
 absl::Status CudaAccelerator::EnqueueCopy(const char* what, void* to, const void* from, size_t bytes,

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <cstdint>
+#include <cstring>
 #include <string>
 
 #include "absl/strings/str_cat.h"
@@ -37,6 +38,9 @@ absl::StatusOr<SharedMemory::Driver> SharedMemory::FindDriver() {
   SHOAL_RETURN_IF_ERROR(Find("cuGetErrorName", &d.error_name));
   SHOAL_RETURN_IF_ERROR(Find("cuGetErrorString", &d.error_string));
   SHOAL_RETURN_IF_ERROR(Find("cuDeviceGet", &d.device_get));
+  SHOAL_RETURN_IF_ERROR(Find("cuDeviceGetCount", &d.device_count));
+  SHOAL_RETURN_IF_ERROR(Find("cuDeviceGetUuid", &d.device_uuid));
+  SHOAL_RETURN_IF_ERROR(Find("cuDeviceCanAccessPeer", &d.can_access_peer));
   SHOAL_RETURN_IF_ERROR(Find("cuDeviceGetAttribute", &d.device_attribute));
   SHOAL_RETURN_IF_ERROR(Find("cuMemGetAllocationGranularity", &d.granularity));
   SHOAL_RETURN_IF_ERROR(Find("cuMemCreate", &d.create));
@@ -116,7 +120,7 @@ absl::StatusOr<ops::Accelerator::SharedHandle> SharedMemory::Create(size_t bytes
   return ops::Accelerator::SharedHandle{fd, rounded};
 }
 
-absl::StatusOr<void*> SharedMemory::Map(int fd, size_t bytes) const {
+absl::StatusOr<CUmemGenericAllocationHandle> SharedMemory::Import(int fd, size_t bytes) const {
   if (fd < 0 || ::fcntl(fd, F_GETFD) < 0) return absl::InvalidArgumentError(absl::StrCat(fd, " is no open descriptor"));
   if (bytes == 0 || bytes % granularity_ != 0) {
     return absl::InvalidArgumentError(
@@ -125,33 +129,85 @@ absl::StatusOr<void*> SharedMemory::Map(int fd, size_t bytes) const {
   CUmemGenericAllocationHandle handle = 0;
   const CUresult imported = driver_.import_handle(&handle, reinterpret_cast<void*>(static_cast<uintptr_t>(fd)),
                                                   CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR);
-  if (imported != CUDA_SUCCESS) {
-    // The driver names several reasons for a descriptor that is of something else. A broken device shows at the next
-    // call.
-    return absl::InvalidArgumentError(absl::StrCat("descriptor ", fd, " is not of a device's memory: ",
-                                                   Words(imported, "cuMemImportFromShareableHandle").message()));
-  }
-  const absl::Status right = CheckHandle(handle, bytes);
-  absl::StatusOr<void*> memory = right.ok() ? MapHandle(handle, bytes) : right;
+  if (imported == CUDA_SUCCESS) return handle;
+  // The driver names several reasons for a descriptor that is of something else. A broken device shows at the next
+  // call.
+  return absl::InvalidArgumentError(absl::StrCat("descriptor ", fd, " is not of a device's memory: ",
+                                                 Words(imported, "cuMemImportFromShareableHandle").message()));
+}
+
+absl::StatusOr<void*> SharedMemory::Map(int fd, size_t bytes) const {
+  SHOAL_ASSIGN_OR_RETURN(const CUmemGenericAllocationHandle handle, Import(fd, bytes));
+  const absl::Status right = CheckOwner(handle);
+  absl::StatusOr<void*> memory = right.ok() ? MapWhole(handle, bytes) : right;
   (void)driver_.release(handle);  // the mapping keeps the memory
   return memory;
 }
 
-absl::Status SharedMemory::CheckHandle(CUmemGenericAllocationHandle handle, size_t bytes) const {
+// Whose it is was told by who sent the descriptor: what the driver's properties call a device of another process, which
+// may see others than this one, is nowhere written down.
+absl::StatusOr<void*> SharedMemory::MapPeer(int fd, size_t bytes, const ops::Accelerator::DeviceId& owner) const {
+  SHOAL_RETURN_IF_ERROR(CheckReach(owner));
+  SHOAL_ASSIGN_OR_RETURN(const CUmemGenericAllocationHandle handle, Import(fd, bytes));
+  absl::StatusOr<void*> memory = MapWhole(handle, bytes);
+  (void)driver_.release(handle);
+  if (absl::IsInternal(memory.status())) return absl::FailedPreconditionError(memory.status().message());
+  return memory;
+}
+
+absl::StatusOr<ops::Accelerator::DeviceId> SharedMemory::Id(int device) const {
+  CUdevice named = 0;
+  CUuuid uuid = {};
+  SHOAL_RETURN_IF_ERROR(Words(driver_.device_get(&named, device), "cuDeviceGet"));
+  SHOAL_RETURN_IF_ERROR(Words(driver_.device_uuid(&uuid, named), "cuDeviceGetUuid"));
+  ops::Accelerator::DeviceId id;
+  static_assert(sizeof id == sizeof uuid);
+  std::memcpy(id.data(), &uuid, sizeof uuid);
+  return id;
+}
+
+// Whether the driver lets this device reach the memory of that one.
+absl::Status SharedMemory::CheckReach(const ops::Accelerator::DeviceId& owner) const {
+  int count = 0;
+  SHOAL_RETURN_IF_ERROR(Words(driver_.device_count(&count), "cuDeviceGetCount"));
+  for (int other = 0; other < count; ++other) {
+    const absl::StatusOr<ops::Accelerator::DeviceId> id = Id(other);
+    if (!id.ok() || *id != owner) continue;
+    if (other == device_) return absl::OkStatus();  // no device is called a peer of itself
+    CUdevice from = 0, to = 0;
+    int reaches = 0;
+    SHOAL_RETURN_IF_ERROR(Words(driver_.device_get(&from, device_), "cuDeviceGet"));
+    SHOAL_RETURN_IF_ERROR(Words(driver_.device_get(&to, other), "cuDeviceGet"));
+    SHOAL_RETURN_IF_ERROR(Words(driver_.can_access_peer(&reaches, from, to), "cuDeviceCanAccessPeer"));
+    if (reaches != 0) return absl::OkStatus();
+    return absl::FailedPreconditionError(
+        absl::StrCat("device ", device_, " does not reach the memory of device ", other, " (cuDeviceCanAccessPeer)"));
+  }
+  return absl::FailedPreconditionError("the device that the memory is of is not visible to this process");
+}
+
+absl::Status SharedMemory::CheckOwner(CUmemGenericAllocationHandle handle) const {
   CUmemAllocationProp properties = {};
   SHOAL_RETURN_IF_ERROR(Words(driver_.properties(&properties, handle), "cuMemGetAllocationPropertiesFromHandle"));
-  if (properties.location.type != CU_MEM_LOCATION_TYPE_DEVICE || properties.location.id != device_) {
-    return absl::InvalidArgumentError(absl::StrCat("shared memory of device ", properties.location.id, " (kind ",
-                                                   static_cast<int>(properties.location.type), "), not of device ",
-                                                   device_));
+  if (properties.location.type == CU_MEM_LOCATION_TYPE_DEVICE && properties.location.id == device_) {
+    return absl::OkStatus();
   }
-  // The driver tells no size, but maps nothing beyond the end: memory of which more can be mapped is larger.
+  return absl::InvalidArgumentError(absl::StrCat("shared memory of device ", properties.location.id, " (kind ",
+                                                 static_cast<int>(properties.location.type), "), not of device ",
+                                                 device_));
+}
+
+// The driver tells no size, but maps nothing beyond the end: memory of which more can be mapped is larger.
+absl::Status SharedMemory::CheckSize(CUmemGenericAllocationHandle handle, size_t bytes) const {
   CUdeviceptr at = 0;
-  if (MapRange(handle, bytes + granularity_, &at) == CUDA_SUCCESS) {
-    Unmap(reinterpret_cast<void*>(at), bytes + granularity_);
-    return absl::InvalidArgumentError(absl::StrCat("shared memory of more than ", bytes, " bytes"));
-  }
-  return absl::OkStatus();
+  if (MapRange(handle, bytes + granularity_, &at) != CUDA_SUCCESS) return absl::OkStatus();
+  Unmap(reinterpret_cast<void*>(at), bytes + granularity_);
+  return absl::InvalidArgumentError(absl::StrCat("shared memory of more than ", bytes, " bytes"));
+}
+
+absl::StatusOr<void*> SharedMemory::MapWhole(CUmemGenericAllocationHandle handle, size_t bytes) const {
+  SHOAL_RETURN_IF_ERROR(CheckSize(handle, bytes));
+  return MapHandle(handle, bytes);
 }
 
 // Addresses for `bytes` of `handle`, not yet accessible.

@@ -19,12 +19,19 @@ class SharedMemory {
   absl::StatusOr<ops::Accelerator::SharedHandle> Create(size_t bytes) const;
   absl::StatusOr<void*> Map(int fd, size_t bytes) const;
   void Unmap(void* memory, size_t bytes) const;
+  // Of a device as the runtime numbers them.
+  absl::StatusOr<ops::Accelerator::DeviceId> Id(int device) const;
+  // As ops::Accelerator has it; whatever else the driver does not do is FailedPrecondition, too.
+  absl::StatusOr<void*> MapPeer(int fd, size_t bytes, const ops::Accelerator::DeviceId& owner) const;
 
  private:
   struct Driver {
     PFN_cuGetErrorName_v6000 error_name;
     PFN_cuGetErrorString_v6000 error_string;
     PFN_cuDeviceGet_v2000 device_get;
+    PFN_cuDeviceGetCount_v2000 device_count;
+    PFN_cuDeviceGetUuid_v11040 device_uuid;
+    PFN_cuDeviceCanAccessPeer_v4000 can_access_peer;
     PFN_cuDeviceGetAttribute_v2000 device_attribute;
     PFN_cuMemGetAllocationGranularity_v10020 granularity;
     PFN_cuMemCreate_v10020 create;
@@ -42,7 +49,11 @@ class SharedMemory {
   absl::Status Words(CUresult result, const char* what) const;
   absl::Status CheckDevice() const;
   CUmemAllocationProp Properties() const;
-  absl::Status CheckHandle(CUmemGenericAllocationHandle handle, size_t bytes) const;
+  absl::Status CheckReach(const ops::Accelerator::DeviceId& owner) const;
+  absl::StatusOr<CUmemGenericAllocationHandle> Import(int fd, size_t bytes) const;
+  absl::Status CheckOwner(CUmemGenericAllocationHandle handle) const;
+  absl::Status CheckSize(CUmemGenericAllocationHandle handle, size_t bytes) const;
+  absl::StatusOr<void*> MapWhole(CUmemGenericAllocationHandle handle, size_t bytes) const;
   absl::StatusOr<void*> MapHandle(CUmemGenericAllocationHandle handle, size_t bytes) const;
   CUresult MapRange(CUmemGenericAllocationHandle handle, size_t bytes, CUdeviceptr* at) const;
 

@@ -1,6 +1,7 @@
 // Tested by: tests/kernels/cuda/table_test.cc
 #include <string>
 
+#include "kernels/cuda/all_reduce.h"
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/attention_plan.h"
 #include "kernels/cuda/checksum.h"
@@ -186,6 +187,19 @@ absl::Status Sum(ops::Stream& stream, const ops::SumRanksArgs& a) {
           .parts = a.parts.as<bf16>(), .stride = a.stride, .y = a.y.as<bf16>(), .count = a.count, .ranks = a.ranks});
 }
 
+absl::Status Reduce(ops::Stream& stream, const ops::AllReduceArgs& a) {
+  AllReduce<bf16> op = {.x = a.x.as<bf16>(),
+                        .y = a.y.as<bf16>(),
+                        .count = a.count,
+                        .rank = a.rank,
+                        .ranks = a.ranks,
+                        .areas = {},
+                        .rounds = a.rounds,
+                        .abort = a.abort};
+  for (int r = 0; r < ops::kAllReduceMaxRanks; ++r) op.areas[r] = a.areas[r];
+  return Enqueue(QueueOf(stream), op);
+}
+
 // As each kernel's Enqueue refuses them.
 absl::Status CheckSizes(const ops::OpSizes& s) {
   std::string problems;
@@ -239,6 +253,7 @@ constexpr ops::OpTable kInvariantTable = {.name = "cuda-sm80",
                                           .copy_blocks = Same<ops::CopyBlocksArgs>,
                                           .checksum = Same,
                                           .sum_ranks = Sum,
+                                          .all_reduce = Reduce,
                                           .place_columns = Same<ops::PlaceColumnsArgs>,
                                           .dummy_matrix = Same<ops::DummyMatrixArgs>};
 

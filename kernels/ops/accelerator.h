@@ -7,6 +7,7 @@
 // process can use the device again.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -36,7 +37,7 @@ class Accelerator {
   // Memory of this process; 256-byte aligned, undefined at first. Allocation may wait for the device.
   virtual absl::StatusOr<void*> Allocate(size_t bytes) = 0;
   virtual void Free(void* memory) = 0;  // nothing enqueued uses it any more
-  // Host memory that copies can read and write while the host goes on.
+  // Host memory that copies can read and write while the host goes on, and that ops read where it lies.
   virtual absl::StatusOr<void*> AllocatePinned(size_t bytes) = 0;
   virtual void FreePinned(void* memory) = 0;
   struct MemoryInfo {
@@ -54,6 +55,13 @@ class Accelerator {
   // the caller's. InvalidArgument: the descriptor is not of such memory, or `bytes` is not what CreateShared told.
   virtual absl::StatusOr<void*> MapShared(int fd, size_t bytes) = 0;
   virtual void UnmapShared(void* memory, size_t bytes) = 0;
+
+  // Which device it is, in any process of the host.
+  using DeviceId = std::array<uint8_t, 16>;
+  virtual absl::StatusOr<DeviceId> Id() = 0;
+  // MapShared of what the device `owner` has created, another one or this: ops of this device read and write it where
+  // it lies, copies as well. FailedPrecondition, with why: this device does not reach the memory of that one.
+  virtual absl::StatusOr<void*> MapPeer(int fd, size_t bytes, const DeviceId& owner) = 0;
 
   // Enqueued copies. On the host's side is pinned memory, left alone until a mark behind the copy is reached.
   virtual absl::Status CopyIn(void* to, const void* from_pinned, size_t bytes) = 0;

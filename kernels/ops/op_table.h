@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "absl/status/statusor.h"
+#include "kernels/ops/all_reduce.h"
 #include "kernels/ops/attention.h"
 #include "kernels/ops/checksum.h"
 #include "kernels/ops/copy_blocks.h"
@@ -78,6 +79,7 @@ struct OpTable {
   CopyBlocksFn copy_blocks;
   ChecksumFn checksum;
   SumRanksFn sum_ranks;
+  AllReduceFn all_reduce = nullptr;  // null: no memory that several ranks' ops reach
   PlaceColumnsFn place_columns;
   DummyMatrixFn dummy_matrix;  // of the types that are supported
 };

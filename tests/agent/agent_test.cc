@@ -77,12 +77,13 @@ TEST_F(AgentTest, LoadsAndAnswersTheSameInEveryLayout) {
   const plan::RankStatus& first = beat->heartbeat.ranks[0];
   EXPECT_GT(first.resident_bytes, 0);
   EXPECT_GT(first.progress, 0u);
-  ASSERT_EQ(4u, first.comm_bytes.size());
+  ASSERT_EQ(5u, first.comm_bytes.size());
   EXPECT_EQ((std::pair<std::string, int64_t>("local", 0)), first.comm_bytes[0]);
   EXPECT_EQ("shm", first.comm_bytes[1].first);
   EXPECT_GT(first.comm_bytes[1].second, 0);
   EXPECT_EQ((std::pair<std::string, int64_t>("gloo", 0)), first.comm_bytes[2]);
   EXPECT_EQ((std::pair<std::string, int64_t>("nccl", 0)), first.comm_bytes[3]);
+  EXPECT_EQ((std::pair<std::string, int64_t>("peer", 0)), first.comm_bytes[4]);
 }
 
 TEST_F(AgentTest, TwoAgentsOfOneHostShareAGroup) {
@@ -342,6 +343,8 @@ TEST_F(AgentTest, BadJoinsAreRefusedWithTheReason) {
   EXPECT_TRUE(holds(s, "vocab is 1073741824")) << s;
   s = answer([](auto& j) { j.engine.transport = "carrier"; });
   EXPECT_TRUE(holds(s, "carrier")) << s;
+  s = answer([](auto& j) { j.engine.all_reduce = "abacus"; });
+  EXPECT_TRUE(holds(s, "abacus")) << s;
   group.Form(epoch, 1, 1, members);
   EXPECT_EQ(2u, group.Generate(kPrompt, 2).size());
 }

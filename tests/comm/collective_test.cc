@@ -58,8 +58,10 @@ class CollectiveTest : public testing::TestWithParam<std::tuple<TestTransport, i
   GroupShape shape() const { return {.tp = tp(), .pp = 1, .max_activation_bytes = 1 << 16, .max_samples = 4}; }
 };
 
-// 4,096 floats are the last one-shot on a host, 16,384 fill one slot of this shape. On a device it is 262,144 bf16.
+// 4,096 floats are the last one-shot on a host, 16,384 fill one slot of this shape. On a device it is 262,144 bf16, and
+// over peer memory of two ranks twice as many.
 std::vector<size_t> Sizes(TestTransport t) {
+  if (t == TestTransport::kPeer) return {1, 7, 4096, 4099, 262144, 262145, 524288, 524289};
   if (OnDevice(t)) return {1, 7, 4096, 262144, 262145, 262144 + 96, 300001};
   return {1, 7, 2048, 4096, 4097, 16384, 16385, 70001};
 }
@@ -161,11 +163,12 @@ TEST_P(CollectiveTest, CountsWhatItPutsOnTheTransport) {
   });
   for (int r = 0; r < tp(); ++r) {
     ASSERT_TRUE(results[r].ok());
-    for (const Transport t : {Transport::kLocal, Transport::kShm, Transport::kGloo, Transport::kNccl}) {
+    for (const Transport t :
+         {Transport::kLocal, Transport::kShm, Transport::kGloo, Transport::kNccl, Transport::kPeer}) {
       const SentBytes& sent = group.rank(r).stats->over(t);
-      const bool wire = t == Transport::kGloo || t == Transport::kNccl;
+      const bool device = t == Transport::kNccl || t == Transport::kPeer, wire = device || t == Transport::kGloo;
       const int copies = wire ? tp() - 1 : 1;  // memory is written once for all, a wire is for one
-      const int bytes = t == Transport::kNccl ? 2048 : 4096;
+      const int bytes = device ? 2048 : 4096;
       EXPECT_EQ(sent.tensor, tp() == 1 || t != Carrier(transport()) ? 0 : bytes * copies);
       EXPECT_EQ(sent.activation, 0);
       EXPECT_EQ(sent.token, 0);

@@ -26,6 +26,8 @@ std::string TransportName(TestTransport t) {
       return "Gloo";
     case TestTransport::kNccl:
       return "Nccl";
+    case TestTransport::kPeer:
+      return "Peer";
   }
   return "";
 }
@@ -38,6 +40,8 @@ Transport Carrier(TestTransport t) {
       return Transport::kGloo;
     case TestTransport::kNccl:
       return Transport::kNccl;
+    case TestTransport::kPeer:
+      return Transport::kPeer;
     default:
       return Transport::kLocal;
   }
@@ -80,8 +84,9 @@ void TestGroup::Free::operator()(void* memory) const { std::free(memory); }
 TestGroup::TestGroup(const GroupShape& shape, TestTransport transport) : abort_(shape.tp * shape.pp) {
   std::vector<const AbortFlag*> flags;
   for (const AbortFlag& flag : abort_) flags.push_back(&flag);
-  if (transport == TestTransport::kNccl) {
-    devices_ = std::make_unique<NcclGroup>(shape, flags);
+  if (OnDevice(transport)) {
+    const auto policy = transport == TestTransport::kPeer ? AllReducePolicy::kOneShot : AllReducePolicy::kNccl;
+    devices_ = std::make_unique<NcclGroup>(shape, flags, cuda::emulated::Pace::kEager, policy);
     for (int r = 0; r < devices_->size(); ++r) ranks_.push_back(OnHost(devices_->rank(r), devices_->accelerator(r)));
     return;
   }

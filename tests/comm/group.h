@@ -11,18 +11,19 @@
 
 namespace shoal::comm {
 
-enum class TestTransport { kLocal, kLocalUnbuffered, kShm, kGloo, kNccl };
+// kNccl: without peer memory; kPeer: with it.
+enum class TestTransport { kLocal, kLocalUnbuffered, kShm, kGloo, kNccl, kPeer };
 inline constexpr TestTransport kAllTransports[] = {TestTransport::kLocal, TestTransport::kLocalUnbuffered,
                                                    TestTransport::kShm, TestTransport::kGloo};
 // Those and the ones whose data lie on a device, which a TestGroup copies there and back: its sums are of bf16. Nobody
 // tells their ranks that they disagree, and slots and messages fill up on the device, where no call waits for them.
 inline constexpr TestTransport kHostAndDeviceTransports[] = {TestTransport::kLocal, TestTransport::kLocalUnbuffered,
-                                                             TestTransport::kShm, TestTransport::kGloo,
-                                                             TestTransport::kNccl};
-inline constexpr bool OnDevice(TestTransport t) { return t == TestTransport::kNccl; }
+                                                             TestTransport::kShm,   TestTransport::kGloo,
+                                                             TestTransport::kNccl,  TestTransport::kPeer};
+inline constexpr bool OnDevice(TestTransport t) { return t == TestTransport::kNccl || t == TestTransport::kPeer; }
 std::string TransportName(TestTransport t);
 
-Transport Carrier(TestTransport t);  // what must carry the bytes
+Transport Carrier(TestTransport t);  // what must carry the bytes of small sums
 
 // The ranks of a group over Gloo on loopback, connected with each other.
 std::vector<RankComm> ConnectGloo(const GroupShape& shape, std::span<const AbortFlag* const> abort);

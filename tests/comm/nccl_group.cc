@@ -155,10 +155,12 @@ std::unique_ptr<ops::Accelerator> MakeTestAccelerator(cuda::emulated::Pace pace)
   return cuda::MakeEmulatedAccelerator({.table = &cuda::Table(), .pace = pace});
 }
 
-NcclGroup::NcclGroup(const GroupShape& shape, std::span<const AbortFlag* const> abort, cuda::emulated::Pace pace) {
+NcclGroup::NcclGroup(const GroupShape& shape, std::span<const AbortFlag* const> abort, cuda::emulated::Pace pace,
+                     AllReducePolicy all_reduce) {
   Connect(shape, abort,
           {.accelerator = [pace](int) { return MakeTestAccelerator(pace); },
-           .library = [this](int) { return libraries_.emplace_back(MakeEmulatedNccl(&world_)).get(); }});
+           .library = [this](int) { return libraries_.emplace_back(MakeEmulatedNccl(&world_)).get(); },
+           .all_reduce = all_reduce});
 }
 
 void NcclGroup::Connect(const GroupShape& shape, std::span<const AbortFlag* const> abort, const NcclMaker& maker) {
@@ -171,7 +173,8 @@ void NcclGroup::Connect(const GroupShape& shape, std::span<const AbortFlag* cons
                                         .shape = shape,
                                         .rank = r,
                                         .generation = 7,
-                                        .abort = abort[static_cast<size_t>(r)]});
+                                        .abort = abort[static_cast<size_t>(r)],
+                                        .all_reduce = maker.all_reduce});
     SHOAL_CHECK(opened.ok());
     addresses.push_back((*opened)->address());
     rendezvous.push_back(*std::move(opened));

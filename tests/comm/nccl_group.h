@@ -21,6 +21,7 @@ std::unique_ptr<ops::Accelerator> MakeTestAccelerator(cuda::emulated::Pace pace 
 struct NcclMaker {
   std::function<std::unique_ptr<ops::Accelerator>(int rank)> accelerator;
   std::function<NcclApi*(int rank)> library;
+  AllReducePolicy all_reduce = AllReducePolicy::kAuto;
 };
 
 class NcclGroup {
@@ -31,7 +32,8 @@ class NcclGroup {
   }
   // Emulated.
   NcclGroup(const GroupShape& shape, std::span<const AbortFlag* const> abort,
-            cuda::emulated::Pace pace = cuda::emulated::Pace::kEager);
+            cuda::emulated::Pace pace = cuda::emulated::Pace::kEager,
+            AllReducePolicy all_reduce = AllReducePolicy::kAuto);
 
   int size() const { return static_cast<int>(ranks_.size()); }
   RankComm& rank(int r) { return ranks_[static_cast<size_t>(r)]; }

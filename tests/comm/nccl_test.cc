@@ -123,9 +123,10 @@ TEST(NcclMembers, OneCommunicatorForEachChannelWithPeers) {
 }
 
 NcclAddress Address() {
-  NcclAddress a = {7, 99, 2, "2.28.9", {}};
+  NcclAddress a = {7, 99, 2, "2.28.9", {}, {}};
   a.ids[NcclKind::kTensor].fill(std::byte{0xab});
   a.ids[NcclKind::kToken].fill(std::byte{0x01});
+  a.peer = PeerOffer{"4c2f-77aa", std::string(DescriptorPort::kAddressBytes, 'e'), {0, 1, 0xfe}, 2 << 20};
   return a;
 }
 
@@ -133,6 +134,9 @@ TEST(NcclAddress, IsReadBack) {
   const auto decoded = DecodeNcclAddress(EncodeAddress(Address()), 4);
   ASSERT_TRUE(decoded.ok()) << decoded.status();
   EXPECT_EQ(*decoded, Address());
+  NcclAddress alone = Address();
+  alone.peer.reset();
+  EXPECT_EQ(DecodeNcclAddress(EncodeAddress(alone), 4).value(), alone);
 }
 
 TEST(NcclAddress, WhatNoRankPublishesIsRefused) {
@@ -142,10 +146,27 @@ TEST(NcclAddress, WhatNoRankPublishesIsRefused) {
     text.replace(text.find(from), from.size(), to);
     return text;
   };
-  for (const std::string& text :
-       {std::string(), std::string("nccl1 7 99 2"), with("nccl1", "gloo1"), with(" 7 ", " -7 "), with(" 2 ", " 4 "),
-        with("2.28.9", "2.28;9"), with("tensor", "sensor"), with("token", "tensor"), with("abab", "abxb"),
-        good.substr(0, good.size() - 1), good + " ", std::string(kMaxAddressBytes + 1, 'n')}) {
+  for (const std::string& text : {std::string(),
+                                  std::string("nccl2 7 99 2"),
+                                  with("nccl2", "nccl1"),
+                                  with(" 7 ", " -7 "),
+                                  with(" 2 ", " 4 "),
+                                  with("2.28.9", "2.28;9"),
+                                  with("tensor", "sensor"),
+                                  with("token", "tensor"),
+                                  with("abab", "abxb"),
+                                  with("peer:", "pier:"),
+                                  with("4c2f", "4c:f"),
+                                  with("4c2f", "4C2F"),
+                                  with("4c2f-77aa", ""),
+                                  with("eeee", "eee"),
+                                  with("0001fe", "0001f"),
+                                  with(":2097152", ":-2"),
+                                  with(":2097152", ""),
+                                  good + "x",
+                                  good + " ",
+                                  good + " peer:a:" + std::string(64, 'e') + ":" + std::string(32, '0') + ":1",
+                                  std::string(kMaxAddressBytes + 1, 'n')}) {
     EXPECT_EQ(DecodeNcclAddress(text, 4).status().code(), absl::StatusCode::kInvalidArgument) << text;
   }
 }

@@ -28,7 +28,7 @@ std::map<std::string, Covered> WholeTable(const ops::OpTable& table) {
   const auto& [name, acts, supports, quantises, row_group, packed_bytes, pack_rows, warms_up, check_sizes, gather_ids,
                scatter_ids, embed, gather_rows, rms_norm, layer_norm, quantise, matmul, rope_kv, attention,
                attention_workspace, attention_plan_bytes, attention_plan, glu, sample, clear_counts, count_tokens,
-               copy_blocks, checksum, sum_ranks, place_columns] = table;
+               copy_blocks, checksum, sum_ranks, all_reduce, place_columns, dummy_matrix] = table;
   const char* const packing = "GpuOps.EmbedReadsBackWhatWasPacked";
   const char* const served = "GpuTable.ServesWhatTheDecoderAsksOf";
   const char* const attending = "GpuAttention.AgreesWithTheReference";
@@ -61,6 +61,8 @@ std::map<std::string, Covered> WholeTable(const ops::OpTable& table) {
           {"copy_blocks", {Address(copy_blocks), "GpuOps.CopyBlocksIsTheReference"}},
           {"checksum", {Address(checksum), "GpuOps.ChecksumTellsEveryBitAndItsPlace"}},
           {"sum_ranks", {Address(sum_ranks), "GpuOps.SumRanksIsTheReference"}},
+          {"all_reduce", {Address(all_reduce), "GpuAllReduce.IsSumRanks"}},
+          {"dummy_matrix", {Address(dummy_matrix), "GpuOps.DummyMatrixIsWhatTheHostMakes"}},
           {"place_columns", {Address(place_columns), "GpuOps.PlaceColumnsIsTheReference"}}};
 }
 

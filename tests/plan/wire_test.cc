@@ -208,7 +208,7 @@ TEST(WireControl, BytesThatAreNotTextArrive) {
   EXPECT_EQ(beaten.ranks[0].comm_bytes[0].first, clean);
   EngineOptions engine;
   engine.device = engine.compute_dtype = engine.kv_dtype = engine.load_format = engine.transport = engine.quantization =
-      engine.numerics = bad;
+      engine.numerics = engine.all_reduce = bad;
   EXPECT_EQ(FromProto(carry(engine, proto::EngineOptions())).device, clean);
   StepResult result;
   result.error = bad;

@@ -114,6 +114,7 @@ server::CoordinatorOptions ToCoordinatorOptions(const ServeOptions& o) {
   core.engine.quantization = o.quantization;
   core.engine.numerics = o.numerics;
   core.engine.transport = o.transport;
+  core.engine.all_reduce = o.all_reduce;
   core.engine.block_size = o.block_size;
   core.tp = o.tensor_parallel_size;
   core.pp = o.pipeline_parallel_size;

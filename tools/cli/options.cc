@@ -64,6 +64,10 @@ void AddServeGroupFlags(CLI::App* app, ServeOptions& o) {
   Flag(app, "--transport", o.transport,
        "Between ranks: auto (nccl on CUDA; else shm inside one host, gloo between hosts) | shm | gloo (TCP) | nccl")
       ->check(CLI::IsMember({"auto", "shm", "gloo", "nccl"}));
+  Flag(app, "--all-reduce", o.all_reduce,
+       "Small sums between CUDA ranks: auto (one shot over peer memory where devices have it, else nccl) | nccl | "
+       "one-shot")
+      ->check(CLI::IsMember({"auto", "nccl", "one-shot"}));
 }
 
 void AddServeModelFlags(CLI::App* app, ServeOptions& o) {
@@ -357,6 +361,7 @@ std::string ToYaml(const ServeOptions& o) {
   put("kv-cache-dtype", o.kv_cache_dtype);
   put("numerics", o.numerics);
   put("transport", o.transport);
+  put("all-reduce", o.all_reduce);
   put("threads", o.threads);
   if (!o.device_ids.empty()) put("device-ids", o.device_ids);
   put("gpu-memory-utilization", o.gpu_memory_utilization);

@@ -29,6 +29,7 @@ struct ServeOptions {
   std::string compute_dtype = "auto", kv_cache_dtype = "auto";
   std::string numerics = "invariant";
   std::string transport = "auto";
+  std::string all_reduce = "auto";
   std::vector<int> device_ids;  // the CUDA device of each slot; empty: the first
   int threads = 0;              // per rank; 0: cores / ranks
   double gpu_memory_utilization = 0.9;

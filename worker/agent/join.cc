@@ -9,6 +9,7 @@
 #include "absl/strings/str_join.h"
 #include "common/base/status_macros.h"
 #include "common/model/tensor_table.h"
+#include "worker/comm/all_reduce.h"
 #include "worker/device/open.h"
 #include "worker/graph/decoder.h"
 #include "worker/kv/kv_cache.h"
@@ -39,6 +40,11 @@ absl::StatusOr<comm::Transport> FindTransport(const std::string& name, bool cuda
   if (name == "nccl" && cuda) return comm::Transport::kNccl;
   return absl::InvalidArgumentError(
       absl::StrCat("transport ", name, ": there are shm, gloo and, between CUDA devices, nccl"));
+}
+
+absl::Status CheckAllReduce(const std::string& name) {
+  if (comm::AllReducePolicyFromName(name).has_value()) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("all-reduce ", name, ": there are auto, nccl and one-shot"));
 }
 
 // They size memory and go to ranks, which take them as good.
@@ -125,6 +131,7 @@ absl::StatusOr<std::unique_ptr<Joined>> ResolveJoin(const plan::JoinGroup& join,
   joined->cuda = cuda;
   SHOAL_RETURN_IF_ERROR(CheckDevice(join.engine.device, cuda != nullptr));
   SHOAL_ASSIGN_OR_RETURN(joined->transport, FindTransport(join.engine.transport, cuda != nullptr));
+  SHOAL_RETURN_IF_ERROR(CheckAllReduce(join.engine.all_reduce));
   SHOAL_ASSIGN_OR_RETURN(const std::vector<plan::RankAssignment> own, OwnAssignments(join, self));
   SHOAL_ASSIGN_OR_RETURN(joined->numerics, rank::ResolveNumerics(join.engine));
   SHOAL_ASSIGN_OR_RETURN(joined->table, device::FindTable(join.engine.device, joined->numerics.mode));

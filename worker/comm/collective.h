@@ -71,8 +71,9 @@ class TokenMailbox {
   virtual absl::Status Take(uint64_t step, std::span<int32_t> tokens) = 0;
 };
 
-enum class Transport : uint8_t { kLocal, kShm, kGloo, kNccl };
-inline constexpr std::array<std::string_view, 4> kTransportNames = {"local", "shm", "gloo", "nccl"};
+// kPeer is no transport of its own: sums over memory that devices share go beside nccl (peer_memory.h).
+enum class Transport : uint8_t { kLocal, kShm, kGloo, kNccl, kPeer };
+inline constexpr std::array<std::string_view, 5> kTransportNames = {"local", "shm", "gloo", "nccl", "peer"};
 
 // Of what a rank publishes so that others can connect to it.
 inline constexpr size_t kMaxAddressBytes = 64 * 1024;
@@ -114,6 +115,7 @@ struct RankComm {
   std::unique_ptr<TokenMailbox> mailbox_in;
   const CommStats* stats = nullptr;  // owned by the channels
   CommWatch* watch = nullptr;        // likewise; null: operations are done when they return
+  std::string sums;                  // how sums go and why, for a log; empty: as the transport has it
   std::shared_ptr<void> keep_alive;
 };
 

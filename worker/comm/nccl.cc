@@ -1,6 +1,7 @@
 // Tested by: tests/comm/nccl_test.cc
 #include "worker/comm/nccl.h"
 
+#include <algorithm>
 #include <array>
 #include <utility>
 
@@ -8,9 +9,11 @@
 #include "common/base/check.h"
 #include "common/base/dtype.h"
 #include "common/base/status_macros.h"
+#include "worker/comm/all_reduce.h"
 #include "worker/comm/group_shape.h"
 #include "worker/comm/nccl_address.h"
 #include "worker/comm/nccl_channels.h"
+#include "worker/comm/nccl_peers.h"
 #include "worker/comm/nccl_rank.h"
 
 namespace shoal::comm {
@@ -80,10 +83,15 @@ absl::StatusOr<RankComm> MakeChannels(const std::shared_ptr<NcclRank>& rank, con
 absl::Status FirstData(NcclRank& rank, const RankComm& comm) {
   const int ranks = comm.tensor->size();
   const size_t element = RowBytes(rank.accelerator().table().acts, 1);
-  const auto two_shot = static_cast<int64_t>(kNcclOneShotBytes / element / ranks / 8 + 1) * ranks * 8;
+  // Beyond `bytes`, in slices of all ranks that are alike.
+  const auto beyond = [&](size_t bytes) {
+    return static_cast<int64_t>(bytes / element / static_cast<size_t>(ranks) / 8 + 1) * ranks * 8;
+  };
+  const size_t peer_bytes = PeerAllReduceBytes(ranks);
+  const int64_t two_shot = beyond(std::max(peer_bytes, NcclOneShotBytes()));
   SHOAL_ASSIGN_OR_RETURN(std::byte* const data, rank.Allocate(static_cast<size_t>(two_shot) * element));
   SHOAL_RETURN_IF_ERROR(rank.accelerator().Fill(data, 0, static_cast<size_t>(two_shot) * element));
-  for (const int64_t count : {int64_t{8}, two_shot}) {
+  for (const int64_t count : {int64_t{8}, beyond(peer_bytes), two_shot}) {
     SHOAL_RETURN_IF_ERROR(comm.tensor->AllReduceSum(ops::Acts(static_cast<void*>(data)), count));
   }
   constexpr size_t kBytes = 64;
@@ -98,8 +106,13 @@ absl::Status FirstData(NcclRank& rank, const RankComm& comm) {
 
 class Rendezvous final : public NcclRendezvous {
  public:
-  Rendezvous(const NcclSetup& setup, std::string version, const NcclAddress& address)
-      : setup_(setup), version_(std::move(version)), address_(EncodeAddress(address)) {}
+  Rendezvous(const NcclSetup& setup, std::string version, std::unique_ptr<PeerMemory> memory, std::string why_none,
+             const NcclAddress& address)
+      : setup_(setup),
+        version_(std::move(version)),
+        memory_(std::move(memory)),
+        why_none_(std::move(why_none)),
+        address_(EncodeAddress(address)) {}
 
   const std::string& address() const override { return address_; }
 
@@ -108,7 +121,10 @@ class Rendezvous final : public NcclRendezvous {
     SHOAL_ASSIGN_OR_RETURN(const auto decoded, CheckAddresses(setup_, addresses, version_));
     const auto rank = std::make_shared<NcclRank>(setup_, deadline);
     SHOAL_ASSIGN_OR_RETURN(const Links links, JoinAll(*rank, decoded));
+    SHOAL_ASSIGN_OR_RETURN(const std::string sums, ConnectPeers(*rank, links[static_cast<size_t>(NcclKind::kTensor)],
+                                                                std::move(memory_), why_none_, decoded));
     SHOAL_ASSIGN_OR_RETURN(RankComm comm, MakeChannels(rank, links));
+    comm.sums = sums;
     SHOAL_RETURN_IF_ERROR(FirstData(*rank, comm));
     SHOAL_RETURN_IF_ERROR(rank->AwaitQueue());
     rank->Connected();
@@ -117,7 +133,9 @@ class Rendezvous final : public NcclRendezvous {
 
  private:
   const NcclSetup setup_;
-  const std::string version_, address_;
+  const std::string version_;
+  std::unique_ptr<PeerMemory> memory_;  // until it connects; null: none, and why
+  const std::string why_none_, address_;
 };
 
 }  // namespace
@@ -126,12 +144,15 @@ absl::StatusOr<std::unique_ptr<NcclRendezvous>> NcclRendezvous::Open(const NcclS
   SHOAL_CHECK(setup.api != nullptr && setup.accelerator != nullptr && setup.abort != nullptr);
   SHOAL_RETURN_IF_ERROR(CheckShape(setup.shape, setup.rank));
   SHOAL_ASSIGN_OR_RETURN(const std::string version, setup.api->Version());
-  NcclAddress address = {setup.generation, ShapeHash(setup.shape), setup.rank, version, {}};
+  NcclAddress address = {setup.generation, ShapeHash(setup.shape), setup.rank, version, {}, {}};
   for (const NcclMembers& members : NcclMembersOf(setup.shape, setup.rank)) {
     if (members.index != 0) continue;
     SHOAL_ASSIGN_OR_RETURN(address.ids[members.kind], setup.api->MakeId());
   }
-  return std::make_unique<Rendezvous>(setup, version, address);
+  std::string why_none;
+  SHOAL_ASSIGN_OR_RETURN(std::unique_ptr<PeerMemory> memory, OfferPeerMemory(setup, &why_none));
+  if (memory != nullptr) address.peer = memory->offer();
+  return std::make_unique<Rendezvous>(setup, version, std::move(memory), why_none, address);
 }
 
 }  // namespace shoal::comm

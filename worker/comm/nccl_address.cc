@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "absl/strings/escaping.h"
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
@@ -12,7 +13,8 @@ namespace shoal::comm {
 namespace {
 
 // First word: of another form of address there is nothing to be read.
-constexpr std::string_view kForm = "nccl1";
+constexpr std::string_view kForm = "nccl2";
+constexpr std::string_view kPeer = "peer";
 constexpr size_t kFixedWords = 5;
 
 bool IsVersion(const std::string& text) {
@@ -36,6 +38,31 @@ bool ParseId(absl::string_view word, NcclAddress* out) {
     return out->ids.emplace(static_cast<NcclKind>(k), id).second;
   }
   return false;
+}
+
+std::string Hex(const ops::Accelerator::DeviceId& id) {
+  return absl::BytesToHexString(absl::string_view(reinterpret_cast<const char*>(id.data()), id.size()));
+}
+
+// "peer:HOST:PORT:DEVICE:BYTES"
+bool ParsePeer(absl::string_view word, NcclAddress* out) {
+  const std::vector<absl::string_view> parts = absl::StrSplit(word, ':');
+  PeerOffer offer;
+  const bool sound =
+      parts.size() == 5 && !out->peer.has_value() && !parts[1].empty() && parts[1].size() <= kMaxDescriptorHost &&
+      std::all_of(parts[1].begin(), parts[1].end(),
+                  [](char c) {
+                    return c == '-' || IsHex({&c, 1});
+                  }) &&
+      parts[2].size() == DescriptorPort::kAddressBytes && IsHex(parts[2]) &&
+      parts[3].size() == 2 * offer.device.size() && IsHex(parts[3]) && absl::SimpleAtoi(parts[4], &offer.bytes);
+  if (!sound) return false;
+  offer.host = std::string(parts[1]);
+  offer.port = std::string(parts[2]);
+  const std::string device = absl::HexStringToBytes(parts[3]);
+  std::memcpy(offer.device.data(), device.data(), offer.device.size());
+  out->peer = std::move(offer);
+  return true;
 }
 
 }  // namespace
@@ -67,6 +94,10 @@ std::string EncodeAddress(const NcclAddress& a) {
     absl::StrAppend(&text, " ", std::string(kNcclKindNames[static_cast<size_t>(kind)]), ":",
                     absl::BytesToHexString(bytes));
   }
+  if (a.peer.has_value()) {
+    absl::StrAppend(&text, " ", std::string(kPeer), ":", a.peer->host, ":", a.peer->port, ":", Hex(a.peer->device), ":",
+                    a.peer->bytes);
+  }
   return text;
 }
 
@@ -82,7 +113,10 @@ absl::StatusOr<NcclAddress> DecodeNcclAddress(std::string_view text, int ranks) 
   }
   out.version = words[4];
   for (size_t i = kFixedWords; i < words.size(); ++i) {
-    if (!ParseId(words[i], &out)) return malformed;
+    if (!(absl::StartsWith(words[i], absl::StrCat(std::string(kPeer), ":")) ? ParsePeer(words[i], &out)
+                                                                            : ParseId(words[i], &out))) {
+      return malformed;
+    }
   }
   return out;
 }

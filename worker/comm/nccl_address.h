@@ -4,6 +4,7 @@
 #include <array>
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -11,6 +12,7 @@
 #include "absl/status/statusor.h"
 #include "worker/comm/collective.h"
 #include "worker/comm/nccl_api.h"
+#include "worker/comm/peer_memory.h"
 
 namespace shoal::comm {
 
@@ -37,6 +39,7 @@ struct NcclAddress {
   int rank = 0;
   std::string version;  // of NCCL: all ranks need the same
   std::map<NcclKind, NcclId> ids;
+  std::optional<PeerOffer> peer;  // none: this rank shares no memory with others
 
   bool operator==(const NcclAddress&) const = default;
 };

@@ -9,14 +9,11 @@
 
 namespace shoal::comm {
 
-// All-reduces of up to this many bytes are one-shot. Estimated, not measured: with 8 ranks at 450 GB/s the wire's share
-// of a two-shot is shorter by 5/8 of n * 8 / 450 GB/s, which at 512 KiB is about what its two more operations cost.
-inline constexpr size_t kNcclOneShotBytes = 512 << 10;
 // Working memory of the tensor channel, but for groups so large that their one-shots take more. Larger operations go in
 // pieces.
 inline constexpr size_t kNcclPieceBytes = 16 << 20;
 
-// `link` may be null: a stage of one rank.
+// `link` may be null: a stage of one rank. Small sums go over the rank's peer memory, where it has some.
 absl::StatusOr<std::unique_ptr<TensorChannel>> MakeNcclTensor(std::shared_ptr<NcclRank> rank, NcclLink* link);
 
 // `link`: the ranks of this tensor index.

@@ -59,6 +59,7 @@ NcclRank::~NcclRank() {
   queue_ = nullptr;
   // Memory is freed only when nothing enqueued uses it; a device that is broken uses it no more either.
   setup_.accelerator->Synchronise().IgnoreError();
+  peers_ = nullptr;
   for (void* memory : memory_) setup_.accelerator->Free(memory);
 }
 
@@ -126,13 +127,15 @@ void NcclRank::Abort() {
 
 absl::Status NcclRank::Check() {
   if (broken_.ok() && setup_.abort->load(std::memory_order_acquire) != 0) {
-    broken_ = absl::AbortedError(absl::StrCat("rank ", setup_.rank, " aborted"));
+    return Break(absl::AbortedError(absl::StrCat("rank ", setup_.rank, " aborted")));
   }
   return broken_;
 }
 
 absl::Status NcclRank::Break(const absl::Status& why) {
-  if (broken_.ok()) broken_ = why;
+  if (!broken_.ok()) return broken_;
+  broken_ = why;
+  if (peers_ != nullptr) peers_->Abort();  // from now on the device waits there for nobody
   return broken_;
 }
 

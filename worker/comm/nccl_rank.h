@@ -9,6 +9,7 @@
 #include "absl/status/statusor.h"
 #include "worker/comm/nccl.h"
 #include "worker/comm/nccl_address.h"
+#include "worker/comm/peer_memory.h"
 
 namespace shoal::comm {
 
@@ -47,6 +48,9 @@ class NcclRank final : public CommWatch {
   absl::StatusOr<std::byte*> Allocate(size_t bytes);
   // A second queue (once), until the end of this: it goes when nothing there waits for a peer any more.
   absl::StatusOr<NcclQueue*> MakeQueue(int places);
+  // Memory that the tensor ranks share, until the end of this; null: none.
+  void SetPeers(std::unique_ptr<PeerMemory> peers) { peers_ = std::move(peers); }
+  PeerMemory* peers() const { return peers_.get(); }
   // Until all that was enqueued is done.
   absl::Status AwaitQueue();
   // From now on waits have no deadline, and what is sent counts.
@@ -54,8 +58,11 @@ class NcclRank final : public CommWatch {
 
   absl::Status Poll() override;
   void Abort() override;
+  // OK, what broke the group, or that it is aborted.
+  absl::Status Check();
 
   const NcclSetup& setup() const { return setup_; }
+  TimeNs deadline() const { return deadline_; }
   ops::Accelerator& accelerator() const { return *setup_.accelerator; }
   SentBytes& sent() { return stats.over(Transport::kNccl); }
 
@@ -63,8 +70,6 @@ class NcclRank final : public CommWatch {
 
  private:
   friend class NcclLink;
-  // OK, what broke the group, or that it is aborted.
-  absl::Status Check();
   // Remembers the first.
   absl::Status Break(const absl::Status& why);
   // Until `ready` says true; an error of its is final.
@@ -77,6 +82,7 @@ class NcclRank final : public CommWatch {
   TimeNs deadline_;  // of waits
   std::vector<std::unique_ptr<NcclLink>> links_;
   std::unique_ptr<NcclQueue> queue_;
+  std::unique_ptr<PeerMemory> peers_;
   std::vector<void*> memory_;
   absl::Status broken_;
 };

@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/dtype.h"
 #include "common/base/status_macros.h"
+#include "worker/comm/all_reduce.h"
 #include "worker/comm/nccl_channels.h"
 
 namespace shoal::comm {
@@ -15,7 +16,7 @@ constexpr int64_t kVector = 8;  // elements: slices begin where a 16-byte access
 
 int64_t Ceil(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
-size_t ScratchBytes(int ranks) { return std::max(kNcclPieceBytes, static_cast<size_t>(ranks) * kNcclOneShotBytes); }
+size_t ScratchBytes(int ranks) { return std::max(kNcclPieceBytes, static_cast<size_t>(ranks) * NcclOneShotBytes()); }
 
 class NcclTensor final : public TensorChannel {
  public:
@@ -28,7 +29,17 @@ class NcclTensor final : public TensorChannel {
   absl::Status AllReduceSum(ops::Acts data, int64_t count) override {
     if (size() == 1 || count == 0) return absl::OkStatus();
     auto* const bytes = data.as<std::byte>();
-    if (static_cast<size_t>(count) * element_ <= kNcclOneShotBytes) return OneShot(bytes, count);
+    PeerMemory* const peers = rank_->peers();
+    switch (ChooseAllReduce(size(), static_cast<size_t>(count) * element_, peers != nullptr)) {
+      case AllReduceAlgorithm::kPeer:
+        SHOAL_RETURN_IF_ERROR(rank_->Check());
+        rank_->stats.over(Transport::kPeer).tensor += count * static_cast<int64_t>(element_) * (size() - 1);
+        return peers->AllReduceSum(data, count);
+      case AllReduceAlgorithm::kOneShot:
+        return OneShot(bytes, count);
+      case AllReduceAlgorithm::kTwoShot:
+        break;
+    }
     // Whole vectors for each rank, so that all pieces but the last are cut evenly.
     const int64_t piece = static_cast<int64_t>(ScratchBytes(size()) / element_) / (size() * kVector) * size() * kVector;
     for (int64_t at = 0; at < count; at += piece) {

@@ -159,6 +159,7 @@ absl::Status Run(Inherited& in, const plan::RankSetup& setup, plan::RingReader& 
   const comm::GroupShape channels = ChannelShape(setup.model, setup.limits, setup.tp, setup.pp);
   SHOAL_ASSIGN_OR_RETURN(comm::RankComm comm, OpenChannels(setup, channels, {in.channels.data(), in.channels.size()},
                                                            reader, results, in.page, memory.parts));
+  if (!comm.sums.empty()) std::fprintf(stderr, "rank %d: %s\n", setup.rank, comm.sums.c_str());
   // What a host's transport carries for a device goes through host memory.
   if (!device->is_host() && setup.engine.transport != "nccl") comm = comm::MakeStaged(std::move(comm), device);
 

@@ -55,6 +55,10 @@ absl::StatusOr<comm::RankComm> OpenChannels(const plan::RankSetup& setup, const 
       return absl::FailedPreconditionError(
           absl::StrCat("transport nccl is for ranks on CUDA, and this one is on ", setup.engine.device));
     }
+    const auto all_reduce = comm::AllReducePolicyFromName(setup.engine.all_reduce);
+    if (!all_reduce.has_value()) {
+      return absl::InvalidArgumentError(absl::StrCat("all-reduce ", setup.engine.all_reduce, " is not known"));
+    }
     SHOAL_ASSIGN_OR_RETURN(const std::unique_ptr<comm::NcclRendezvous> rendezvous,
                            comm::NcclRendezvous::Open({.api = device.nccl,
                                                        .accelerator = device.accelerator,
@@ -62,7 +66,8 @@ absl::StatusOr<comm::RankComm> OpenChannels(const plan::RankSetup& setup, const 
                                                        .rank = setup.rank,
                                                        .generation = setup.epoch,
                                                        .abort = &page->abort,
-                                                       .note = &page->waiting}));
+                                                       .note = &page->waiting,
+                                                       .all_reduce = *all_reduce}));
     return Meet(*rendezvous, setup, plans, results, page, kNcclConnectTimeout);
   }
   if (setup.engine.transport != "gloo") {

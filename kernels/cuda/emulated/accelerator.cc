@@ -1,6 +1,7 @@
 // Tested by: tests/kernels/cuda/accelerator_test.cc
 #include "kernels/cuda/emulated/accelerator.h"
 
+#include <algorithm>
 #include <cstring>
 #include <utility>
 
@@ -63,6 +64,8 @@ class EmulatedAccelerator final : public ops::Accelerator {
   absl::StatusOr<SharedHandle> CreateShared(size_t bytes) override;
   absl::StatusOr<void*> MapShared(int fd, size_t bytes) override;
   void UnmapShared(void* memory, size_t bytes) override;
+  absl::StatusOr<DeviceId> Id() override;
+  absl::StatusOr<void*> MapPeer(int fd, size_t bytes, const DeviceId& owner) override;
 
   absl::Status CopyIn(void* to, const void* from_pinned, size_t bytes) override {
     return EnqueueCopy("copy in", {to, false}, {from_pinned, true}, bytes);
@@ -162,6 +165,26 @@ absl::StatusOr<void*> EmulatedAccelerator::MapShared(int fd, size_t bytes) {
 void EmulatedAccelerator::UnmapShared(void* memory, size_t bytes) {
   const MutexLock lock(shared_mutex_);
   shared_.Unmap(memory, bytes);
+}
+
+absl::StatusOr<ops::Accelerator::DeviceId> EmulatedAccelerator::Id() {
+  DeviceId id = {};
+  id.back() = static_cast<uint8_t>(options_.device);
+  return id;
+}
+
+absl::StatusOr<void*> EmulatedAccelerator::MapPeer(int fd, size_t bytes, const DeviceId& owner) {
+  SHOAL_RETURN_IF_ERROR(queue_.UsableFor("a mapping"));
+  const int device = owner.back();
+  if (std::any_of(owner.begin(), owner.end() - 1, [](uint8_t byte) { return byte != 0; })) {
+    return absl::FailedPreconditionError("the device that the memory is of is not visible to this process");
+  }
+  if (device != options_.device && !options_.reaches_peers) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("device ", options_.device, " does not reach the memory of device ", device));
+  }
+  const MutexLock lock(shared_mutex_);
+  return shared_.MapOf(device, fd, bytes);
 }
 
 absl::Status EmulatedAccelerator::Check(const Side& side, size_t bytes) {

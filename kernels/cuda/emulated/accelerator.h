@@ -22,9 +22,10 @@ struct EmulatedOptions {
   int multiprocessors = 4;
   size_t memory_bytes = size_t{1} << 30;
   emulated::Pace pace = emulated::Pace::kEager;
+  bool reaches_peers = true;  // the memory of other devices
 };
 
-// native_stream() is an emulated::Queue*.
+// Its Id() ends with the number of the device. native_stream() is an emulated::Queue*.
 std::unique_ptr<ops::Accelerator> MakeEmulatedAccelerator(const EmulatedOptions& options);
 
 namespace emulated {

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <boost/context/fiber.hpp>
 #include <boost/context/pooled_fixedsize_stack.hpp>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -12,6 +13,8 @@
 #include <memory>
 #include <numeric>
 #include <random>
+#include <thread>
+#include <utility>
 #include <vector>
 
 namespace shoal::cuda::emulated {
@@ -39,6 +42,8 @@ struct Thread {
   ctx::fiber fiber;                // where it goes on; empty: ended
   const uint64_t* wait = nullptr;  // stands until *wait != seen
   uint64_t seen = 0;
+  bool looked = false;  // has given way by Yield() since it was resumed
+  bool ended = false;
   const char* what = "start";  // what it waits for
   std::deque<std::vector<Copy>> groups;
   std::vector<Copy> open;
@@ -52,6 +57,9 @@ struct Warp {
 };
 
 struct Block {
+  Block(const Place& first, size_t shared_bytes);
+
+  std::unique_ptr<std::byte, void (*)(void*)> shared;
   std::vector<Thread> threads;
   std::vector<Warp> warps;
   unsigned alive = 0, at_barrier = 0;
@@ -100,11 +108,13 @@ void RunThread(Block& block, Thread& thread, const std::function<void()>& body) 
     });
   }
   block.running = &thread;
+  thread.looked = false;
   here = thread.place;
   thread.fiber = std::move(thread.fiber).resume();
   block.running = nullptr;
   if (thread.fiber) return;
   if (!thread.open.empty() || !thread.groups.empty()) Die("a thread ended with copies that nobody waited for");
+  thread.ended = true;
   --block.alive;
   ReleaseBarrierIfFull(block);
 }
@@ -118,31 +128,58 @@ std::vector<unsigned> Turns(unsigned count, std::mt19937_64& random) {
   return turns;
 }
 
-void RunBlock(const Place& first, const std::function<void()>& body, std::mt19937_64& random) {
+Block::Block(const Place& first, size_t shared_bytes)
+    : shared(static_cast<std::byte*>(
+                 std::aligned_alloc(kSharedAlignment, (shared_bytes / kSharedAlignment + 1) * kSharedAlignment)),
+             std::free) {
   const unsigned count = first.block.x * first.block.y * first.block.z;
-  Block block;
-  block.threads.resize(count);
-  block.warps.resize((count + 31) / 32);
-  block.alive = count;
+  std::memset(shared.get(), 0xff, shared_bytes);
+  threads.resize(count);
+  warps.resize((count + 31) / 32);
+  alive = count;
   for (unsigned i = 0; i < count; ++i) {
-    Place& p = block.threads[i].place;
+    Place& p = threads[i].place;
     p = first;
+    p.shared = shared.get();
+    p.shared_bytes = shared_bytes;
     p.thread_index = {i % first.block.x, i / first.block.x % first.block.y, i / (first.block.x * first.block.y)};
   }
+}
+
+// Until all of its threads have ended, or those that can run only look (then false).
+bool Advance(Block& block, const std::function<void()>& body, std::mt19937_64& random) {
   t_block = &block;
-  std::vector<bool> ended(count, false);
-  while (block.alive > 0) {
+  bool only_looks = false;
+  while (block.alive > 0 && !only_looks) {
     bool moved = false;
-    for (const unsigned i : Turns(count, random)) {
+    only_looks = true;
+    for (const unsigned i : Turns(static_cast<unsigned>(block.threads.size()), random)) {
       Thread& thread = block.threads[i];
-      if (ended[i] || (thread.wait != nullptr && *thread.wait == thread.seen)) continue;
+      if (thread.ended || (thread.wait != nullptr && *thread.wait == thread.seen)) continue;
       moved = true;
       RunThread(block, thread, body);
-      ended[i] = !thread.fiber;
+      only_looks &= thread.looked;
     }
     if (!moved) Die("threads wait for each other: not all reach a barrier, or not all lanes of a mask come");
   }
   t_block = nullptr;
+  return block.alive == 0;
+}
+
+// Blocks that have only looked, again and again until the last one has ended: all of a grid are there at once.
+void RunWaiting(std::vector<std::unique_ptr<Block>> waiting, const std::function<void()>& body,
+                std::mt19937_64& random) {
+  constexpr int kLooksAtOnce = 16;  // then others, too, shall have a core
+  for (int looks = 0; !waiting.empty(); ++looks) {
+    const size_t before = waiting.size();
+    std::erase_if(waiting, [&](const auto& block) { return Advance(*block, body, random); });
+    if (waiting.size() < before) looks = 0;
+    if (looks < kLooksAtOnce) {
+      std::this_thread::yield();
+    } else {
+      std::this_thread::sleep_for(std::chrono::microseconds(50));
+    }
+  }
 }
 
 }  // namespace
@@ -156,21 +193,17 @@ void SetOrder(Order order, uint64_t seed) {
 
 void RunGrid(Dim3 grid, Dim3 block, size_t shared_bytes, const std::function<void()>& body) {
   std::mt19937_64 random(g_seed);
-  const std::unique_ptr<std::byte, void (*)(void*)> shared(
-      static_cast<std::byte*>(
-          std::aligned_alloc(kSharedAlignment, (shared_bytes / kSharedAlignment + 1) * kSharedAlignment)),
-      std::free);
   const Place former = here;
+  std::vector<std::unique_ptr<Block>> waiting;
   for (const unsigned i : Turns(grid.x * grid.y * grid.z, random)) {
-    std::memset(shared.get(), 0xff, shared_bytes);
     Place first;
     first.grid = grid;
     first.block = block;
     first.block_index = {i % grid.x, i / grid.x % grid.y, i / (grid.x * grid.y)};
-    first.shared = shared.get();
-    first.shared_bytes = shared_bytes;
-    RunBlock(first, body, random);
+    auto one = std::make_unique<Block>(first, shared_bytes);
+    if (!Advance(*one, body, random)) waiting.push_back(std::move(one));
   }
+  RunWaiting(std::move(waiting), body, random);
   here = former;
 }
 
@@ -181,6 +214,13 @@ void BlockBarrier() {
   ReleaseBarrierIfFull(block);
   if (block.barrier_generation == before) Stand(&block.barrier_generation, "__syncthreads");
   here = block.running->place;
+}
+
+void Yield() {
+  Block& block = *t_block;
+  block.running->looked = true;
+  block.running->what = "a look at memory";
+  block.scheduler = std::move(block.scheduler).resume();
 }
 
 void Collective(uint32_t mask, const char* what, const void* in, size_t in_bytes, void* out, size_t out_bytes,

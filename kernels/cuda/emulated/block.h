@@ -2,6 +2,7 @@
 // open is decided adversely and can be varied, so that a kernel which works here relies on nothing:
 //   shared memory begins as 0xff bytes; which thread runs next between barriers is a choice (`Order`);
 //   an asynchronous copy happens when its thread waits for it, not before.
+// A block gives way to the others of its grid only while it looks for what another device will write (Yield).
 // A barrier that not all threads reach ends the program with the place of each thread.
 #pragma once
 
@@ -35,6 +36,9 @@ extern thread_local Place here;
 
 // __syncthreads: every thread of the block that has not ended.
 void BlockBarrier();
+// Between two looks at memory that somebody else writes: the other threads go on, and the other blocks once all of this
+// one that could run have only looked.
+void Yield();
 
 // What the 32 threads of a warp do together: each brings `in`; when all lanes of `mask` have, compute(in, out) runs
 // once over the lanes' slots, and each takes its `out`. Slots are kSlotBytes wide.

@@ -71,18 +71,18 @@ absl::StatusOr<ops::Accelerator::SharedHandle> SharedMemory::Create(size_t bytes
   return ops::Accelerator::SharedHandle{fd, bytes};
 }
 
-absl::StatusOr<void*> SharedMemory::Map(int fd, size_t bytes) {
+absl::StatusOr<void*> SharedMemory::MapOf(int device, int fd, size_t bytes) {
   struct stat info = {};
   if (::fstat(fd, &info) != 0 || ::fcntl(fd, F_GET_SEALS) != kSeals ||
-      FileOf(fd) != absl::StrCat("/memfd:", NameOf(device_), " (deleted)")) {
-    return absl::InvalidArgumentError(absl::StrCat("descriptor ", fd, " is not of memory of this device"));
+      FileOf(fd) != absl::StrCat("/memfd:", NameOf(device), " (deleted)")) {
+    return absl::InvalidArgumentError(absl::StrCat("descriptor ", fd, " is not of memory of device ", device));
   }
   if (bytes != static_cast<size_t>(info.st_size)) {
     return absl::InvalidArgumentError(absl::StrCat("shared memory has not the size told, ", bytes, " bytes"));
   }
   void* memory = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
   if (memory == MAP_FAILED) return absl::ResourceExhaustedError(absl::StrCat("cannot map ", bytes, " bytes"));
-  Remember({info.st_dev, info.st_ino, bytes});
+  if (device == device_) Remember({info.st_dev, info.st_ino, bytes});
   mappings_[static_cast<std::byte*>(memory)] = {bytes, info.st_ino};
   return memory;
 }

@@ -22,7 +22,9 @@ class SharedMemory {
 
   // As ops::Accelerator has them. `bytes` of Create is a multiple of the granularity.
   absl::StatusOr<ops::Accelerator::SharedHandle> Create(size_t bytes);
-  absl::StatusOr<void*> Map(int fd, size_t bytes);
+  absl::StatusOr<void*> Map(int fd, size_t bytes) { return MapOf(device_, fd, bytes); }
+  // Of what `device` has created.
+  absl::StatusOr<void*> MapOf(int device, int fd, size_t bytes);
   void Unmap(void* memory, size_t bytes);
 
   // Whether [memory, memory + bytes) lies in one mapping.

@@ -273,6 +273,43 @@ TEST_P(AcceleratorContract, WhatIsNoSharedMemoryOfThisSizeIsRefused) {
   ::close(other);
 }
 
+TEST_P(AcceleratorContract, TellsWhichDeviceItIs) {
+  const auto id = accelerator().Id();
+  ASSERT_TRUE(id.ok()) << id.status();
+  EXPECT_EQ(*id, GetParam().make()->Id().value());
+}
+
+// Its own memory is a peer's, too: several ranks may have one device.
+TEST_P(AcceleratorContract, MemoryOfAPeerIsReachedWhereItLies) {
+  const auto other = GetParam().make();
+  SharedFile shared(*other, kBytes);
+  void* theirs = other->MapShared(shared.fd(), shared.size()).value();
+  const auto ours = accelerator().MapPeer(shared.fd(), shared.size(), other->Id().value());
+  ASSERT_TRUE(ours.ok()) << ours.status();
+  shared.Close();
+  ASSERT_TRUE(accelerator().Fill(*ours, 7, shared.size()).ok());
+  ASSERT_TRUE(accelerator().Synchronise().ok());
+  const Piece out(*other, Piece::kPinned, kBytes);
+  ASSERT_TRUE(other->CopyOut(out.data(), theirs, kBytes).ok());
+  ASSERT_TRUE(other->Synchronise().ok());
+  EXPECT_TRUE(out.Is(7));
+  accelerator().UnmapShared(*ours, shared.size());
+  other->UnmapShared(theirs, shared.size());
+}
+
+TEST_P(AcceleratorContract, MemoryThatIsNotAPeersIsRefused) {
+  const SharedFile shared(accelerator(), kBytes);
+  ops::Accelerator::DeviceId nobody;
+  nobody.fill(0xab);
+  EXPECT_EQ(accelerator().MapPeer(shared.fd(), shared.size(), nobody).status().code(),
+            absl::StatusCode::kFailedPrecondition);
+  const auto own = accelerator().Id().value();
+  EXPECT_EQ(accelerator().MapPeer(-1, shared.size(), own).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(accelerator().MapPeer(shared.fd(), 2 * shared.size(), own).status().code(),
+            absl::StatusCode::kInvalidArgument);
+  EXPECT_TRUE(accelerator().Synchronise().ok()) << "nothing has broken";
+}
+
 int Wait(pid_t pid) {
   int status = 0;
   EXPECT_EQ(::waitpid(pid, &status, 0), pid);

@@ -3,6 +3,7 @@
 //   SHOAL_EMULATED_DEVICES  how many there are; 2 unless told
 //   SHOAL_EMULATED_MEMORY   bytes of each; 1 GiB unless told. Processes do not share them: each has all of it
 //   SHOAL_EMULATED_LAZY     1: work runs as late as it can
+//   SHOAL_EMULATED_PEERS    0: no device reaches the memory of another
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
@@ -22,7 +23,7 @@ namespace shoal::cuda {
 namespace {
 
 struct Settings {
-  uint64_t devices = 2, memory = uint64_t{1} << 30, lazy = 0;
+  uint64_t devices = 2, memory = uint64_t{1} << 30, lazy = 0, peers = 1;
 };
 
 absl::Status Read(const char* name, uint64_t least, uint64_t most, uint64_t* value) {
@@ -37,6 +38,7 @@ absl::StatusOr<Settings> ReadSettings() {
   SHOAL_RETURN_IF_ERROR(Read("SHOAL_EMULATED_DEVICES", 0, ops::kCudaMaxDevices, &s.devices));
   SHOAL_RETURN_IF_ERROR(Read("SHOAL_EMULATED_MEMORY", 0, uint64_t{1} << 50, &s.memory));
   SHOAL_RETURN_IF_ERROR(Read("SHOAL_EMULATED_LAZY", 0, 1, &s.lazy));
+  SHOAL_RETURN_IF_ERROR(Read("SHOAL_EMULATED_PEERS", 0, 1, &s.peers));
   return s;
 }
 
@@ -80,7 +82,8 @@ absl::Status Open(int index, ops::Numerics numerics, std::unique_ptr<ops::Accele
                                   .gemm = std::move(gemm),
                                   .device = index,
                                   .memory_bytes = settings.memory,
-                                  .pace = settings.lazy != 0 ? emulated::Pace::kLazy : emulated::Pace::kEager});
+                                  .pace = settings.lazy != 0 ? emulated::Pace::kLazy : emulated::Pace::kEager,
+                                  .reaches_peers = settings.peers != 0});
   return absl::OkStatus();
 }
 

@@ -50,6 +50,22 @@ TEST(Runtime, DevicesThatCannotBeUsedAreNamedWithTheReason) {
   fake::settings().shares_by_descriptor = true;
 }
 
+// Two devices, as far as the driver lets them.
+TEST(Runtime, MemoryOfAnotherDeviceIsReachedWhereTheDriverSaysSo) {
+  const auto first = Open(0), second = Open(1);
+  EXPECT_NE(first->Id().value(), second->Id().value());
+  const SharedFile shared(*first, 100);
+  const auto reached = second->MapPeer(shared.fd(), shared.size(), first->Id().value());
+  ASSERT_TRUE(reached.ok()) << reached.status();
+  second->UnmapShared(*reached, shared.size());
+  fake::settings().reaches_peers = false;
+  const absl::Status refused = second->MapPeer(shared.fd(), shared.size(), first->Id().value()).status();
+  EXPECT_EQ(refused.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("device 1 does not reach the memory of device 0"));
+  EXPECT_TRUE(first->MapPeer(shared.fd(), shared.size(), first->Id().value()).ok()) << "no device is a peer of itself";
+  fake::settings().reaches_peers = true;
+}
+
 TEST(Runtime, KernelsAreLoadedEagerlyUnlessTheEnvironmentSaysOtherwise) {
   ::unsetenv("CUDA_MODULE_LOADING");
   LoadKernelsEagerly();

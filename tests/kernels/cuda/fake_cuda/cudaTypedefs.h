@@ -38,6 +38,12 @@ struct CUmemAccessDesc {
 using PFN_cuGetErrorName_v6000 = CUresult (*)(CUresult, const char**);
 using PFN_cuGetErrorString_v6000 = CUresult (*)(CUresult, const char**);
 using PFN_cuDeviceGet_v2000 = CUresult (*)(CUdevice*, int);
+struct CUuuid {
+  char bytes[16];
+};
+using PFN_cuDeviceGetCount_v2000 = CUresult (*)(int*);
+using PFN_cuDeviceGetUuid_v11040 = CUresult (*)(CUuuid*, CUdevice);
+using PFN_cuDeviceCanAccessPeer_v4000 = CUresult (*)(int*, CUdevice, CUdevice);
 using PFN_cuDeviceGetAttribute_v2000 = CUresult (*)(int*, CUdevice_attribute, CUdevice);
 using PFN_cuMemGetAllocationGranularity_v10020 = CUresult (*)(size_t*, const CUmemAllocationProp*,
                                                               CUmemAllocationGranularity_flags);

@@ -38,6 +38,20 @@ CUresult ErrorName(CUresult, const char** name) { return *name = "CUDA_ERROR_...
 CUresult ErrorString(CUresult, const char** words) { return *words = "invalid argument", CUDA_SUCCESS; }
 CUresult DeviceGet(CUdevice* device, int ordinal) { return *device = 100 + ordinal, CUDA_SUCCESS; }
 
+CUresult DeviceCount(int* count) { return *count = 2, CUDA_SUCCESS; }
+
+CUresult DeviceUuid(CUuuid* uuid, CUdevice device) {
+  if (device < 100) return CUDA_ERROR_INVALID_VALUE;  // an ordinal is no device
+  *uuid = {};
+  uuid->bytes[15] = static_cast<char>(device - 100);
+  return CUDA_SUCCESS;
+}
+
+CUresult CanAccessPeer(int* can, CUdevice device, CUdevice peer) {
+  *can = device != peer && settings().reaches_peers ? 1 : 0;
+  return CUDA_SUCCESS;
+}
+
 CUresult DeviceAttribute(int* value, CUdevice_attribute attribute, CUdevice device) {
   if (device < 100) return CUDA_ERROR_INVALID_VALUE;  // an ordinal is no device
   *value = attribute == CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED || settings().shares_by_descriptor;
@@ -167,6 +181,9 @@ void* FindDriverFunction(const char* name) {
       {"cuGetErrorName", reinterpret_cast<void*>(ErrorName)},
       {"cuGetErrorString", reinterpret_cast<void*>(ErrorString)},
       {"cuDeviceGet", reinterpret_cast<void*>(DeviceGet)},
+      {"cuDeviceGetCount", reinterpret_cast<void*>(DeviceCount)},
+      {"cuDeviceGetUuid", reinterpret_cast<void*>(DeviceUuid)},
+      {"cuDeviceCanAccessPeer", reinterpret_cast<void*>(CanAccessPeer)},
       {"cuDeviceGetAttribute", reinterpret_cast<void*>(DeviceAttribute)},
       {"cuMemGetAllocationGranularity", reinterpret_cast<void*>(Granularity)},
       {"cuMemCreate", reinterpret_cast<void*>(Create)},
