@@ -2,8 +2,10 @@
 //
 // cuBLASLt's matrices lie column by column. Rows of w and of x are its columns, k of them one below the other, so
 //   D [n, tokens] = A^T B,   A = w as [k, n],   B = x as [k, tokens],   and D's columns are the rows of y.
-// What a size needs is made once and kept: at most one plan for each matrix of the model and each number of tokens that
-// a step can have, some 200 bytes each.
+// That is the one order in which it multiplies e4m3 on Ada and Hopper. Factors for each row of w and of x are its
+// "outer vectors" (cuBLAS 12.9 and later; 13 has them for compute capability 9.0, and says no for others). Fast
+// accumulation stays off: sums are carried into f32 as they grow. What a size needs is made once and kept: at most one
+// plan for each matrix of the model and each number of tokens that a step can have, some 200 bytes each.
 #include "kernels/cuda/cublaslt_gemm.h"
 
 #include <map>
@@ -37,16 +39,18 @@ class Layouts {
 
 class CublasLtGemm final : public LibraryGemm {
  public:
-  CublasLtGemm(const CublasLt& lt, void* workspace) : lt_(lt), workspace_(workspace) {}
+  CublasLtGemm(const CublasLt& lt, void* workspace, const GemmScratch& scratch)
+      : LibraryGemm(scratch), lt_(lt), workspace_(workspace) {}
   ~CublasLtGemm() override;
 
   absl::Status Open();
+  absl::StatusOr<bool> Has(const GemmProduct& p) override;
   absl::StatusOr<bool> Multiply(DeviceStream stream, const GemmProduct& p) override;
   void SetRecording(bool recording) override { recording_ = recording; }
 
  private:
-  // Of a product: f32_out, n, k, y_stride, and tokens, or a bucket of them.
-  using Key = std::tuple<bool, int64_t, int64_t, int64_t, int64_t>;
+  // Of a product: type, f32_out, n, k, y_stride, and tokens, or a bucket of them.
+  using Key = std::tuple<DType, bool, int64_t, int64_t, int64_t, int64_t>;
   struct Plan {
     std::unique_ptr<Layouts> layouts;
     bool found = false;  // or the library has no algorithm
@@ -54,15 +58,19 @@ class CublasLtGemm final : public LibraryGemm {
   };
 
   absl::Status Check(cublasStatus_t status, const char* what) const;
+  template <typename T>
+  absl::Status Set(cublasLtMatmulDesc_t desc, cublasLtMatmulDescAttributes_t attribute, const T& value) const;
+  absl::Status MakeProducts();
+  absl::StatusOr<cublasLtMatmulDesc_t> ProductFor(const GemmProduct& p) const;
   absl::Status MakeLayouts(const GemmProduct& p, int64_t tokens, Layouts* out) const;
-  absl::Status Ask(const Layouts& layouts, Plan* plan) const;
-  absl::StatusOr<const Plan*> PlanOfBucket(const GemmProduct& p);
-  absl::StatusOr<const Plan*> PlanOf(const GemmProduct& p);
+  absl::Status Ask(cublasLtMatmulDesc_t product, const Layouts& layouts, Plan* plan) const;
+  absl::StatusOr<const Plan*> PlanOfBucket(cublasLtMatmulDesc_t product, const GemmProduct& p);
+  absl::StatusOr<Plan*> PlanOf(const GemmProduct& p);
 
   const CublasLt lt_;
   void* const workspace_;
   cublasLtHandle_t handle_ = nullptr;
-  cublasLtMatmulDesc_t product_ = nullptr;
+  cublasLtMatmulDesc_t product_ = nullptr, scaled_ = nullptr;  // of bf16, of e4m3
   cublasLtMatmulPreference_t preference_ = nullptr;
   bool recording_ = false;
   std::map<Key, Plan> buckets_, plans_;
@@ -72,7 +80,9 @@ CublasLtGemm::~CublasLtGemm() {
   buckets_.clear();
   plans_.clear();
   if (preference_ != nullptr) (void)lt_.preference_destroy(preference_);
-  if (product_ != nullptr) (void)lt_.desc_destroy(product_);
+  for (cublasLtMatmulDesc_t product : {product_, scaled_}) {
+    if (product != nullptr) (void)lt_.desc_destroy(product);
+  }
   if (handle_ != nullptr) (void)lt_.destroy(handle_);
 }
 
@@ -81,12 +91,33 @@ absl::Status CublasLtGemm::Check(cublasStatus_t status, const char* what) const 
   return absl::InternalError(absl::StrCat(what, ": ", lt_.status_string(status)));
 }
 
+template <typename T>
+absl::Status CublasLtGemm::Set(cublasLtMatmulDesc_t desc, cublasLtMatmulDescAttributes_t attribute,
+                               const T& value) const {
+  return Check(lt_.desc_set(desc, attribute, &value, sizeof value), "cublasLtMatmulDescSetAttribute");
+}
+
+absl::Status CublasLtGemm::MakeProducts() {
+  for (cublasLtMatmulDesc_t* product : {&product_, &scaled_}) {
+    SHOAL_RETURN_IF_ERROR(Check(lt_.desc_create(product, CUBLAS_COMPUTE_32F, CUDA_R_32F), "cublasLtMatmulDescCreate"));
+    SHOAL_RETURN_IF_ERROR(Set(*product, CUBLASLT_MATMUL_DESC_TRANSA, int32_t{CUBLAS_OP_T}));
+  }
+  constexpr int32_t kForEachRow = CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F;
+  SHOAL_RETURN_IF_ERROR(Set(scaled_, CUBLASLT_MATMUL_DESC_A_SCALE_MODE, kForEachRow));
+  return Set(scaled_, CUBLASLT_MATMUL_DESC_B_SCALE_MODE, kForEachRow);
+}
+
+// Factors belong to the product, not to the call: those of `p` from here on.
+absl::StatusOr<cublasLtMatmulDesc_t> CublasLtGemm::ProductFor(const GemmProduct& p) const {
+  if (p.type != DType::kF8E4M3) return product_;
+  SHOAL_RETURN_IF_ERROR(Set(scaled_, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, p.w_scale));
+  SHOAL_RETURN_IF_ERROR(Set(scaled_, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, p.x_scale));
+  return scaled_;
+}
+
 absl::Status CublasLtGemm::Open() {
   SHOAL_RETURN_IF_ERROR(Check(lt_.create(&handle_), "cublasLtCreate"));
-  SHOAL_RETURN_IF_ERROR(Check(lt_.desc_create(&product_, CUBLAS_COMPUTE_32F, CUDA_R_32F), "cublasLtMatmulDescCreate"));
-  const int32_t transposed = CUBLAS_OP_T;
-  SHOAL_RETURN_IF_ERROR(
-      Check(lt_.desc_set(product_, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof transposed), "transpose A"));
+  SHOAL_RETURN_IF_ERROR(MakeProducts());
   SHOAL_RETURN_IF_ERROR(Check(lt_.preference_create(&preference_), "cublasLtMatmulPreferenceCreate"));
   const auto prefer = [&](cublasLtMatmulPreferenceAttributes_t attribute, const auto& value) {
     return Check(lt_.preference_set(preference_, attribute, &value, sizeof value),
@@ -109,69 +140,89 @@ absl::Status CublasLtGemm::MakeLayouts(const GemmProduct& p, int64_t tokens, Lay
     return Check(lt_.layout_create(layout, type, static_cast<uint64_t>(rows), static_cast<uint64_t>(cols), ld),
                  "cublasLtMatrixLayoutCreate");
   };
-  SHOAL_RETURN_IF_ERROR(make(&out->a, CUDA_R_16BF, p.k, p.n, p.k));
-  SHOAL_RETURN_IF_ERROR(make(&out->b, CUDA_R_16BF, p.k, tokens, p.k));
+  const cudaDataType_t type = p.type == DType::kF8E4M3 ? CUDA_R_8F_E4M3 : CUDA_R_16BF;
+  SHOAL_RETURN_IF_ERROR(make(&out->a, type, p.k, p.n, p.k));
+  SHOAL_RETURN_IF_ERROR(make(&out->b, type, p.k, tokens, p.k));
   return make(&out->d, p.f32_out ? CUDA_R_32F : CUDA_R_16BF, p.n, tokens, p.y_stride);
 }
 
-absl::Status CublasLtGemm::Ask(const Layouts& l, Plan* plan) const {
+// What cuBLASLt says of a product that it does not multiply on this device: of types and factors that it knows nothing
+// of, that they are invalid.
+bool IsNo(bool scaled, cublasStatus_t status) {
+  return status == CUBLAS_STATUS_NOT_SUPPORTED || (scaled && status == CUBLAS_STATUS_INVALID_VALUE);
+}
+
+absl::Status CublasLtGemm::Ask(cublasLtMatmulDesc_t product, const Layouts& l, Plan* plan) const {
+  plan->found = false;
   cublasLtMatmulHeuristicResult_t best = {};
   int count = 0;
   const cublasStatus_t asked =
-      lt_.heuristic(handle_, product_, l.a, l.b, l.d, l.d, preference_, /*requestedAlgoCount=*/1, &best, &count);
-  if (asked == CUBLAS_STATUS_NOT_SUPPORTED) return absl::OkStatus();
+      lt_.heuristic(handle_, product, l.a, l.b, l.d, l.d, preference_, /*requestedAlgoCount=*/1, &best, &count);
+  if (IsNo(product == scaled_, asked)) return absl::OkStatus();
   SHOAL_RETURN_IF_ERROR(Check(asked, "cublasLtMatmulAlgoGetHeuristic"));
   plan->found = count > 0 && best.state == CUBLAS_STATUS_SUCCESS && best.workspaceSize <= kGemmWorkspaceBytes;
   plan->algo = best.algo;
   return absl::OkStatus();
 }
 
-absl::StatusOr<const CublasLtGemm::Plan*> CublasLtGemm::PlanOfBucket(const GemmProduct& p) {
+absl::StatusOr<const CublasLtGemm::Plan*> CublasLtGemm::PlanOfBucket(cublasLtMatmulDesc_t product,
+                                                                     const GemmProduct& p) {
   const int64_t tokens = TokenBucket(p.tokens);
-  const Key key = {p.f32_out, p.n, p.k, p.y_stride, tokens};
+  const Key key = {p.type, p.f32_out, p.n, p.k, p.y_stride, tokens};
   if (const auto known = buckets_.find(key); known != buckets_.end()) return &known->second;
   Plan plan;
   Layouts layouts(lt_);  // needed for the question alone
   SHOAL_RETURN_IF_ERROR(MakeLayouts(p, tokens, &layouts));
-  SHOAL_RETURN_IF_ERROR(Ask(layouts, &plan));
+  SHOAL_RETURN_IF_ERROR(Ask(product, layouts, &plan));
   return &buckets_.emplace(key, std::move(plan)).first->second;
 }
 
 // Null: there is none yet, and none may be made now.
-absl::StatusOr<const CublasLtGemm::Plan*> CublasLtGemm::PlanOf(const GemmProduct& p) {
-  const Key key = {p.f32_out, p.n, p.k, p.y_stride, p.tokens};
+absl::StatusOr<CublasLtGemm::Plan*> CublasLtGemm::PlanOf(const GemmProduct& p) {
+  const Key key = {p.type, p.f32_out, p.n, p.k, p.y_stride, p.tokens};
   if (const auto known = plans_.find(key); known != plans_.end()) return &known->second;
   if (recording_) return nullptr;
-  SHOAL_ASSIGN_OR_RETURN(const Plan* const bucket, PlanOfBucket(p));
+  SHOAL_ASSIGN_OR_RETURN(cublasLtMatmulDesc_t const product, ProductFor(p));
+  SHOAL_ASSIGN_OR_RETURN(const Plan* const bucket, PlanOfBucket(product, p));
   Plan plan = {std::make_unique<Layouts>(lt_), bucket->found, bucket->algo};
   SHOAL_RETURN_IF_ERROR(MakeLayouts(p, p.tokens, plan.layouts.get()));
   if (plan.found) {
     // What is right for the bucket's tokens may not do for these.
     const Layouts& l = *plan.layouts;
     cublasLtMatmulHeuristicResult_t checked = {};
-    const bool fits = lt_.check(handle_, product_, l.a, l.b, l.d, l.d, &plan.algo, &checked) == CUBLAS_STATUS_SUCCESS &&
+    const bool fits = lt_.check(handle_, product, l.a, l.b, l.d, l.d, &plan.algo, &checked) == CUBLAS_STATUS_SUCCESS &&
                       checked.workspaceSize <= kGemmWorkspaceBytes;
-    if (!fits) SHOAL_RETURN_IF_ERROR(Ask(l, &plan));
+    if (!fits) SHOAL_RETURN_IF_ERROR(Ask(product, l, &plan));
   }
   return &plans_.emplace(key, std::move(plan)).first->second;
 }
 
-absl::StatusOr<bool> CublasLtGemm::Multiply(DeviceStream stream, const GemmProduct& p) {
+absl::StatusOr<bool> CublasLtGemm::Has(const GemmProduct& p) {
   SHOAL_ASSIGN_OR_RETURN(const Plan* const plan, PlanOf(p));
+  return plan != nullptr && plan->found;
+}
+
+absl::StatusOr<bool> CublasLtGemm::Multiply(DeviceStream stream, const GemmProduct& p) {
+  SHOAL_ASSIGN_OR_RETURN(Plan* const plan, PlanOf(p));
   if (plan == nullptr || !plan->found) return false;
+  SHOAL_ASSIGN_OR_RETURN(cublasLtMatmulDesc_t const product, ProductFor(p));
   const Layouts& l = *plan->layouts;
   const float one = 1, zero = 0;
-  SHOAL_RETURN_IF_ERROR(Check(lt_.matmul(handle_, product_, &one, p.w, l.a, p.x, l.b, &zero, p.y, l.d, p.y, l.d,
-                                         &plan->algo, workspace_, kGemmWorkspaceBytes, stream),
-                              "cublasLtMatmul"));
+  const cublasStatus_t status = lt_.matmul(handle_, product, &one, p.w, l.a, p.x, l.b, &zero, p.y, l.d, p.y, l.d,
+                                           &plan->algo, workspace_, kGemmWorkspaceBytes, stream);
+  // Factors that do not go with types are refused here at the latest (cublasLt.h,
+  // CUBLASLT_MATMUL_DESC_A_SCALE_POINTER).
+  plan->found = !IsNo(product == scaled_, status);
+  if (!plan->found) return false;
+  SHOAL_RETURN_IF_ERROR(Check(status, "cublasLtMatmul"));
   return true;
 }
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<LibraryGemm>> OpenCublasLtGemm(void* workspace) {
+absl::StatusOr<std::unique_ptr<LibraryGemm>> OpenCublasLtGemm(void* workspace, const GemmScratch& scratch) {
   SHOAL_ASSIGN_OR_RETURN(const CublasLt lt, OpenCublasLt());
-  auto gemm = std::make_unique<CublasLtGemm>(lt, workspace);
+  auto gemm = std::make_unique<CublasLtGemm>(lt, workspace, scratch);
   SHOAL_RETURN_IF_ERROR(gemm->Open());
   return gemm;
 }

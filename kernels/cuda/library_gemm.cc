@@ -1,6 +1,7 @@
 // Tested by: tests/kernels/cuda/library_gemm_test.cc
 #include "kernels/cuda/library_gemm.h"
 
+#include <algorithm>
 #include <bit>
 
 namespace shoal::cuda {
@@ -10,11 +11,20 @@ bool Aligned(const void* address) { return reinterpret_cast<uintptr_t>(address) 
 
 }  // namespace
 
-bool LibraryTakes(const GemmProduct& p) {
+int64_t TokensAtOnce(const GemmScratch& scratch, int64_t k) {
+  constexpr int64_t kTile = 128;
+  return std::min(scratch.bytes / k, scratch.tokens) / kTile * kTile;
+}
+
+bool LibraryTakes(const GemmProduct& p, const GemmScratch& scratch) {
   const int64_t y_bytes = p.f32_out ? 4 : 2;
-  return p.type == DType::kBF16 && !p.row_scaled && p.tokens > kLibraryTokens && p.n > 0 && p.k > 0 && Aligned(p.x) &&
-         Aligned(p.w) && Aligned(p.y) && p.k * 2 % kLibraryAlignment == 0 &&
-         p.y_stride * y_bytes % kLibraryAlignment == 0;
+  if (p.tokens <= kLibraryTokens || p.n <= 0 || p.k <= 0 || !Aligned(p.x) || !Aligned(p.w) || !Aligned(p.y) ||
+      p.y_stride * y_bytes % kLibraryAlignment != 0) {
+    return false;
+  }
+  if (p.type == DType::kBF16) return p.w_scale == nullptr && p.k * 2 % kLibraryAlignment == 0;
+  return p.type == DType::kF8E4M3 && p.w_scale != nullptr && Aligned(p.w_scale) && p.n % kLibraryAlignment == 0 &&
+         p.k % kLibraryAlignment == 0 && TokensAtOnce(scratch, p.k) > 0;
 }
 
 int64_t TokenBucket(int64_t tokens) {

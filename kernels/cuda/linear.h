@@ -32,10 +32,11 @@ struct Linear {
 };
 absl::Status Enqueue(DeviceStream stream, const Linear& op);
 
-// The layout of a weight in device memory; linear_layout.h has it. Types of 16 and 32 bits stay rows of k, as cuBLASLt
-// takes them. PackLinear writes rows [row_begin, row_begin + rows) of a packed [n, k] matrix at `dst` (its start, host
-// memory) from canonical rows at `src`. row_begin is a multiple of linear::kRowTile, and so is `rows` unless it ends
-// the matrix. Calls for different rows of one matrix may run at the same time.
+// The layout of a weight in device memory; linear_layout.h has it. Types that are not quantised in blocks stay rows of
+// k, as cuBLASLt takes them. Codes of e4m3 are numbers (a weight with one that is none is not loaded). PackLinear
+// writes rows [row_begin, row_begin + rows) of a packed [n, k] matrix at `dst` (its start, host memory) from canonical
+// rows at `src`. row_begin is a multiple of linear::kRowTile, and so is `rows` unless it ends the matrix. Calls for
+// different rows of one matrix may run at the same time.
 size_t LinearBytes(DType type, int64_t n, int64_t k);
 void PackLinear(DType type, const void* src, int64_t row_begin, int64_t rows, int64_t k, void* dst);
 

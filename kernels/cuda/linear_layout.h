@@ -1,12 +1,10 @@
-// Where the bytes of a block-quantised weight, or of one in a type of one byte, lie in device memory. It costs no byte
-// beyond the canonical ones, but for rows of zeros that fill the last tile, and fp8's factors.
-//   tile  16 rows, all k; fp8: then a factor for each row, f32, which its sums are multiplied by: 1, or not a number
-//         where a code of the row is none. Decoding has no instruction to spare for codes that should not be there
+// Where the bytes of a block-quantised weight lie in device memory. It costs no byte beyond the canonical ones, but for
+// rows of zeros that fill the last tile.
+//   tile  16 rows, all k
 //   unit  64 k of a tile (32 at the end of an odd number of blocks): what a warp multiplies in one step
 //         { codes: of 8 bits: of each block together, of each lane 8 columns of row g, then of row g + 8;
 //                  of 4 bits: of each lane together, of each of its blocks 8 columns of row g, then of row g + 8;
-//           numbers, of quantised types: of each g together, of each block: scales of rows g and g + 8, then (Q4_1)
-//           their minima; f16 }
+//           numbers: of each g together, of each block: scales of rows g and g + 8, then (Q4_1) their minima; f16 }
 // with g = lane / 4 and columns 8 (lane % 4) .. + 7 of a block of 32: the rows and columns that the lane brings to Mma
 // as A, so that it loads its codes of a unit with 16-byte accesses, 32 lanes side by side. Eight codes of 8 bits are
 // bytes in rising k; eight Q4 codes a 32-bit word, column 2j in bits 4j .. 4j + 3 and column 2j + 1 in those 16 higher.
@@ -23,30 +21,22 @@ inline constexpr int kLanes = 32;
 struct BlockLayout {
   int code_bytes;    // of 8 columns of a row
   int number_bytes;  // of the scales and minima of one block of rows g and g + 8
-  int factor_bytes;  // of a row
 
   // Of one block of 32 columns of a tile: 16 canonical blocks.
   SHOAL_HD constexpr int BlockBytes() const { return kLanes * 2 * code_bytes + kRowTile / 2 * number_bytes; }
 };
 SHOAL_HD constexpr BlockLayout LayoutOf(DType type) {
   switch (type) {
-    case DType::kF8E4M3:
-      return {8, 0, 4};
-    case DType::kI8:
-      return {8, 0, 0};
     case DType::kQ8_0:
-      return {8, 4, 0};
+      return {8, 4};
     case DType::kQ4_1:
-      return {4, 8, 0};
+      return {4, 8};
     default:
-      return {4, 4, 0};
+      return {4, 4};
   }
 }
 
-SHOAL_HD constexpr int64_t FactorOffset(BlockLayout l, int64_t k, int row) {
-  return k / kQuantBlock * l.BlockBytes() + row * l.factor_bytes;
-}
-SHOAL_HD constexpr int64_t TileBytes(BlockLayout l, int64_t k) { return FactorOffset(l, k, kRowTile); }
+SHOAL_HD constexpr int64_t TileBytes(BlockLayout l, int64_t k) { return k / kQuantBlock * l.BlockBytes(); }
 SHOAL_HD constexpr int64_t UnitOffset(BlockLayout l, int64_t unit) { return 2 * unit * l.BlockBytes(); }
 
 // Within a unit of `blocks` (1 or 2) blocks: the 8 codes of `block` of row g + 8 high that `lane` brings.

@@ -134,8 +134,12 @@ SHOAL_HD inline Place PlaceOf(const Grid& g, int tile_rows, int tile_tokens, int
   return place;
 }
 
-// Of the 16-byte piece `piece` of a token's step of x in shared memory: odd tokens have the halves exchanged, so that
-// eight lanes that read four pieces of two tokens meet 32 banks.
-SHOAL_HD constexpr int XOffset(int token, int piece) { return token * kRowBytes + ((piece ^ (token & 1) << 2) * 16); }
+// Of the 16-byte piece `piece` of a token's step of x in shared memory: odd tokens have the halves exchanged, and
+// neighbours, so that eight lanes that read four pieces of two tokens meet 32 banks, in either order of PieceOf.
+SHOAL_HD constexpr int XOffset(int token, int piece) { return token * kRowBytes + ((piece ^ (token & 1) * 5) * 16); }
+// The piece that lane t of four multiplies in `block` (0 or 1) of a step, when it has 8 or 16 neighbouring columns.
+SHOAL_HD constexpr int PieceOf(int lane_columns, int block, int t) {
+  return lane_columns == 16 ? 2 * t + block : 4 * block + t;
+}
 
 }  // namespace shoal::cuda::linear

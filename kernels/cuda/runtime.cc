@@ -45,7 +45,7 @@ class CudaAccelerator final : public ops::Accelerator {
   ~CudaAccelerator() override;
 
   // For --numerics fast, before anything else. FailedPrecondition: there is no library.
-  absl::Status OpenGemm();
+  absl::Status OpenGemm(bool multiplies_fp8);
 
   const ops::OpTable& table() const override {
     return Table(gemm_ == nullptr ? ops::Numerics::kInvariant : ops::Numerics::kFast);
@@ -135,9 +135,16 @@ CudaAccelerator::~CudaAccelerator() {
   (void)cudaGetLastError();
 }
 
-absl::Status CudaAccelerator::OpenGemm() {
-  SHOAL_ASSIGN_OR_RETURN(gemm_workspace_, Allocate(kGemmWorkspaceBytes));
-  SHOAL_ASSIGN_OR_RETURN(gemm_, OpenCublasLtGemm(gemm_workspace_));
+absl::Status CudaAccelerator::OpenGemm(bool multiplies_fp8) {
+  GemmScratch scratch;
+  if (multiplies_fp8) scratch.bytes = kGemmScratchBytes, scratch.tokens = kGemmScratchTokens;
+  const size_t scales_at = kGemmWorkspaceBytes + static_cast<size_t>(scratch.bytes);
+  SHOAL_ASSIGN_OR_RETURN(gemm_workspace_, Allocate(scales_at + static_cast<size_t>(scratch.tokens) * sizeof(float)));
+  if (multiplies_fp8) {
+    scratch.codes = static_cast<uint8_t*>(gemm_workspace_) + kGemmWorkspaceBytes;
+    scratch.scales = reinterpret_cast<float*>(static_cast<uint8_t*>(gemm_workspace_) + scales_at);
+  }
+  SHOAL_ASSIGN_OR_RETURN(gemm_, OpenCublasLtGemm(gemm_workspace_, scratch));
   stream_.SetGemm(gemm_.get());
   return absl::OkStatus();
 }
@@ -380,7 +387,7 @@ void LoadKernelsEagerly() { (void)::setenv("CUDA_MODULE_LOADING", "EAGER", /*ove
 
 absl::StatusOr<std::unique_ptr<ops::Accelerator>> OpenDevice(int index, ops::Numerics numerics) {
   LoadKernelsEagerly();
-  int count = 0, major = 0, multiprocessors = 0;
+  int count = 0, major = 0, minor = 0, multiprocessors = 0;
   if (const cudaError_t error = cudaGetDeviceCount(&count); error != cudaSuccess) {
     (void)cudaGetLastError();
     return NoDevice(index, cudaGetErrorString(error));
@@ -390,6 +397,8 @@ absl::StatusOr<std::unique_ptr<ops::Accelerator>> OpenDevice(int index, ops::Num
       ToStatus(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, index), "cudaDeviceGetAttribute"));
   if (major < ops::kCudaMinComputeMajor)
     return NoDevice(index, absl::StrCat("its compute capability is ", major, ".x: it is too old"));
+  SHOAL_RETURN_IF_ERROR(
+      ToStatus(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, index), "cudaDeviceGetAttribute"));
   SHOAL_RETURN_IF_ERROR(ToStatus(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, index),
                                  "cudaDeviceGetAttribute"));
   SHOAL_RETURN_IF_ERROR(ToStatus(cudaSetDevice(index), "cudaSetDevice"));
@@ -398,7 +407,8 @@ absl::StatusOr<std::unique_ptr<ops::Accelerator>> OpenDevice(int index, ops::Num
   SHOAL_RETURN_IF_ERROR(
       ToStatus(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags"));
   auto opened = std::make_unique<CudaAccelerator>(index, multiprocessors, stream, shared);
-  if (numerics == ops::Numerics::kFast) SHOAL_RETURN_IF_ERROR(opened->OpenGemm());
+  const bool multiplies_fp8 = major > 8 || (major == 8 && minor >= 9);  // CUDA programming guide, tensor core types
+  if (numerics == ops::Numerics::kFast) SHOAL_RETURN_IF_ERROR(opened->OpenGemm(multiplies_fp8));
   return opened;
 }
 

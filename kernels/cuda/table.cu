@@ -8,6 +8,7 @@
 #include "kernels/cuda/copy_blocks.h"
 #include "kernels/cuda/dummy_matrix.h"
 #include "kernels/cuda/embed.h"
+#include "kernels/cuda/fast_matmul.h"
 #include "kernels/cuda/gather_ids.h"
 #include "kernels/cuda/gather_rows.h"
 #include "kernels/cuda/glu.h"
@@ -96,31 +97,8 @@ absl::Status Multiply(ops::Stream& stream, const ops::MatmulArgs& a) {
   return Enqueue(QueueOf(stream), op);
 }
 
-// Parts that the library multiplies go first, one after the other; the rest is one call of our own.
 absl::Status MultiplyFast(ops::Stream& stream, const ops::MatmulArgs& a) {
-  LibraryGemm* const gemm = static_cast<QueueStream&>(stream).gemm();
-  ops::MatmulArgs rest = a;
-  rest.part_count = 0;
-  for (int p = 0; p < a.part_count; ++p) {
-    const ops::MatmulPart& part = a.parts[p];
-    const GemmProduct product = {.x = a.x.data(),
-                                 .w = part.w.data,
-                                 .type = part.w.dtype,
-                                 .row_scaled = part.w.row_scale != nullptr,
-                                 .y = part.y.data(),
-                                 .f32_out = a.f32_out,
-                                 .y_stride = part.y_stride,
-                                 .tokens = a.tokens,
-                                 .n = part.w.n,
-                                 .k = a.k};
-    if (gemm != nullptr && LibraryTakes(product)) {
-      const absl::StatusOr<bool> done = gemm->Multiply(QueueOf(stream), product);
-      if (!done.ok()) return done.status();
-      if (*done) continue;
-    }
-    rest.parts[rest.part_count++] = part;
-  }
-  return rest.part_count == 0 ? absl::OkStatus() : Multiply(stream, rest);
+  return FastMatmul(static_cast<QueueStream&>(stream), a, Multiply);
 }
 
 absl::Status Rope(ops::Stream& stream, const ops::RopeKvArgs& a) {

@@ -61,6 +61,8 @@ __device__ int Opaque(int x);
 // Two values rounded to bf16, to f16, the first in the low half.
 __device__ uint32_t PackBf16(float low, float high);
 __device__ uint32_t PackF16(float low, float high);
+// Two values rounded to e4m3, to nearest even, to +-448 where they are beyond; the first in the low byte of 16 bits.
+__device__ uint32_t PackE4M3(float low, float high);
 // a * b + c of two pairs of bf16, each rounded once.
 __device__ uint32_t FmaBf16(uint32_t a, uint32_t b, uint32_t c);
 // A pair of f16, the low half first.

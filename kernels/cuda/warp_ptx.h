@@ -1,6 +1,8 @@
 // warp.h on a device, by PTX (ISA 8.x; sm_80 and later).
 #pragma once
 
+#include <cuda_fp8.h>
+
 namespace shoal::cuda {
 
 inline constexpr unsigned kAllLanes = 0xffffffffu;
@@ -74,6 +76,10 @@ __device__ inline uint32_t PackF16(float low, float high) {
   uint32_t packed;
   asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
   return packed;
+}
+
+__device__ inline uint32_t PackE4M3(float low, float high) {
+  return __nv_cvt_float2_to_fp8x2(make_float2(low, high), __NV_SATFINITE, __NV_E4M3);  // by one instruction from 8.9 on
 }
 
 __device__ inline uint32_t FmaBf16(uint32_t a, uint32_t b, uint32_t c) {

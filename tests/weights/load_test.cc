@@ -201,6 +201,39 @@ TEST(Load, AMatrixWithoutScalesHasNone) {
   EXPECT_EQ(ranks[1].weights.layers[0].q.row_scale, nullptr);
 }
 
+// Of the rank that holds it alone; scales or not.
+TEST(Load, ACodeThatIsNoNumberIsRefusedWithItsPlace) {
+  const TinyModel m = Uneven(DType::kF8E4M3);
+  const std::string broken = "model.layers.1.mlp.down_proj.weight";
+  for (const char code : {'\x7F', '\xFF'}) {
+    std::map<std::string, testing::RawTensor> tensors;
+    for (const testing::TinyTensor& t : testing::TinyTensors(m)) {
+      const bool norm = t.shape.size() == 1;
+      auto stored = testing::Stored(norm ? DType::kF32 : DType::kF8E4M3, t.values);
+      if (t.hf_name == broken) stored[static_cast<size_t>(3 * t.shape[1])] = code;
+      tensors[t.hf_name] = {norm ? "F32" : "F8_E4M3", t.shape, stored};
+    }
+    const testing::TempDir dir;
+    testing::WriteFile(dir / "config.json", testing::TinyConfigJson(m));
+    testing::WriteFile(dir / "model.safetensors", testing::SafetensorsFile(tensors));
+    const auto files = model::OpenModel(dir.path());
+    ASSERT_TRUE(files.ok()) << files.status();
+    const auto plan = plan::MakeShardPlan(files->config, 2, 1);  // column 0 of `down` is the first rank's
+    for (size_t rank = 0; rank < 2; ++rank) {
+      const auto layout = MakeLayout(files->config, *files->checkpoint, plan->ranks[rank], Ref(), false);
+      ASSERT_TRUE(layout.ok()) << layout.status();
+      Region region(layout->region_bytes);
+      const absl::Status loaded = LoadShard(*files->checkpoint, *layout, Ref(), region.bytes(), 2, nullptr, nullptr);
+      if (rank == 1) {
+        EXPECT_TRUE(loaded.ok()) << loaded;
+        continue;
+      }
+      EXPECT_EQ(loaded.code(), absl::StatusCode::kInvalidArgument);
+      EXPECT_NE(loaded.message().find("layers.1.mlp.down, row 3:"), absl::string_view::npos) << loaded;
+    }
+  }
+}
+
 // Every backend: pieces packed task by task equal the slice packed in one call.
 TEST(Load, PacksInRowGroupsAsTheBackendAsks) {
   const model::ModelFiles files = OpenTiny(Uneven(DType::kQ4_1));

@@ -113,6 +113,9 @@ inline int Opaque(int x) { return x; }
 
 inline uint32_t PackBf16(float low, float high) { return uint32_t{F32ToBF16(low)} | uint32_t{F32ToBF16(high)} << 16; }
 inline uint32_t PackF16(float low, float high) { return uint32_t{F32ToF16(low)} | uint32_t{F32ToF16(high)} << 16; }
+inline uint32_t PackE4M3(float low, float high) {
+  return uint32_t{F32ToF8E4M3(low)} | uint32_t{F32ToF8E4M3(high)} << 8;
+}
 // The double is exact but for sums of far-apart magnitudes, where rounding twice could differ in the last bit.
 inline uint32_t FmaBf16(uint32_t a, uint32_t b, uint32_t c) {
   const auto one = [&](int shift) {

@@ -66,11 +66,21 @@ void Probe(ops::CudaProbe* out) {
   }
 }
 
-// cuBLASLt is played, too (fake_cuda/fake_cublaslt.cc), and works in a workspace that it never looks at.
+// cuBLASLt is played, too (fake_cuda/fake_cublaslt.cc), and works in a workspace that it never looks at. It multiplies
+// fp8 as a Hopper's does.
+struct PlayedGemm {
+  static constexpr int64_t kBytes = 1 << 20, kTokens = 256;
+  alignas(16) uint8_t codes[kBytes];
+  alignas(16) float scales[kTokens];
+  std::byte workspace;
+  std::unique_ptr<LibraryGemm> gemm;
+};
 absl::StatusOr<std::shared_ptr<LibraryGemm>> OpenGemm(ops::Numerics numerics) {
-  static std::byte workspace;
   if (numerics != ops::Numerics::kFast) return nullptr;
-  return OpenCublasLtGemm(&workspace);
+  const auto played = std::make_shared<PlayedGemm>();
+  const GemmScratch scratch = {played->codes, played->scales, PlayedGemm::kBytes, PlayedGemm::kTokens};
+  SHOAL_ASSIGN_OR_RETURN(played->gemm, OpenCublasLtGemm(&played->workspace, scratch));
+  return std::shared_ptr<LibraryGemm>(played, played->gemm.get());
 }
 
 absl::Status Open(int index, ops::Numerics numerics, std::unique_ptr<ops::Accelerator>* out) {

@@ -1,7 +1,8 @@
 // Tested by: tests/kernels/cuda/dummy_matrix_test.cc
-// A thread makes what lies side by side: eight columns of a row of a plain type, those of a lane's two rows of a type
-// of one byte, a block of a quantised one. Writes each byte once and reads nothing; its limit is the generator, some 70
+// A thread makes what lies side by side: eight columns of a row of a plain type, sixteen of one of one byte, a block of
+// a quantised one. Writes each byte once and reads nothing; its limit is the generator, some 70
 // integer instructions a draw, which fills 8 bytes of f16, 4 of fp8, 6 of Q4_0.
+#include "common/base/status_macros.h"
 #include "kernels/cuda/dummy_matrix.h"
 #include "kernels/cuda/linear_pack.h"
 #include "kernels/cuda/row_grid.h"
@@ -40,32 +41,22 @@ __global__ void __launch_bounds__(kRowThreads) DummyRow(const DummyMatrixArgs op
   Store8(to, v);
 }
 
-// Block x is a tile; each 32 threads have a block of its columns.
+// Block x is row x of a type of one byte.
 template <DType kType>
-__global__ void __launch_bounds__(kRowThreads) DummyBytesOfTile(const DummyMatrixArgs op) {
-  constexpr linear::BlockLayout kLayout = linear::LayoutOf(kType);
-  static_assert(kLayout.code_bytes == 8);
-  const int thread = RowVector(), lane = thread % linear::kLanes, block = thread / linear::kLanes;
-  const auto blocks = static_cast<int>(op.k / kQuantBlock);
-  if (block >= blocks) return;
-  uint8_t* const tile = static_cast<uint8_t*>(op.data) + blockIdx.x * linear::TileBytes(kLayout, op.k);
-  uint32_t codes[4] = {};  // [row g, row g + 8][unit]
-  SHOAL_UNROLL for (int i = 0; i < 4; ++i) {
-    const int in_tile = lane / 4 + i / 2 * 8;
-    const int64_t row = int64_t{blockIdx.x} * linear::kRowTile + in_tile;
-    if (kLayout.factor_bytes > 0 && block == 0 && lane % 4 == 0 && i % 2 == 0) {
-      *reinterpret_cast<float*>(tile + linear::FactorOffset(kLayout, op.k, in_tile)) = 1.0f;  // every code is a number
-    }
-    if (row >= op.n) continue;
-    const uint64_t first = FirstOf(op, row, int64_t{block} * kQuantBlock + lane % 4 * 8);
-    const uint64_t bits = DummyBits(op.tensor, first / kDummyUnit + i % 2);
+__global__ void __launch_bounds__(kRowThreads) DummyBytes(const DummyMatrixArgs op) {
+  static_assert(kDummyUnit == 4);
+  const int64_t at = int64_t{16} * RowVector(), row = blockIdx.x;
+  if (at >= op.k) return;
+  const uint64_t first = FirstOf(op, row, at);
+  uint32_t codes[4] = {};
+  SHOAL_UNROLL for (int unit = 0; unit < 4; ++unit) {
+    const uint64_t bits = DummyBits(op.tensor, first / kDummyUnit + unit);
     SHOAL_UNROLL for (int c = 0; c < kDummyUnit; ++c) {
-      codes[i] |= uint32_t{DummyByte(kType, DummyBitsOf(bits, c), op.tensor.kind)} << 8 * c;
+      codes[unit] |= uint32_t{DummyByte(kType, DummyBitsOf(bits, c), op.tensor.kind)} << 8 * c;
     }
   }
-  uint8_t* const to = tile + linear::UnitOffset(kLayout, block / 2) +
-                      linear::CodeOffset(kLayout, linear::BlocksOfUnit(block, blocks), lane, block % 2, 0);
-  *reinterpret_cast<uint4*>(to) = {codes[0], codes[1], codes[2], codes[3]};
+  *reinterpret_cast<uint4*>(static_cast<uint8_t*>(op.data) + row * op.k + at) = {codes[0], codes[1], codes[2],
+                                                                                 codes[3]};
 }
 
 // Block x is a tile; each 16 threads have a block of its rows.
@@ -83,12 +74,19 @@ __global__ void __launch_bounds__(kRowThreads) DummyBlocksOfTile(const DummyMatr
 
 using Kernel = void (*)(DummyMatrixArgs);
 
-// `each`: threads for each block of a tile.
-absl::Status EnqueueTiles(DeviceStream stream, const DummyMatrixArgs& op, int each, Kernel kernel) {
-  if (op.k % kQuantBlock != 0 || op.columns % kQuantBlock != 0 || op.column_begin % kQuantBlock != 0)
-    return absl::InvalidArgumentError("dummy_matrix: the columns are not in whole blocks");
-  return Launch(stream, "dummy_matrix", RowGrid(static_cast<int>(linear::TilesOf(op.n)), op.k / kQuantBlock * each),
-                kernel, op);
+absl::Status CheckBlocks(const DummyMatrixArgs& op) {
+  if (op.k % kQuantBlock == 0 && op.columns % kQuantBlock == 0 && op.column_begin % kQuantBlock == 0)
+    return absl::OkStatus();
+  return absl::InvalidArgumentError("dummy_matrix: the columns are not in whole blocks");
+}
+absl::Status EnqueueTiles(DeviceStream stream, const DummyMatrixArgs& op, Kernel kernel) {
+  SHOAL_RETURN_IF_ERROR(CheckBlocks(op));
+  return Launch(stream, "dummy_matrix",
+                RowGrid(static_cast<int>(linear::TilesOf(op.n)), op.k / kQuantBlock * linear::kRowTile), kernel, op);
+}
+absl::Status EnqueueBytes(DeviceStream stream, const DummyMatrixArgs& op, Kernel kernel) {
+  SHOAL_RETURN_IF_ERROR(CheckBlocks(op));
+  return Launch(stream, "dummy_matrix", RowGrid(static_cast<int>(op.n), op.k / 16), kernel, op);
 }
 absl::Status EnqueueRows(DeviceStream stream, const DummyMatrixArgs& op, Kernel kernel) {
   return Launch(stream, "dummy_matrix", RowGrid(static_cast<int>(op.n), (op.k + 7) / 8), kernel, op);
@@ -107,15 +105,15 @@ absl::Status Enqueue(DeviceStream stream, const DummyMatrixArgs& op) {
     case DType::kBF16:
       return EnqueueRows(stream, op, DummyRow<bf16>);
     case DType::kQ8_0:
-      return EnqueueTiles(stream, op, linear::kRowTile, DummyBlocksOfTile<DType::kQ8_0, BlockQ8_0>);
+      return EnqueueTiles(stream, op, DummyBlocksOfTile<DType::kQ8_0, BlockQ8_0>);
     case DType::kQ4_0:
-      return EnqueueTiles(stream, op, linear::kRowTile, DummyBlocksOfTile<DType::kQ4_0, BlockQ4_0>);
+      return EnqueueTiles(stream, op, DummyBlocksOfTile<DType::kQ4_0, BlockQ4_0>);
     case DType::kQ4_1:
-      return EnqueueTiles(stream, op, linear::kRowTile, DummyBlocksOfTile<DType::kQ4_1, BlockQ4_1>);
+      return EnqueueTiles(stream, op, DummyBlocksOfTile<DType::kQ4_1, BlockQ4_1>);
     case DType::kF8E4M3:
-      return EnqueueTiles(stream, op, linear::kLanes, DummyBytesOfTile<DType::kF8E4M3>);
+      return EnqueueBytes(stream, op, DummyBytes<DType::kF8E4M3>);
     case DType::kI8:
-      return EnqueueTiles(stream, op, linear::kLanes, DummyBytesOfTile<DType::kI8>);
+      return EnqueueBytes(stream, op, DummyBytes<DType::kI8>);
   }
   return absl::InvalidArgumentError("dummy_matrix: a type that no weight has");
 }

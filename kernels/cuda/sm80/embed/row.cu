@@ -24,6 +24,20 @@ __device__ float Fp8ToFloat(uint32_t code) {
   return __uint_as_float(sign | magnitude << 20) * 0x1p120f;  // the biases are 127 and 7; subnormal or not, exact
 }
 
+template <DType kType>
+struct Bytes {
+  static constexpr int kBlock = 1;
+  static __device__ Vec8 Read(const void* table, int64_t row, int64_t dim, int at) {
+    const uint2 codes = *reinterpret_cast<const uint2*>(static_cast<const unsigned char*>(table) + row * dim + at);
+    Vec8 v;
+    SHOAL_UNROLL for (int i = 0; i < 8; ++i) {
+      const uint32_t code = (i < 4 ? codes.x : codes.y) >> i % 4 * 8 & 0xff;
+      v.of[i] = kType == DType::kF8E4M3 ? Fp8ToFloat(code) : static_cast<float>(static_cast<int8_t>(code));
+    }
+    return v;
+  }
+};
+
 // Eight columns of a block lie together (linear_layout.h). d * code is exact in f32, so that adding the minimum rounds
 // once, fused or not.
 template <DType kType>
@@ -40,7 +54,7 @@ struct Packed {
   static __device__ float Code(uint2 codes, int i) {
     if (kLayout.code_bytes == 8) {
       const uint32_t code = (i < 4 ? codes.x : codes.y) >> i % 4 * 8 & 0xff;
-      return kType == DType::kF8E4M3 ? Fp8ToFloat(code) : static_cast<float>(static_cast<int8_t>(code));
+      return static_cast<float>(static_cast<int8_t>(code));
     }
     const int code = static_cast<int>(codes.x >> (i / 2 * 4 + i % 2 * 16) & 15);
     return static_cast<float>(kMinimum ? code : code - 8);
@@ -60,8 +74,7 @@ struct Packed {
     } else {
       codes.x = *reinterpret_cast<const uint32_t*>(codes_at);
     }
-    const float d =
-        kLayout.number_bytes > 0 ? Number(unit + linear::NumberOffset(kLayout, of_unit, g, block % 2, high, 0)) : 1;
+    const float d = Number(unit + linear::NumberOffset(kLayout, of_unit, g, block % 2, high, 0));
     const float m = kMinimum ? Number(unit + linear::NumberOffset(kLayout, of_unit, g, block % 2, high, 1)) : 0;
     Vec8 v;
     SHOAL_UNROLL for (int i = 0; i < 8; ++i) {
@@ -111,9 +124,9 @@ absl::Status Enqueue(DeviceStream stream, const Embed& op) {
     case DType::kQ4_1:
       return EnqueueWith<Packed<DType::kQ4_1>>(stream, op);
     case DType::kF8E4M3:
-      return EnqueueWith<Packed<DType::kF8E4M3>>(stream, op);
+      return EnqueueWith<Bytes<DType::kF8E4M3>>(stream, op);
     case DType::kI8:
-      return EnqueueWith<Packed<DType::kI8>>(stream, op);
+      return EnqueueWith<Bytes<DType::kI8>>(stream, op);
   }
   return absl::InvalidArgumentError("embed: a type that no table has");
 }

@@ -4,8 +4,8 @@
 // (registers, several steps ahead of its use); Expand() makes of its first block the fragments that Mma takes as A: two
 // products of 16 columns, in kTerms terms to be added; NextBlock() puts the second block in place of the first.
 // kScaled: A holds integer codes, and the sum over each block is to be multiplied by Scale() (and kHasMinimum: the sum
-// of x added, times Minimum()). kHasFactors: the sum of a row is to be multiplied by Factor(). Another type of weight
-// is another reader.
+// of x added, times Minimum()). kLaneColumns: how many neighbouring columns of a step a lane has of
+// each row (tile.h). Another type of weight is another reader.
 //
 // Codes are exact in bf16, which has whole numbers up to 256; a scaled weight would not be: d * q rounded to bf16 has
 // an error of 2^-9 of each product. So the tensor cores sum code * x, and the scale meets the f32 sum of its block:
@@ -56,7 +56,7 @@ struct BlockRows : TileRows {
   static constexpr int kTerms = 1;
   static constexpr bool kScaled = true;
   static constexpr bool kHasMinimum = kType == DType::kQ4_1;
-  static constexpr bool kHasFactors = false;
+  static constexpr int kLaneColumns = 8;
   static constexpr BlockLayout kLayout = LayoutOf(kType);
   static constexpr int kWords = kLayout.code_bytes / 4;      // of a row and block
   static constexpr int kNumbers = kLayout.number_bytes / 4;  // pairs of f16 of a block: scales, minima

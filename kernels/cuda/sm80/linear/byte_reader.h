@@ -1,5 +1,4 @@
-// Weights of one byte, fp8 and int8, in the layout of linear_layout.h, for tile.h. See block_reader.h for what a reader
-// is.
+// Weights that are rows of one byte per number, fp8 and int8, for tile.h. See block_reader.h for what a reader is.
 //
 // Both are exact in bf16. What scales a row meets its whole sum, so that the tensor cores sum in place as for bf16.
 #pragma once
@@ -8,7 +7,7 @@
 
 namespace shoal::cuda::linear {
 
-// Pair i (0 to 3) of eight codes of e4m3, exactly; what is not a number comes as 480 (linear_layout.h: the factors).
+// Pair i (0 to 3) of eight codes of e4m3, exactly.
 __device__ inline uint32_t Fp8Pair(const uint32_t (&words)[2], int i) {
   // With exponent and mantissa where bf16 has the lower bits of its own, a code reads 2^120 times too small, normal or
   // not: the biases are 127 and 7, and bf16's fma takes subnormal numbers as they are. Adding -0 keeps every sign.
@@ -18,33 +17,39 @@ __device__ inline uint32_t Fp8Pair(const uint32_t (&words)[2], int i) {
   return FmaBf16((upper >> 4 & 0x07f0 * kEach) | (upper & 0x8000 * kEach), kTo120, kMinus0);
 }
 
+// A lane has 16 columns of a step of each row, 16 contiguous bytes; the first eight are its share of the step's first
+// block. So a step of a row is 64 contiguous bytes, and two steps are a 128-byte line.
 template <DType kOf>
-struct ByteRows : TileRows {
+struct ByteRows {
   static constexpr DType kType = kOf;
   static constexpr int kTerms = 1;
   static constexpr bool kScaled = false;
   static constexpr bool kHasMinimum = false;
-  static constexpr bool kHasFactors = kType == DType::kF8E4M3;
-  static constexpr BlockLayout kLayout = LayoutOf(kType);
+  static constexpr int kLaneColumns = 16;
 
   struct Raw {
-    uint32_t codes[2][2][2];  // [block][row g, row g + 8]: columns 8t .. 8t + 7
+    uint32_t codes[2][2][2];  // [block][row g, row g + 8]: columns 16t + 8 block .. + 7 of the step
   };
+  const uint4* base;  // the same for the whole block: only the offsets cost registers
+  uint32_t row[2];
+  bool in_half;  // whether a step of 32 columns has this lane's
 
-  __device__ void Open(const void* w, int n, int k, int first_row, int lane_of_warp) {
-    OpenTile(w, first_row, n, TileBytes(kLayout, k), lane_of_warp);
+  // Rows past n are read as row n - 1: their results are nobody's.
+  __device__ void Open(const void* w, int n, int k, int first_row, int lane) {
+    base = static_cast<const uint4*>(w);
+    SHOAL_UNROLL for (int high = 0; high < 2; ++high) {
+      const uint32_t r = static_cast<uint32_t>(min(first_row + lane / 4 + 8 * high, n - 1));
+      row[high] = r * static_cast<uint32_t>(k / 16) + static_cast<uint32_t>(lane % 4);
+    }
+    in_half = lane % 4 < 2;
   }
 
   __device__ void Load(Raw& raw, int step, bool whole) const {
-    static_assert(kLayout.BlockBytes() % 32 == 0 && kLayout.factor_bytes * kRowTile % 32 == 0);
-    // Where the codes of a block lie is the same in a unit of one block and of two.
-    static_assert(CodeOffset(kLayout, 1, 31, 0, 0) == CodeOffset(kLayout, 2, 31, 0, 0));
-    const uint8_t* unit = Unit(step, static_cast<int>(UnitOffset(kLayout, 1)));
-    Load16(raw.codes[0], unit + CodeOffset(kLayout, 2, lane, 0, 0));
-    if (whole) {
-      Load16(raw.codes[1], unit + CodeOffset(kLayout, 2, lane, 1, 0));
-    } else {
-      SHOAL_UNROLL for (int high = 0; high < 2; ++high) raw.codes[1][high][0] = raw.codes[1][high][1] = 0;
+    SHOAL_UNROLL for (int high = 0; high < 2; ++high) {
+      uint4 v = {};
+      if (whole || in_half) v = LoadOnce(base + row[high] + step * (kStep / 16));
+      raw.codes[0][high][0] = v.x, raw.codes[0][high][1] = v.y;
+      raw.codes[1][high][0] = v.z, raw.codes[1][high][1] = v.w;
     }
   }
 
@@ -60,17 +65,6 @@ struct ByteRows : TileRows {
     SHOAL_UNROLL for (int high = 0; high < 2; ++high) {
       SHOAL_UNROLL for (int i = 0; i < 2; ++i) raw.codes[0][high][i] = raw.codes[1][high][i];
     }
-  }
-
-  static __device__ float Factor(const void* w, int k, int row) {
-    const uint8_t* tile = static_cast<const uint8_t*>(w) + row / kRowTile * TileBytes(kLayout, k);
-    return *reinterpret_cast<const float*>(tile + FactorOffset(kLayout, k, row % kRowTile));
-  }
-
- private:
-  static __device__ void Load16(uint32_t (&codes)[2][2], const uint8_t* at) {
-    const uint4 v = LoadOnce(reinterpret_cast<const uint4*>(at));
-    codes[0][0] = v.x, codes[0][1] = v.y, codes[1][0] = v.z, codes[1][1] = v.w;
   }
 };
 

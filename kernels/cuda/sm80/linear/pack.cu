@@ -1,6 +1,5 @@
 // Tested by: tests/kernels/cuda/linear_test.cc
 #include <cstring>
-#include <limits>
 #include <vector>
 
 #include "kernels/cuda/linear.h"
@@ -11,23 +10,6 @@ namespace {
 
 using linear::BlockLayout;
 
-bool InTiles(DType type) { return IsQuantised(type) || IsByte(type); }
-
-// Row `row` of its tile.
-void PackBytes(DType type, const uint8_t* src, BlockLayout l, int row, int64_t k, uint8_t* tile) {
-  bool numbers = true;
-  for (int64_t c = 0; c < k; c += 8) {
-    const int64_t block = c / kQuantBlock, unit = block / 2;
-    const int in_unit = linear::BlocksOfUnit(block, k / kQuantBlock),
-              lane = row % 8 * 4 + static_cast<int>(c % kQuantBlock / 8);
-    uint8_t* to = tile + linear::UnitOffset(l, unit);
-    std::memcpy(to + linear::CodeOffset(l, in_unit, lane, static_cast<int>(block % 2), row / 8), src + c, 8);
-    for (int64_t i = c; i < c + 8; ++i) numbers &= (src[i] & 127) != 127;
-  }
-  if (type != DType::kF8E4M3) return;
-  const float factor = numbers ? 1.0f : std::numeric_limits<float>::quiet_NaN();
-  std::memcpy(tile + linear::FactorOffset(l, k, row), &factor, sizeof(factor));
-}
 template <typename Block>
 void PackRow(const void* src, BlockLayout l, int row, int64_t k, uint8_t* tile) {
   const int64_t blocks = k / kQuantBlock;
@@ -37,7 +19,7 @@ void PackRow(const void* src, BlockLayout l, int row, int64_t k, uint8_t* tile) 
 }  // namespace
 
 size_t LinearBytes(DType type, int64_t n, int64_t k) {
-  if (!InTiles(type)) return RowBytes(type, k) * static_cast<size_t>(n);
+  if (!IsQuantised(type)) return RowBytes(type, k) * static_cast<size_t>(n);
   return static_cast<size_t>(linear::TilesOf(n) * linear::TileBytes(linear::LayoutOf(type), k));
 }
 
@@ -45,7 +27,7 @@ void PackLinear(DType type, const void* src, int64_t row_begin, int64_t rows, in
   const size_t row_bytes = RowBytes(type, k);
   const auto* from = static_cast<const uint8_t*>(src);
   auto* to = static_cast<uint8_t*>(dst);
-  if (!InTiles(type)) {
+  if (!IsQuantised(type)) {
     std::memcpy(to + row_bytes * static_cast<size_t>(row_begin), from, row_bytes * static_cast<size_t>(rows));
     return;
   }
@@ -55,7 +37,6 @@ void PackLinear(DType type, const void* src, int64_t row_begin, int64_t rows, in
     const uint8_t* row = r < rows ? from + row_bytes * static_cast<size_t>(r) : zeros.data();
     uint8_t* tile = to + (row_begin + r) / linear::kRowTile * linear::TileBytes(l, k);
     const int in_tile = static_cast<int>(r % linear::kRowTile);
-    if (IsByte(type)) PackBytes(type, row, l, in_tile, k, tile);
     if (type == DType::kQ8_0) PackRow<BlockQ8_0>(row, l, in_tile, k, tile);
     if (type == DType::kQ4_0) PackRow<BlockQ4_0>(row, l, in_tile, k, tile);
     if (type == DType::kQ4_1) PackRow<BlockQ4_1>(row, l, in_tile, k, tile);

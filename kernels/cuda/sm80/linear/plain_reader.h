@@ -45,7 +45,7 @@ struct Bf16Reader : PlainRows {
   static constexpr int kTerms = 1;
   static constexpr bool kScaled = false;
   static constexpr bool kHasMinimum = false;
-  static constexpr bool kHasFactors = false;
+  static constexpr int kLaneColumns = 8;
 
   static __device__ void Expand(const Raw& raw, uint32_t (&a)[kTerms][2][4]) {
     SHOAL_UNROLL for (int i = 0; i < 4; ++i) {
@@ -61,7 +61,7 @@ struct F16Reader : PlainRows {
   static constexpr int kTerms = 2;
   static constexpr bool kScaled = false;
   static constexpr bool kHasMinimum = false;
-  static constexpr bool kHasFactors = false;
+  static constexpr int kLaneColumns = 8;
 
   static __device__ void Split(uint32_t pair, uint32_t& upper, uint32_t& rest) {
     constexpr uint32_t kUpper = 0xffff0000u;

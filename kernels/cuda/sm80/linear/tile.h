@@ -2,7 +2,8 @@
 //
 // A warp streams its rows of W from global memory into registers, `ahead` steps before their use, as the 16-row operand
 // A of Mma; x comes through a ring in shared memory as the 8-column operand B. Which columns of k meet in a product is
-// free as long as A and B agree: lane (g, t) takes columns 8t .. 8t + 7 of each block of 32, contiguous in both.
+// free as long as A and B agree: lane (g, t) takes columns 8t .. 8t + 7 of each block of 32, contiguous in both; of
+// types of one byte columns 16t .. 16t + 15 of a step of 64, eight for each of two such blocks.
 #pragma once
 
 #include "kernels/cuda/linear_schedule.h"
@@ -54,7 +55,6 @@ class TileWarp {
       const float* sums = Sums(0) + token * (kRows + kSumPad) + row;
       float sum = sums[0];
       for (int s = 1; s < slices; ++s) sum += sums[s * kSumFloats];
-      if constexpr (Reader::kHasFactors) sum *= Reader::Factor(part.w, op_.k, place_.row + row);
       if (part.row_scale != nullptr) sum *= part.row_scale[place_.row + row];
       const int64_t at = (place_.token + token) * part.y_stride + place_.row + row;
       if (part.y != nullptr) {
@@ -147,7 +147,8 @@ class TileWarp {
       SHOAL_UNROLL for (int r = 0; r < kRowTiles; ++r) Reader::Expand(raw[r], a[r]);
       SHOAL_UNROLL for (int j = 0; j < kGroups; ++j) {
         const int token = 8 * j + lane() / 4;
-        const uint4 v = *reinterpret_cast<const uint4*>(x + XOffset(token, 4 * block + lane() % 4));
+        const uint4 v =
+            *reinterpret_cast<const uint4*>(x + XOffset(token, PieceOf(Reader::kLaneColumns, block, lane() % 4)));
         const uint32_t b[2][2] = {{v.x, v.y}, {v.z, v.w}};
         float x_sum[4] = {};  // of the block, for tokens 2t and 2t + 1; twice
         if constexpr (Reader::kHasMinimum) {

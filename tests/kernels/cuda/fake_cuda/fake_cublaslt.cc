@@ -12,11 +12,15 @@
 
 using shoal::BF16ToF32;
 using shoal::F32ToBF16;
+using shoal::F8E4M3ToF32;
 using shoal::cuda::emulated::Queue;
 
 struct cublasLtContext {};
 struct cublasLtMatmulDescOpaque_t {
   bool a_transposed = false;
+  int32_t a_mode = CUBLASLT_MATMUL_MATRIX_SCALE_SCALAR_32F, b_mode = CUBLASLT_MATMUL_MATRIX_SCALE_SCALAR_32F;
+  const float* a_scale = nullptr;
+  const float* b_scale = nullptr;
 };
 struct cublasLtMatrixLayoutOpaque_t {
   cudaDataType type;
@@ -62,15 +66,25 @@ cublasStatus_t Gone(T* made) {
 bool Sound(const cublasLtMatmulDescOpaque_t& desc, const Layout& a, const Layout& b, const Layout& d) {
   const uint64_t m = desc.a_transposed ? a.cols : a.rows, k = desc.a_transposed ? a.rows : a.cols;
   const auto fits = [](const Layout& l) { return l.ld >= static_cast<int64_t>(l.rows); };
-  return d.rows == m && d.cols == b.cols && b.rows == k && fits(a) && fits(b) && fits(d) && a.type == CUDA_R_16BF &&
-         b.type == CUDA_R_16BF;
+  return d.rows == m && d.cols == b.cols && b.rows == k && fits(a) && fits(b) && fits(d) && a.type == b.type &&
+         (a.type == CUDA_R_16BF || a.type == CUDA_R_8F_E4M3) && (d.type == CUDA_R_16BF || d.type == CUDA_R_32F);
+}
+
+// e4m3: as Hopper multiplies it with a factor for each row and column, and nothing else; bf16: without factors.
+bool Served(const cublasLtMatmulDescOpaque_t& desc, const Layout& a, const Layout& d) {
+  constexpr int32_t kOuter = CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F;
+  if (a.type == CUDA_R_16BF)
+    return desc.a_scale == nullptr && desc.b_scale == nullptr && desc.a_mode + desc.b_mode == 0;
+  return State().knows_fp8 && desc.a_transposed && desc.a_mode == kOuter && desc.b_mode == kOuter &&
+         desc.a_scale != nullptr && desc.b_scale != nullptr && a.rows % kAlignment == 0 && d.rows % kAlignment == 0;
 }
 
 bool Aligned(const void* address) { return reinterpret_cast<uintptr_t>(address) % kAlignment == 0; }
 
 // What an algorithm was chosen for, so that `picky` can tell.
 cublasLtMatmulAlgo_t AlgoFor(const Layout& a, const Layout& b, const Layout& d) {
-  return {{1, a.rows, a.cols, b.cols, static_cast<uint64_t>(d.ld), static_cast<uint64_t>(d.type)}};
+  return {{1, a.rows, a.cols, b.cols, static_cast<uint64_t>(d.ld), static_cast<uint64_t>(d.type),
+           static_cast<uint64_t>(a.type)}};
 }
 bool Does(const cublasLtMatmulAlgo_t& algo, const Layout& a, const Layout& b, const Layout& d) {
   cublasLtMatmulAlgo_t wanted = AlgoFor(a, b, d);
@@ -79,22 +93,28 @@ bool Does(const cublasLtMatmulAlgo_t& algo, const Layout& a, const Layout& b, co
 }
 
 struct Product {
-  bool a_transposed;
+  cublasLtMatmulDescOpaque_t desc;
   float alpha;
-  const uint16_t* a;
-  const uint16_t* b;
+  const void* a;
+  const void* b;
   void* d;
   Layout a_layout, b_layout, d_layout;
 };
+
+float Element(const void* matrix, const Layout& l, uint64_t row, uint64_t col) {
+  if (l.type == CUDA_R_8F_E4M3) return F8E4M3ToF32(static_cast<const uint8_t*>(matrix)[l.At(row, col)]);
+  return BF16ToF32(static_cast<const uint16_t*>(matrix)[l.At(row, col)]);
+}
 
 void Run(const Product& p) {
   for (uint64_t col = 0; col < p.d_layout.cols; ++col) {
     for (uint64_t row = 0; row < p.d_layout.rows; ++row) {
       float sum = 0;
       for (uint64_t i = 0; i < p.b_layout.rows; ++i) {
-        const size_t at = p.a_transposed ? p.a_layout.At(i, row) : p.a_layout.At(row, i);
-        sum = std::fma(BF16ToF32(p.a[at]), BF16ToF32(p.b[p.b_layout.At(i, col)]), sum);
+        const float a = p.desc.a_transposed ? Element(p.a, p.a_layout, i, row) : Element(p.a, p.a_layout, row, i);
+        sum = std::fma(a, Element(p.b, p.b_layout, i, col), sum);
       }
+      if (p.desc.a_scale != nullptr) sum = sum * p.desc.a_scale[row] * p.desc.b_scale[col];
       const size_t to = p.d_layout.At(row, col);
       if (p.d_layout.type == CUDA_R_32F) {
         static_cast<float*>(p.d)[to] = p.alpha * sum;
@@ -120,11 +140,28 @@ cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t* desc, cublasComput
 cublasStatus_t cublasLtMatmulDescDestroy(cublasLtMatmulDesc_t desc) { return Gone(desc); }
 cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t desc, cublasLtMatmulDescAttributes_t attribute,
                                               const void* value, size_t bytes) {
+  const auto read = [&](auto* to) {
+    if (bytes != sizeof *to) return CUBLAS_STATUS_INVALID_VALUE;
+    std::memcpy(to, value, bytes);
+    return CUBLAS_STATUS_SUCCESS;
+  };
   int32_t operation = 0;
-  if (attribute != CUBLASLT_MATMUL_DESC_TRANSA || bytes != sizeof operation) return CUBLAS_STATUS_INVALID_VALUE;
-  std::memcpy(&operation, value, bytes);
-  desc->a_transposed = operation == CUBLAS_OP_T;
-  return CUBLAS_STATUS_SUCCESS;
+  switch (attribute) {
+    case CUBLASLT_MATMUL_DESC_TRANSA:
+      if (const cublasStatus_t bad = read(&operation); bad != CUBLAS_STATUS_SUCCESS) return bad;
+      desc->a_transposed = operation == CUBLAS_OP_T;
+      return CUBLAS_STATUS_SUCCESS;
+    case CUBLASLT_MATMUL_DESC_A_SCALE_MODE:
+      return read(&desc->a_mode);
+    case CUBLASLT_MATMUL_DESC_B_SCALE_MODE:
+      return read(&desc->b_mode);
+    case CUBLASLT_MATMUL_DESC_A_SCALE_POINTER:
+      return read(&desc->a_scale);
+    case CUBLASLT_MATMUL_DESC_B_SCALE_POINTER:
+      return read(&desc->b_scale);
+    default:
+      return CUBLAS_STATUS_INVALID_VALUE;
+  }
 }
 
 cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t* layout, cudaDataType type, uint64_t rows,
@@ -164,7 +201,8 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
   for (const int of : {5, 6, 7, 8}) {
     if (preference->values[of] != kAlignment) return CUBLAS_STATUS_NOT_SUPPORTED;
   }
-  if (preference->values[CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES] < kNeeded || State().helpless) {
+  if (preference->values[CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES] < kNeeded || State().helpless ||
+      !Served(*desc, *a, *d)) {
     return CUBLAS_STATUS_NOT_SUPPORTED;
   }
   results[0] = {.algo = AlgoFor(*a, *b, *d),
@@ -181,7 +219,7 @@ cublasStatus_t cublasLtMatmulAlgoCheck(cublasLtHandle_t, cublasLtMatmulDesc_t de
                                        const cublasLtMatmulAlgo_t* algo, cublasLtMatmulHeuristicResult_t* result) {
   ++State().checked;
   if (!Sound(*desc, *a, *b, *d)) return CUBLAS_STATUS_INVALID_VALUE;
-  if (!Does(*algo, *a, *b, *d)) return CUBLAS_STATUS_NOT_SUPPORTED;
+  if (!Does(*algo, *a, *b, *d) || !Served(*desc, *a, *d)) return CUBLAS_STATUS_NOT_SUPPORTED;
   result->workspaceSize = kNeeded;
   return CUBLAS_STATUS_SUCCESS;
 }
@@ -196,17 +234,11 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t desc, const
   const float none = *static_cast<const float*>(beta);
   if (!Sound(*desc, *a_layout, *b_layout, *d_layout) || !Does(*algo, *a_layout, *b_layout, *d_layout) ||
       workspace == nullptr || workspace_bytes < kNeeded || none != 0 || c != d || c_layout->ld != d_layout->ld ||
-      !Aligned(a) || !Aligned(b) || !Aligned(d)) {
+      !Aligned(a) || !Aligned(b) || !Aligned(d) || !Served(*desc, *a_layout, *d_layout) ||
+      (a_layout->type == CUDA_R_8F_E4M3 && State().refuses_fp8)) {
     return CUBLAS_STATUS_INVALID_VALUE;
   }
-  const Product product = {desc->a_transposed,
-                           *static_cast<const float*>(alpha),
-                           static_cast<const uint16_t*>(a),
-                           static_cast<const uint16_t*>(b),
-                           d,
-                           *a_layout,
-                           *b_layout,
-                           *d_layout};
+  const Product product = {*desc, *static_cast<const float*>(alpha), a, b, d, *a_layout, *b_layout, *d_layout};
   // The queue that plays a stream (fake_cuda.cc), or an emulated device's own; none: at once.
   auto* const queue = reinterpret_cast<Queue*>(stream);
   if (queue == nullptr) {

@@ -10,6 +10,8 @@ struct CublasLtState {
   std::atomic<int> alive = 0;                               // handles, descriptors, ... not given back
   std::atomic<bool> picky = false;                          // an algorithm does for the sizes it was asked for alone
   std::atomic<bool> helpless = false;                       // there is no algorithm
+  std::atomic<bool> knows_fp8 = true;                       // or there is no algorithm for e4m3
+  std::atomic<bool> refuses_fp8 = false;                    // there is one, and the product is refused all the same
   std::atomic<bool> failing = false;                        // whatever is asked ends in CUBLAS_STATUS_INTERNAL_ERROR
 };
 CublasLtState& cublaslt();

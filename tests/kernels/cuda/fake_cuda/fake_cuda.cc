@@ -145,7 +145,10 @@ cudaError_t cudaGetDeviceCount(int* count) {
 }
 
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
-  *value = attribute == cudaDevAttrMultiProcessorCount ? 3 : fake::settings().compute_major.load();
+  const fake::Settings& s = fake::settings();
+  *value = attribute == cudaDevAttrMultiProcessorCount      ? 3
+           : attribute == cudaDevAttrComputeCapabilityMajor ? s.compute_major.load()
+                                                            : s.compute_minor.load();
   return cudaSuccess;
 }
 
