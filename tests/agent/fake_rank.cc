@@ -36,6 +36,10 @@ void Behave(const std::string& how, rank::ControlPage& page) {
     page.state = static_cast<uint32_t>(plan::RankState::kReady);
     page.step = 7;
   }
+  if (how == "faults") {
+    page.device_failed = 1;
+    std::_Exit(1);
+  }
   const uint32_t peer = how == "waits" ? 1 : how == "unheard" ? comm::WaitNote::kAgent : 0;
   comm::NotedWait wait(&page.waiting, peer);
   for (int turn = 0;; ++turn) {

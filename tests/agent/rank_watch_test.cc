@@ -58,6 +58,7 @@ class FakeRanks {
 
   Ranks& ranks() { return ranks_; }
   ExitSink& sink() { return *sink_; }
+  DeviceFaults& faults() { return faults_; }
   uint64_t counted() const { return stale_.Read()[static_cast<size_t>(plan::StalePlace::kRecord)]; }
   // Polls: its end is noticed by a thread of its own.
   bool BecomesDead(size_t rank) {
@@ -109,6 +110,14 @@ TEST(RankWatchTest, AProcessThatSleepsOverAPlanIsReported) {
   const std::vector<plan::RankExit> exits = fake.sink().Wait(1);
   ASSERT_EQ(exits.size(), 1u);
   EXPECT_EQ(exits[0].cause, "stuck in waiting for a plan at step 1");
+}
+
+TEST(RankWatchTest, AFaultOfADeviceIsRemembered) {
+  FakeRanks fake("idle,faults,idle");
+  EXPECT_EQ(fake.sink().Wait(1).size(), 1u);
+  EXPECT_FALSE(fake.faults().Take(0));
+  EXPECT_TRUE(fake.faults().Take(1));
+  EXPECT_FALSE(fake.faults().Take(1)) << "of the next process alone";
 }
 
 TEST(RankWatchTest, EndingTheRanksEndsTheWatch) {

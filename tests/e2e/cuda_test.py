@@ -26,6 +26,14 @@ def model(tmp_path_factory):
     return folder
 
 
+def sent(server):
+    """What each rank has put on which way, once a heartbeat has told."""
+    def told():
+        counts = [rank["comm_bytes"] for rank in server.cluster()["ranks"]]
+        return counts if all(any(c.values()) for c in counts) else None
+    return harness.until(told, 10, "a heartbeat with the bytes that ranks have sent")
+
+
 def serve(model, *args, env=EMULATED):
     return harness.serve(model, "--max-model-len", 256, "--max-num-seqs", 8, *args, env=env)
 
@@ -53,6 +61,8 @@ def test_a_rank_killed_mid_stream_reads_no_weights_again(model, texts, tp, pp, t
         undisturbed = server.text(**PROMPT)
         if tp == 1:
             assert undisturbed == texts[0]
+        if tp > 1:
+            assert all((counts["peer"] > 0) == (transport == "nccl") for counts in sent(server))
         before = server.cluster()
         pids = killing.present_pids(server)
         assert len(pids) == tp * pp
@@ -62,6 +72,40 @@ def test_a_rank_killed_mid_stream_reads_no_weights_again(model, texts, tp, pp, t
         assert after["load_bytes_read"] == 0
         assert after["resumed"] == before["resumed"] + 1
         assert after["recomputed_tokens"] == before["recomputed_tokens"]
+
+
+SUMS = {
+    "peer": ([], {}, "all-reduce up to 1024 KiB in one shot over peer memory"),
+    "told": (["--all-reduce", "nccl"], {}, "all-reduce over NCCL, no peer memory: as told"),
+    "apart": ([], {"SHOAL_EMULATED_PEERS": "0"}, "all-reduce over NCCL, no peer memory: tensor rank 1: device 0 does not"),
+}
+
+
+@pytest.fixture(scope="module")
+def sums():
+    """What two ranks answer, however they sum up."""
+    return {}
+
+
+@pytest.mark.parametrize("way", SUMS)
+def test_small_sums_go_over_peer_memory_where_there_is_some_with_the_same_bits(model, sums, way):
+    flags, settings, words = SUMS[way]
+    with serve(model, "--device", "cuda", "-t", 2, *flags, env={**EMULATED, **settings}) as server:
+        sums[way] = server.text(**PROMPT)
+        assert sums[way] == sums["peer"]
+        for counts in sent(server):
+            assert (counts["peer"] > 0) == (way == "peer"), counts
+        assert words in server.output
+
+
+def test_ranks_say_that_peer_memory_is_wanted_and_not_to_be_had(model):
+    server = harness.Server(model, "--device", "cuda", "-t", 2, "--all-reduce", "one-shot",
+                            env={**EMULATED, "SHOAL_EMULATED_PEERS": "0"})
+    try:
+        harness.until(lambda: "--all-reduce one-shot: no peer memory" in server.output, 60, "a refusal")
+        assert "does not reach the memory of device" in server.output
+    finally:
+        server.kill_all()
 
 
 def test_fast_numerics_multiply_long_prompts_with_the_library(model, texts):

@@ -37,14 +37,22 @@ absl::StatusOr<const ops::CudaPlugin*> Open() {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<ops::Accelerator>> OpenAccelerator(ops::Numerics numerics) {
+absl::StatusOr<std::unique_ptr<ops::Accelerator>> OpenAccelerator(ops::Numerics numerics, int index) {
   SHOAL_ASSIGN_OR_RETURN(const ops::CudaPlugin* const plugin, Open());
   const auto probe = std::make_unique<ops::CudaProbe>();
   plugin->probe(probe.get());
   if (probe->state != ops::CudaState::kReady) return absl::UnavailableError(device::DescribeCuda(*probe));
   std::unique_ptr<ops::Accelerator> accelerator;
-  SHOAL_RETURN_IF_ERROR(plugin->open(0, numerics, &accelerator));
+  SHOAL_RETURN_IF_ERROR(plugin->open(index, numerics, &accelerator));
   return accelerator;
+}
+
+int DeviceCount() {
+  const auto plugin = Open();
+  if (!plugin.ok()) return 0;
+  const auto probe = std::make_unique<ops::CudaProbe>();
+  (*plugin)->probe(probe.get());
+  return probe->device_count;
 }
 
 const ops::OpTable* PluginTable(ops::Numerics numerics) {

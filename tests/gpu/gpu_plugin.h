@@ -12,9 +12,12 @@
 
 namespace shoal::gpu {
 
-// Device 0 of it. The plug-in has to be of the build of SHOAL_BINARY, the program. Unavailable: it has no device to
-// use, with the reason; others: as device::OpenCudaPlugin.
-absl::StatusOr<std::unique_ptr<ops::Accelerator>> OpenAccelerator(ops::Numerics numerics = ops::Numerics::kInvariant);
+// Device `index` of it. The plug-in has to be of the build of SHOAL_BINARY, the program. Unavailable: it has no device
+// to use, with the reason; others: as device::OpenCudaPlugin.
+absl::StatusOr<std::unique_ptr<ops::Accelerator>> OpenAccelerator(ops::Numerics numerics = ops::Numerics::kInvariant,
+                                                                  int index = 0);
+// How many devices it has.
+int DeviceCount();
 // Its ops, device or not; null: it does not open.
 const ops::OpTable* PluginTable(ops::Numerics numerics);
 

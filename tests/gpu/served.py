@@ -5,6 +5,7 @@ import http.client
 import json
 import os
 import pathlib
+import re
 import signal
 import socket
 import subprocess
@@ -34,6 +35,20 @@ def until(condition, seconds, what):
             return value
         time.sleep(0.02)
     raise AssertionError(f"not within {seconds} s: {what()}")
+
+
+def descendants(pid):
+    """All processes below, from /proc."""
+    children = {}
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            with contextlib.suppress(OSError):
+                stat = pathlib.Path("/proc", entry, "stat").read_text()
+                children.setdefault(int(stat.rsplit(")", 1)[1].split()[1]), []).append(int(entry))
+    found = list(children.get(pid, []))
+    for child in found:
+        found += children.get(child, [])
+    return found
 
 
 class Server:
@@ -75,9 +90,10 @@ class Server:
     def await_ready(self):
         def ready():
             if self.process.poll() is not None:
-                why = [line for line in self.output.splitlines() if "--device cuda: " in line]
+                # What else may be wrong with the plug-in is a failure.
+                why = re.search(r"--device cuda: (CUDA \d.*)", self.output)
                 if why:
-                    raise NoDevice(why[0].split("--device cuda: ", 1)[1])
+                    raise NoDevice(why.group(1))
                 raise AssertionError(f"ended with {self.process.returncode}:\n{self.output}")
             with contextlib.suppress(OSError):
                 return self.get("/readyz")[0] == 200
@@ -111,6 +127,19 @@ class Server:
         stream = Stream(self, request)
         stream.join()
         return stream.text()
+
+    def awaits_fault(self, rank, before):
+        """The process of this rank that came after `before`, once a signal makes it fail."""
+        for pid in descendants(self.process.pid):
+            with contextlib.suppress(OSError):
+                words = pathlib.Path("/proc", str(pid), "cmdline").read_bytes().split(b"\0")
+                if words[1:4] != [b"rank", b"--reader", str(rank).encode()] or pid == before:
+                    continue
+                status = pathlib.Path("/proc", str(pid), "status").read_text()
+                caught = int(status.split("SigCgt:")[1].split()[0], 16)
+                if caught >> (signal.SIGUSR1 - 1) & 1:
+                    return pid
+        return None
 
     def present_ranks(self, seconds=60):
         """The ranks, once all are alive and heartbeats have told of them."""

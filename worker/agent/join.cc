@@ -42,9 +42,16 @@ absl::StatusOr<comm::Transport> FindTransport(const std::string& name, bool cuda
       absl::StrCat("transport ", name, ": there are shm, gloo and, between CUDA devices, nccl"));
 }
 
-absl::Status CheckAllReduce(const std::string& name) {
-  if (comm::AllReducePolicyFromName(name).has_value()) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat("all-reduce ", name, ": there are auto, nccl and one-shot"));
+absl::Status CheckAllReduce(const plan::JoinGroup& join, comm::Transport transport) {
+  const auto policy = comm::AllReducePolicyFromName(join.engine.all_reduce);
+  if (!policy.has_value()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("all-reduce ", join.engine.all_reduce, ": there are auto, nccl and one-shot"));
+  }
+  if (*policy == comm::AllReducePolicy::kOneShot && join.tp > 1 && transport != comm::Transport::kNccl) {
+    return absl::InvalidArgumentError("--all-reduce one-shot is for ranks on CUDA devices with transport nccl");
+  }
+  return absl::OkStatus();
 }
 
 // They size memory and go to ranks, which take them as good.
@@ -131,7 +138,7 @@ absl::StatusOr<std::unique_ptr<Joined>> ResolveJoin(const plan::JoinGroup& join,
   joined->cuda = cuda;
   SHOAL_RETURN_IF_ERROR(CheckDevice(join.engine.device, cuda != nullptr));
   SHOAL_ASSIGN_OR_RETURN(joined->transport, FindTransport(join.engine.transport, cuda != nullptr));
-  SHOAL_RETURN_IF_ERROR(CheckAllReduce(join.engine.all_reduce));
+  SHOAL_RETURN_IF_ERROR(CheckAllReduce(join, joined->transport));
   SHOAL_ASSIGN_OR_RETURN(const std::vector<plan::RankAssignment> own, OwnAssignments(join, self));
   SHOAL_ASSIGN_OR_RETURN(joined->numerics, rank::ResolveNumerics(join.engine));
   SHOAL_ASSIGN_OR_RETURN(joined->table, device::FindTable(join.engine.device, joined->numerics.mode));

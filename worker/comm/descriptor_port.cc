@@ -145,6 +145,7 @@ absl::Status DescriptorPort::Send(std::string_view address, int from, int fd) {
   if (::connect(socket.fd, reinterpret_cast<const sockaddr*>(&name), size) != 0) {
     return absl::UnavailableError(absl::StrCat("cannot reach its local socket: ", std::strerror(errno)));
   }
+  if (!OfThisUser(socket.fd)) return absl::UnavailableError("its local socket is another user's");
   Packet packet = {};
   const std::string_view secret = SecretOf(address);
   std::copy(secret.begin(), secret.end(), packet.secret.begin());

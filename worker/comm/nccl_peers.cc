@@ -9,7 +9,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "common/base/check.h"
 #include "common/base/dtype.h"
 #include "common/base/status_macros.h"
 #include "kernels/ops/all_reduce.h"
@@ -202,7 +201,9 @@ absl::StatusOr<std::string> ConnectPeers(NcclRank& rank, NcclLink* link, std::un
   const absl::StatusOr<Offers> offers = OffersOf(setup, addresses);
   absl::Status connected = offers.status();
   if (offers.ok()) {
-    SHOAL_CHECK(memory != nullptr);  // it has published an offer
+    if (memory == nullptr) {
+      return absl::InvalidArgumentError(absl::StrCat("rank ", setup.rank, " has published no peer memory"));
+    }
     connected = MapAndTry(rank, *link, *memory, *offers);
     if (connected.ok()) {
       rank.SetPeers(std::move(memory));

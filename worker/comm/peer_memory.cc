@@ -1,3 +1,4 @@
+// Tested by: tests/comm/nccl_peers_test.cc, tests/comm/collective_test.cc
 #include "worker/comm/peer_memory.h"
 
 #include <unistd.h>

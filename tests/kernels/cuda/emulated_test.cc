@@ -3,6 +3,7 @@
 
 #include <vector>
 
+#include "kernels/cuda/system.h"
 #include "kernels/cuda/warp.h"
 #include "tests/kernels/cuda/buffers.h"
 
@@ -63,6 +64,43 @@ void Shuffles(float* sums, int* from, uint32_t* votes) {
   sums[threadIdx.x] = WarpSum(static_cast<float>(threadIdx.x));
   from[threadIdx.x] = Shuffle(lane * 10, (lane + 5) % 32);
   votes[threadIdx.x] = Ballot(lane % 3 == 0);
+}
+
+// Every block tells the others that it is there, and waits for all: they have to be there at once.
+void MeetAll(uint32_t* flags, int* seen) {
+  if (threadIdx.x == 0) StoreRelease(flags + blockIdx.x, 1);
+  __syncthreads();
+  if (threadIdx.x < gridDim.x) {
+    while (LoadAcquire(flags + threadIdx.x) == 0) Pause();
+  }
+  __syncthreads();
+  if (threadIdx.x == 1) seen[blockIdx.x] = static_cast<int>(LoadRelaxed(flags + gridDim.x - 1));
+}
+
+TEST(Emulated, BlocksThatWaitForEachOtherAreThereAtOnce) {
+  for (const auto order : {emulated::Order::kAscending, emulated::Order::kDescending, emulated::Order::kShuffled}) {
+    emulated::SetOrder(order, 3);
+    std::vector<uint32_t> flags(9, 0);
+    std::vector<int> seen(9, -1);
+    ASSERT_TRUE(Launch(nullptr, "meet", {dim3{9}, dim3{64}, 0}, MeetAll, flags.data(), seen.data()).ok());
+    EXPECT_EQ(seen, std::vector<int>(9, 1));
+  }
+  emulated::SetOrder(emulated::Order::kAscending);
+}
+
+void HalfLooks(uint32_t* flag) {
+  if (threadIdx.x < 16) Ballot(true);
+  if (threadIdx.x >= 16) {
+    for (int looks = 0; looks < 3; ++looks) Pause();
+    StoreRelease(flag, 1);
+    __syncthreads();
+  }
+}
+
+TEST(EmulatedDeathTest, ThreadsThatOnlyLookedAreWaitedForBeforeABarrierIsCalledMissed) {
+  uint32_t flag = 0;
+  EXPECT_DEATH((void)Launch(nullptr, "part", {dim3{1}, dim3{32}, 0}, HalfLooks, &flag),
+               "thread \\(15,0,0\\) at ballot");
 }
 
 TEST(Emulated, WarpsActAlone) {

@@ -86,7 +86,7 @@ __device__ void SumOne(const AllReduce<T>& op, size_t part, int64_t i, T* y) {
 
 // `stride`: elements of a block, a multiple of a unit.
 template <typename T, bool kAligned>
-__global__ void __launch_bounds__(kThreads) OneShot(const AllReduce<T> op, int64_t stride) {
+__global__ void __launch_bounds__(kThreads) OneShot(const __grid_constant__ AllReduce<T> op, int64_t stride) {
   const int block = static_cast<int>(blockIdx.x), thread = static_cast<int>(threadIdx.x);
   const uint32_t round = op.rounds[block] + 1;
   const size_t part =
