@@ -203,12 +203,12 @@ SampleLogprobs Logprobs(const KernelSet& set, const float* logits, int vocab, in
 void SampleRowOf(const KernelSet& set, const SampleArgs& a, int r) {
   const SampleRow& p = a.params[r];
   const float* const logits = a.logits + r * a.stride;
-  const bool penalised = a.counts != nullptr && IsPenalised(p);
+  const bool penalised = a.counts != nullptr && IsPenalised(p), masked = a.masks != nullptr && p.mask >= 0;
   if (p.top_k < 0) {
     a.tokens[r] = -1;
-  } else if (penalised || p.mask != nullptr) {
+  } else if (penalised || masked) {
     std::vector<float> changed(logits, logits + a.vocab);
-    if (p.mask != nullptr) Forbid(p.mask, a.vocab, changed.data());
+    if (masked) Forbid(a.masks + p.mask * MaskWords(a.vocab), a.vocab, changed.data());
     if (penalised) Penalise(a.counts + p.place * CountsStride(a.vocab), a.vocab, p, changed.data());
     a.tokens[r] = SampleOne(set, changed.data(), a.vocab, p);
   } else {

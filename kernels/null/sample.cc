@@ -42,7 +42,8 @@ int32_t SampleOne(const SampleArgs& a, int64_t r) {
     hash = HashCounts(hash, a.counts + p.place * CountsStride(a.vocab), a.vocab);
   }
   const auto id = static_cast<int32_t>(hash % static_cast<uint64_t>(a.vocab));
-  return p.mask == nullptr ? id : NextAllowed(p.mask, id, a.vocab);
+  const bool masked = a.masks != nullptr && p.mask >= 0;
+  return masked ? NextAllowed(a.masks + p.mask * MaskWords(a.vocab), id, a.vocab) : id;
 }
 
 void FillLogprobs(int32_t token, int top, int vocab, SampleLogprobs* out) {

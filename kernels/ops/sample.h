@@ -1,5 +1,5 @@
 // One token per row from its logits, in this order:
-//   forbid    ids whose bit of `mask` is 0: a finite logit is made -Inf
+//   forbid    ids whose bit in the row's mask is 0: a finite logit is made -Inf
 //   penalise  ids that the sequence has (token_counts.h), by its counts c of them, in f32, in the order of vLLM:
 //               in the prompt or generated:  logit = logit > 0 ? logit / repetition : logit * repetition
 //               generated:                   logit = logit - frequency * (c & kMostGenerated) - presence
@@ -22,6 +22,7 @@
 namespace shoal::ops {
 
 inline constexpr int kMaxTopLogprobs = 20;
+constexpr int64_t MaskWords(int vocab) { return (int64_t{vocab} + 31) / 32; }
 
 struct SampleRow {
   float temperature = 0;
@@ -29,11 +30,10 @@ struct SampleRow {
   float top_p = 1;
   float min_p = 0;
   float uniform = 0;                                  // in [0, 1): common/base/rng.h SamplingUniform
-  float repetition = 1, presence = 0, frequency = 0;  // penalties; as here: none
+  float repetition = 1, presence = 0, frequency = 0;  // penalties (repetition above 0); as here: none
   int32_t place = -1;                                 // its sequence's row of `counts`; -1: no penalties
+  int32_t mask = -1;                                  // its row of `masks`; -1: all ids are allowed
   int32_t logprobs = -1;                              // how many top ids, at most kMaxTopLogprobs; -1: nothing
-  const uint32_t* mask = nullptr;  // [(vocab + 31) / 32], where `logits` are: id i is bit i % 32 of word i / 32;
-                                   // null: all are allowed
 };
 // Whether its counts change anything.
 constexpr bool IsPenalised(const SampleRow& row) {
@@ -52,7 +52,8 @@ struct SampleArgs {
   int32_t* tokens;          // [rows], out
   int rows;
   int vocab;
-  const uint16_t* counts = nullptr;    // [places, CountsStride(vocab)]; null: no row is penalised
+  const uint32_t* masks = nullptr;   // [.., MaskWords(vocab)]: id i is bit i % 32 of word i / 32; null: no row has one
+  const uint16_t* counts = nullptr;  // [places, CountsStride(vocab)]; null: no row is penalised
   SampleLogprobs* logprobs = nullptr;  // [rows], out, of rows that want them; with token -1: -Inf, rank 0, no top ids
 };
 using SampleFn = absl::Status (*)(Stream&, const SampleArgs&);

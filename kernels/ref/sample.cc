@@ -65,7 +65,10 @@ int32_t SampleOne(const float* logits, int vocab, const SampleRow& p) {
   return order[kept - 1];
 }
 
-bool Allowed(const SampleRow& p, int id) { return p.mask == nullptr || (p.mask[id / 32] >> (id % 32) & 1) != 0; }
+bool Allowed(const SampleArgs& a, const SampleRow& p, int id) {
+  if (a.masks == nullptr || p.mask < 0) return true;
+  return (a.masks[p.mask * MaskWords(a.vocab) + id / 32] >> (id % 32) & 1) != 0;
+}
 
 float Penalised(float logit, uint16_t count, const SampleRow& p) {
   if (count == 0) return logit;
@@ -83,7 +86,7 @@ std::vector<float> Changed(const SampleArgs& a, int row) {
   std::vector<float> logits(a.logits + row * a.stride, a.logits + row * a.stride + a.vocab);
   for (int id = 0; id < a.vocab; ++id) {
     float& logit = logits[static_cast<size_t>(id)];
-    if (!Allowed(p, id) && logit < kInfinity) logit = -kInfinity;
+    if (!Allowed(a, p, id) && logit < kInfinity) logit = -kInfinity;
     if (counted) logit = Penalised(logit, a.counts[p.place * CountsStride(a.vocab) + id], p);
   }
   return logits;

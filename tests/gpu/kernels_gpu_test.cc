@@ -1,5 +1,6 @@
-// Every op of the device's table beside the reference's, on device memory: all but matmul (matmul_gpu_test.cc) and
-// attention (attention_gpu_test.cc). And main of them all: without a device it says so and ends with kNoDevice.
+// Every op of the device's table beside the reference's, on device memory: all but matmul (matmul_gpu_test.cc),
+// attention (attention_gpu_test.cc), and sampling with more than a draw (sample_gpu_test.cc). And main of them all:
+// without a device it says so and ends with kNoDevice.
 #include <algorithm>
 #include <chrono>
 #include <cmath>

@@ -267,11 +267,11 @@ struct Drawn {
   int32_t token = -99;
   SampleLogprobs logprobs = {};
 };
-Drawn SampleOnNull(const SampleRow& row, const std::vector<uint16_t>& counts) {
+Drawn SampleOnNull(const SampleRow& row, const std::vector<uint16_t>& counts, const uint32_t* masks = nullptr) {
   const std::unique_ptr<Stream> stream = MakeCpuStream(1);
   const float logits[kNullVocab] = {77};
   Drawn out;
-  const SampleArgs args = {logits, kNullVocab, &row, &out.token, 1, kNullVocab, counts.data(), &out.logprobs};
+  const SampleArgs args = {logits, kNullVocab, &row, &out.token, 1, kNullVocab, masks, counts.data(), &out.logprobs};
   EXPECT_TRUE(null::Table().sample(*stream, args).ok());
   return out;
 }
@@ -302,17 +302,17 @@ TEST(Null, SamplingTakesTheNextIdThatIsAllowed) {
   const int32_t free = SampleOnNull({}, counts).token;
   std::vector<uint32_t> mask((kNullVocab + 31) / 32, ~0u);
   SampleRow row = {};
-  row.mask = mask.data();
+  row.mask = 0;
   const auto without = [&](int32_t id) { mask[static_cast<size_t>(id / 32)] &= ~(1u << (id % 32)); };
-  EXPECT_EQ(SampleOnNull(row, counts).token, free);
+  EXPECT_EQ(SampleOnNull(row, counts, mask.data()).token, free);
   without(free);
-  EXPECT_EQ(SampleOnNull(row, counts).token, (free + 1) % kNullVocab);
+  EXPECT_EQ(SampleOnNull(row, counts, mask.data()).token, (free + 1) % kNullVocab);
   mask.assign(mask.size(), 0);
   mask[0] = 8;
-  EXPECT_EQ(SampleOnNull(row, counts).token, 3) << "round the end";
+  EXPECT_EQ(SampleOnNull(row, counts, mask.data()).token, 3) << "round the end";
   mask[0] = 0;
   mask.back() = ~0u << kNullVocab % 32;
-  EXPECT_EQ(SampleOnNull(row, counts).token, -1) << "only what is no id is allowed";
+  EXPECT_EQ(SampleOnNull(row, counts, mask.data()).token, -1) << "only what is no id is allowed";
 }
 
 TEST(Null, LogprobsNameTheTokenFirst) {

@@ -64,21 +64,14 @@ bool Before(const std::vector<float>& logits, int a, int b) {
 
 }  // namespace
 
-std::vector<SampleRow> SampleBatch::Params(const uint32_t* at) const {
-  std::vector<SampleRow> rows_of = params;
-  for (size_t r = 0; r < rows_of.size(); ++r) {
-    rows_of[r].mask = masked[r] ? at + r * static_cast<size_t>(MaskWords()) : nullptr;
-  }
-  return rows_of;
-}
-
-SampleArgs SampleBatch::Args(const std::vector<SampleRow>& with_masks, int32_t* tokens, SampleLogprobs* out) const {
+SampleArgs SampleBatch::Args(int32_t* tokens, SampleLogprobs* out) const {
   return {.logits = logits.data(),
           .stride = vocab,
-          .params = with_masks.data(),
+          .params = params.data(),
           .tokens = tokens,
           .rows = rows,
           .vocab = vocab,
+          .masks = masks.empty() ? nullptr : masks.data(),
           .counts = counts.empty() ? nullptr : counts.data(),
           .logprobs = logprobs ? out : nullptr};
 }
@@ -88,8 +81,6 @@ SampleBatch SampleBatch::Row(int row) const {
   SampleBatch one = *this;
   one.rows = 1;
   one.logits.assign(logits.begin() + r * vocab, logits.begin() + (r + 1) * vocab);
-  one.masks.assign(masks.begin() + r * MaskWords(), masks.begin() + (r + 1) * MaskWords());
-  one.masked = {masked[static_cast<size_t>(row)]};
   one.params = {params[static_cast<size_t>(row)]};
   return one;
 }
@@ -101,11 +92,12 @@ SampleBatch MakeSampleBatch(int vocab, int rows, uint64_t seed) {
   const auto stride = static_cast<size_t>(CountsStride(vocab));
   b.counts.resize(kPlaces * stride, 0xffff);
   for (uint64_t p = 0; p < kPlaces; ++p) FillCounts(b.counts.data() + p * stride, vocab, seed + 1, p);
-  b.masks.resize(count * static_cast<size_t>(b.MaskWords()));
+  const auto words = static_cast<size_t>(MaskWords(vocab));
+  b.masks.resize(count * words);
   for (size_t r = 0; r < count; ++r) {
-    FillMask(b.masks.data() + r * static_cast<size_t>(b.MaskWords()), vocab, seed + 2, r);
-    b.masked.push_back(r % 2 == 1);
+    FillMask(b.masks.data() + r * words, vocab, seed + 2, r);
     b.params.push_back(RowOf(seed + 3, static_cast<uint32_t>(r)));
+    b.params[r].mask = r % 2 == 1 ? static_cast<int32_t>(r) : -1;
     // Ids that stand out: equal ones, and some that no token may be.
     for (size_t i = 0; i < width / 50; ++i) {
       const size_t at = RandomBits(seed + 4, r, i) % width;
@@ -120,8 +112,10 @@ std::vector<float> ChangedLogits(const SampleBatch& b, int row) {
   std::vector<float> out;
   for (int id = 0; id < b.vocab; ++id) {
     float x = b.logits[static_cast<size_t>(row) * static_cast<size_t>(b.vocab) + static_cast<size_t>(id)];
-    const uint32_t word = b.masks[static_cast<size_t>(row * b.MaskWords() + id / 32)];
-    if (b.masked[static_cast<size_t>(row)] && (word & 1u << id % 32) == 0) x = -INFINITY;
+    if (p.mask >= 0 && !b.masks.empty()) {
+      const uint32_t word = b.masks[static_cast<size_t>(p.mask * MaskWords(b.vocab) + id / 32)];
+      if ((word & 1u << id % 32) == 0) x = -INFINITY;
+    }
     const uint16_t count =
         p.place < 0 || b.counts.empty() ? 0 : b.counts[static_cast<size_t>(p.place * CountsStride(b.vocab) + id)];
     if (count > 0 && x > 0) {
@@ -171,7 +165,7 @@ SampleResults ExpectedResults(const SampleBatch& b) {
   SampleResults out(b.rows);
   for (int r = 0; r < b.rows; ++r) {
     SampleRow plain = b.params[static_cast<size_t>(r)];
-    plain.place = plain.logprobs = -1;
+    plain.place = plain.mask = plain.logprobs = -1;
     plain.repetition = 1;
     plain.presence = plain.frequency = 0;
     const std::vector<float> changed = ChangedLogits(b, r);

@@ -13,18 +13,14 @@ struct SampleBatch {
   int vocab = 0, rows = 0;
   std::vector<float> logits = {};      // [rows, vocab]
   std::vector<uint16_t> counts = {};   // [places, CountsStride(vocab)]; empty: the op gets none
-  std::vector<uint32_t> masks = {};    // [rows, MaskWords()]
-  std::vector<bool> masked = {};       // [rows]: otherwise the row has no mask
-  std::vector<SampleRow> params = {};  // [rows], without masks: Params gives them
+  std::vector<uint32_t> masks = {};    // [rows, MaskWords(vocab)]; empty: the op gets none
+  std::vector<SampleRow> params = {};  // [rows]; a row has its own mask, or none
   bool logprobs = true;                // otherwise the op gets nowhere to write them
 
-  int MaskWords() const { return (vocab + 31) / 32; }
-  // That row alone, with the same counts.
+  // That row alone, with the same counts and masks.
   SampleBatch Row(int row) const;
-  // With masks, which lie at `at`.
-  std::vector<SampleRow> Params(const uint32_t* at) const;
   // All on the host. `tokens` and `out`: [rows].
-  SampleArgs Args(const std::vector<SampleRow>& with_masks, int32_t* tokens, SampleLogprobs* out) const;
+  SampleArgs Args(int32_t* tokens, SampleLogprobs* out) const;
 };
 
 // Every combination of what a row may ask for, in turn; ids that are likely are also those that were counted or

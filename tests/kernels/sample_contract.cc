@@ -22,10 +22,10 @@ struct One {
     SampleBatch b = {.vocab = vocab, .rows = 1, .logits = logits};
     b.counts.resize(2 * static_cast<size_t>(CountsStride(vocab)));
     for (const auto& [id, count] : counts) b.counts[static_cast<size_t>(CountsStride(vocab) + id)] = count;
-    b.masks.resize(static_cast<size_t>(b.MaskWords()));
+    b.masks.resize(static_cast<size_t>(MaskWords(vocab)));
     for (const int id : allowed) b.masks[static_cast<size_t>(id / 32)] |= 1u << (id % 32);
-    b.masked = {!allowed.empty()};
     b.params = {params};
+    b.params[0].mask = allowed.empty() ? -1 : 0;
     return b;
   }
 };
@@ -50,7 +50,7 @@ TEST_P(SampleContract, AgreesWithAnotherComputation) {
     EXPECT_GT(std::set<int32_t>(got.tokens.begin(), got.tokens.end()).size(), 15u) << "trivial choices";
     // Without mask and penalties other tokens come.
     SampleBatch plain = batch;
-    std::fill(plain.masked.begin(), plain.masked.end(), false);
+    plain.masks.clear();
     plain.counts.clear();
     int same = 0;
     const SampleResults unchanged = GetParam().run(plain);
@@ -90,13 +90,13 @@ TEST_P(SampleContract, PenaltiesOfOneAndZeroChangeNoBit) {
 // A mask that allows all, whatever its bits behind the vocabulary.
 TEST_P(SampleContract, AllAllowedIsNoMask) {
   SampleBatch batch = MakeSampleBatch(1003, 30, 350);
-  std::fill(batch.masked.begin(), batch.masked.end(), false);
+  for (SampleRow& row : batch.params) row.mask = -1;
   const SampleResults expected = GetParam().run(batch);
-  std::fill(batch.masked.begin(), batch.masked.end(), true);
+  for (int r = 0; r < batch.rows; ++r) batch.params[static_cast<size_t>(r)].mask = batch.rows - 1 - r;
   std::fill(batch.masks.begin(), batch.masks.end(), ~0u);
   ExpectSameBits(expected, GetParam().run(batch));
   for (int r = 0; r < batch.rows; ++r) {
-    batch.masks[static_cast<size_t>((r + 1) * batch.MaskWords() - 1)] = ~0u >> (32 - 1003 % 32);
+    batch.masks[static_cast<size_t>((r + 1) * MaskWords(batch.vocab) - 1)] = ~0u >> (32 - 1003 % 32);
   }
   ExpectSameBits(expected, GetParam().run(batch));
 }
@@ -169,7 +169,7 @@ TEST_P(SampleContract, ManyForbiddenIds) {
     SampleRow& row = batch.params[r];
     row.top_k = r % 2 == 0 ? 3000 : 100;
     row.logprobs = r % 4 == 0 ? 20 : 0;
-    batch.masked[r] = r < 4;
+    row.mask = r < 4 ? static_cast<int32_t>(r) : -1;
     if (r >= 4) {  // as if the model had forbidden nearly all
       for (size_t i = 0; i < 20011; ++i) {
         float& logit = batch.logits[r * 20011 + i];

@@ -229,7 +229,7 @@ TEST(Load, ACodeThatIsNoNumberIsRefusedWithItsPlace) {
         continue;
       }
       EXPECT_EQ(loaded.code(), absl::StatusCode::kInvalidArgument);
-      EXPECT_NE(loaded.message().find("layers.1.mlp.down, row 3:"), absl::string_view::npos) << loaded;
+      EXPECT_NE(loaded.message().find("layers.1.ffn.down, row 3:"), absl::string_view::npos) << loaded;
     }
   }
 }

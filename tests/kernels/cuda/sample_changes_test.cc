@@ -20,8 +20,7 @@ SampleResults RunOnce(const SampleBatch& batch, int gap) {
   }
   Buffer<uint16_t> counts(batch.counts.size());
   std::memcpy(counts.data(), batch.counts.data(), batch.counts.size() * sizeof(uint16_t));
-  const auto params = batch.Params(batch.masks.data());
-  ops::SampleArgs args = batch.Args(params, out.tokens.data(), out.logprobs.data());
+  ops::SampleArgs args = batch.Args(out.tokens.data(), out.logprobs.data());
   args.logits = logits.data();
   args.stride = static_cast<int64_t>(stride);
   if (args.counts != nullptr) args.counts = counts.data();
@@ -76,8 +75,11 @@ TEST(CudaSampleChanges, WhatIsForbiddenStillShowsPoison) {
   EXPECT_TRUE(std::isnan(sample::Forbidden(NAN)));
 }
 
-TEST(CudaSampleChanges, RowsOfCountsAreAsWideAsTheContractSays) {
-  for (const int vocab : {1, 7, 8, 9, 128256, 151936}) EXPECT_EQ(sample::CountsWidth(vocab), ops::CountsStride(vocab));
+TEST(CudaSampleChanges, RowsOfCountsAndMasksAreAsWideAsTheContractSays) {
+  for (const int vocab : {1, 7, 8, 9, 128256, 151936}) {
+    EXPECT_EQ(sample::CountsWidth(vocab), ops::CountsStride(vocab));
+    EXPECT_EQ(sample::MaskWidth(vocab), ops::MaskWords(vocab));
+  }
 }
 
 TEST(CudaSampleChanges, FourNeighboursAreEachByItself) {

@@ -307,6 +307,32 @@ TEST(CudaTable, SampleIsTheReference) {
   EXPECT_GT(std::set<int32_t>(tokens.begin(), tokens.end()).size(), 12u) << "trivial choices";
 }
 
+// A sequence from its start to the token after next: its counts stay on the device.
+TEST(CudaTable, WhatWasCountedIsPenalised) {
+  constexpr int kVocab = 100;
+  std::vector<float> logits(kVocab);
+  for (size_t i = 0; i < kVocab; ++i) logits[i] = static_cast<float>(i) * 0.1f;  // 0 to 9.9
+  std::vector<uint16_t> counts(2 * ops::CountsStride(kVocab), 0xffff);
+  const std::vector<int32_t> place = {1}, prompt = {99, 98}, of_prompt = {1, 1};
+  const ops::SampleRow row = {.repetition = 1.02f, .frequency = 1, .place = 1, .logprobs = 1};
+  Call(Table().clear_counts, ops::ClearCountsArgs{counts.data(), place.data(), 1, kVocab});
+  Call(Table().count_tokens,
+       ops::CountTokensArgs{prompt.data(), of_prompt.data(), counts.data(), 2, kVocab, /*in_prompt=*/true});
+  std::vector<int32_t> tokens;
+  for (int step = 0; step < 4; ++step) {
+    int32_t token = -99;
+    ops::SampleLogprobs out;
+    Call(Table().sample, ops::SampleArgs{logits.data(), kVocab, &row, &token, 1, kVocab, nullptr, counts.data(), &out});
+    EXPECT_EQ(out.top_ids[0], 99);
+    EXPECT_EQ(out.rank, 100 - token);
+    Call(Table().count_tokens,
+         ops::CountTokensArgs{&token, place.data(), counts.data(), 1, kVocab, /*in_prompt=*/false});
+    tokens.push_back(token);
+  }
+  // 9.9 / 1.02 = 9.706 and 9.8 / 1.02 = 9.608 meet 9.7 and, once that is spent, 9.6.
+  EXPECT_EQ(tokens, (std::vector<int32_t>{99, 97, 98, 96}));
+}
+
 TEST(CudaTable, CopyBlocksIsTheReference) {
   const std::vector<ops::BlockPair> pairs = {{0, 1}, {1, 2}, {5, 0}};
   const auto run = [&](auto call, const ops::OpTable& table) {

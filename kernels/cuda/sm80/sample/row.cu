@@ -1,102 +1,17 @@
 // Tested by: tests/kernels/cuda/sample_test.cc
-// One block for each row. A greedy row: one pass for the largest logit. Else a second one sums the weights of stretches
-// of the order, and each limit (top_k, top_p, the draw) asks for one place in it (search.h). A row that is changed by a
-// mask or by penalties is changed at each reading: nothing is written, and other rows take the way without. Of
-// log-probabilities: logprobs.h.
+// One block for each row (choose.h); those that mask or penalties change are left to changed.cu, which is launched only
+// where there may be some.
 #include "kernels/cuda/sample.h"
-#include "kernels/cuda/sm80/sample/logprobs.h"
-#include "kernels/cuda/sm80/sample/search.h"
+#include "kernels/cuda/sm80/sample/choose.h"
 
 namespace shoal::cuda {
 namespace {
 
-using sample::Cut;
-using sample::kBins;
-using sample::kMaxThreads;
-using sample::kMinThreads;
-using sample::Place;
-using sample::Row;
-using sample::SampleShared;
-
-// Where a limit falls, given the sum of what those before it keep.
-enum Limit : int { kTopK, kTopP, kDraw, kLimits };
-__device__ bool Limits(const SampleShared& s, int limit, const ops::SampleRow& p, int vocab, uint64_t kept,
-                       Place* place) {
-  const double sum = static_cast<double>(kept);
-  if (limit == kTopK) {
-    *place = {true, static_cast<uint64_t>(p.top_k) - 1};
-    // What lies in the last bin has no weight and need not be cut off, and its members are many.
-    return p.top_k > 0 && p.top_k < vocab && static_cast<uint32_t>(p.top_k) <= s.by_gap.count[kBins - 1];
-  }
-  if (limit == kTopP) {
-    const double reach = ceil(static_cast<double>(p.top_p) * sum);
-    *place = {false, reach > 1 ? min(static_cast<uint64_t>(reach), kept) - 1 : 0};
-    return p.top_p < 1;
-  }
-  const double drawn = static_cast<double>(p.uniform) * sum;
-  *place = {false, drawn > 0 ? min(static_cast<uint64_t>(drawn), kept - 1) : 0};
-  return true;
-}
-
-// Each limit keeps a prefix of the order: its sum says which.
-template <typename L>
-__device__ int32_t Draw(SampleShared& s, const Row<L>& row, float largest, int32_t best, const ops::SampleRow& p) {
-  const Cut cut = sample::CutByGap(largest, p.temperature);
-  const bool counts = p.top_k > 0 && p.top_k < row.logits.vocab;
-  const double least = p.min_p > 0 ? fmin(static_cast<double>(p.min_p), 2.0) * (int64_t{1} << sample::kOneLog2) : 0;
-  const uint64_t heavy = FillBins(s, row, cut, counts, static_cast<uint64_t>(least + 0.5), s.by_gap);
-  uint64_t kept = s.by_gap.weight[kBins];
-  SHOAL_KEEP_LOOP for (int limit = 0; limit < kLimits; ++limit) {
-    if (limit == kDraw) kept = min(kept, heavy);
-    if (kept == 0) return best;  // min_p above 1, or a temperature that is no number
-    Place place;
-    if (!Limits(s, limit, p, row.logits.vocab, kept, &place)) continue;
-    Find(s, row, cut, place);
-    kept = s.found_weight;
-  }
-  return s.found_id;
-}
-
-template <typename L>
-__device__ int32_t Choose(SampleShared& s, const L& logits, const ops::SampleRow& p) {
-  const uint64_t best = Largest(s, logits);
-  const auto key = static_cast<uint32_t>(best >> 32);
-  if (key >= sample::kKeyOfInfinity || key <= sample::kKeyOfMinusInfinity) return -1;
-  const auto id = static_cast<int32_t>(~static_cast<uint32_t>(best));
-  if (p.temperature <= 0) return id;
-  const float largest = sample::OfKey(key);
-  const Row<L> row = {logits, static_cast<double>(largest), 1.0 / static_cast<double>(p.temperature)};
-  return Draw(s, row, largest, id, p);
-}
-
-__global__ void __launch_bounds__(kMaxThreads) SampleOneRow(const ops::SampleArgs op) {
-  SampleShared& s = Shared<SampleShared>();
+__global__ void __launch_bounds__(sample::kMaxThreads) PlainRow(const ops::SampleArgs op) {
   const int64_t r = blockIdx.x;
   const ops::SampleRow params = op.params[r];
-  const sample::Plain plain = {op.logits + r * op.stride, op.vocab};
-  const bool penalised = op.counts != nullptr && sample::IsPenalised(params);
-  int32_t token = -1;
-  if (params.top_k >= 0 && (penalised || params.mask != nullptr)) {
-    const uint16_t* const counts = penalised ? op.counts + params.place * sample::CountsWidth(op.vocab) : nullptr;
-    token =
-        Choose(s,
-               sample::Changed{
-                   plain.logits, op.vocab, counts, params.mask, {params.repetition, params.presence, params.frequency}},
-               params);
-  } else if (params.top_k >= 0) {
-    token = Choose(s, plain, params);
-  }
-  if (threadIdx.x == 0) op.tokens[r] = token;
-  if (params.logprobs >= 0 && op.logprobs != nullptr) {
-    sample::WriteLogprobs(s, plain, token, params.logprobs, &op.logprobs[r]);
-  }
-}
-
-// A power of two, so that the bins are shared out evenly; eight logits each fill it.
-int ThreadsFor(int vocab) {
-  int threads = kMinThreads;
-  while (threads < kMaxThreads && 8 * threads < vocab) threads *= 2;
-  return threads;
+  if (sample::IsChanged(op, params)) return;
+  sample::SampleRowBy(op, r, params, sample::Plain{op.logits + r * op.stride, op.vocab});
 }
 
 }  // namespace
@@ -106,9 +21,8 @@ absl::Status Enqueue(DeviceStream stream, const ops::SampleArgs& op) {
   if (op.vocab < 1 || op.vocab > kMaxSampledVocab) {
     return absl::InvalidArgumentError("sample: the vocabulary is not within 1 to 262144");
   }
-  const LaunchShape shape = {dim3{static_cast<unsigned>(op.rows)}, dim3{static_cast<unsigned>(ThreadsFor(op.vocab))},
-                             sizeof(SampleShared)};
-  return Launch(stream, "sample", shape, SampleOneRow, op);
+  const absl::Status plain = Launch(stream, "sample", sample::ShapeOf<sample::kMaxThreads>(op), PlainRow, op);
+  return plain.ok() && (op.counts != nullptr || op.masks != nullptr) ? sample::EnqueueChanged(stream, op) : plain;
 }
 
 }  // namespace shoal::cuda

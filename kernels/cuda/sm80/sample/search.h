@@ -2,7 +2,7 @@
 // the order (rank.h) one pass sums the weights and counts the members; a place lies in one stretch, whose few members
 // another pass collects in shared memory, where each sums what comes before it. A stretch of too many members is cut
 // again, by key. All sums are of integers: their order does not matter, so shared counters may be added to by any
-// thread at any time. Included by row.cu; all threads of a block call.
+// thread at any time. All threads of a block call.
 #pragma once
 
 #include "kernels/cuda/sm80/sample/changes.h"
