@@ -345,7 +345,11 @@ TEST_F(AgentTest, BadJoinsAreRefusedWithTheReason) {
   EXPECT_TRUE(holds(s, "carrier")) << s;
   s = answer([](auto& j) { j.engine.all_reduce = "abacus"; });
   EXPECT_TRUE(holds(s, "abacus")) << s;
-  s = answer([](auto& j) { j.engine.all_reduce = "one-shot", j.tp = 2; });
+  s = answer([](auto& j) {
+    j.engine.all_reduce = "one-shot", j.tp = 2;
+    j.ranks.push_back(j.ranks[0]);
+    j.ranks[1].rank = 1, j.ranks[1].agent = "other";
+  });
   EXPECT_TRUE(holds(s, "one-shot is for ranks on CUDA")) << s;
   group.Form(epoch, 1, 1, members);
   EXPECT_EQ(2u, group.Generate(kPrompt, 2).size());

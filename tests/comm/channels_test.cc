@@ -56,7 +56,7 @@ TEST_P(EveryChannelTest, ActivationsReachTheSameTensorIndexOfTheNextStage) {
   for (int m = 0; m < kMessages; ++m) sent += static_cast<int64_t>(bytes_of(m));
   for (int r = 0; r < 6; ++r) {
     EXPECT_TRUE(results[r].ok()) << results[r];
-    EXPECT_EQ(group.rank(r).stats->over(Carrier(GetParam())).activation, r < 4 ? sent : 0);
+    EXPECT_EQ(group.rank(r).stats->over(ChannelCarrier(GetParam())).activation, r < 4 ? sent : 0);
   }
 }
 
@@ -136,8 +136,8 @@ TEST_P(EveryChannelTest, TokensReachEveryRankOfTheFirstStageInOrder) {
     return absl::OkStatus();
   });
   for (const auto& s : results) EXPECT_TRUE(s.ok()) << s;
-  EXPECT_GT(group.rank(2).stats->over(Carrier(GetParam())).token, 0);
-  EXPECT_EQ(group.rank(0).stats->over(Carrier(GetParam())).token, 0);
+  EXPECT_GT(group.rank(2).stats->over(ChannelCarrier(GetParam())).token, 0);
+  EXPECT_EQ(group.rank(0).stats->over(ChannelCarrier(GetParam())).token, 0);
 }
 
 TEST_P(EveryChannelTest, AnAbortEndsEveryKindOfWait) {

@@ -32,16 +32,17 @@ std::string TransportName(TestTransport t) {
   return "";
 }
 
-Transport Carrier(TestTransport t) {
+Transport Carrier(TestTransport t) { return t == TestTransport::kPeer ? Transport::kPeer : ChannelCarrier(t); }
+
+Transport ChannelCarrier(TestTransport t) {
   switch (t) {
     case TestTransport::kShm:
       return Transport::kShm;
     case TestTransport::kGloo:
       return Transport::kGloo;
     case TestTransport::kNccl:
-      return Transport::kNccl;
     case TestTransport::kPeer:
-      return Transport::kPeer;
+      return Transport::kNccl;
     default:
       return Transport::kLocal;
   }

@@ -23,7 +23,8 @@ inline constexpr TestTransport kHostAndDeviceTransports[] = {TestTransport::kLoc
 inline constexpr bool OnDevice(TestTransport t) { return t == TestTransport::kNccl || t == TestTransport::kPeer; }
 std::string TransportName(TestTransport t);
 
-Transport Carrier(TestTransport t);  // what must carry the bytes of small sums
+Transport Carrier(TestTransport t);         // what must carry the bytes of small sums
+Transport ChannelCarrier(TestTransport t);  // and of all else
 
 // The ranks of a group over Gloo on loopback, connected with each other.
 std::vector<RankComm> ConnectGloo(const GroupShape& shape, std::span<const AbortFlag* const> abort);

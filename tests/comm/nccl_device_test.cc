@@ -29,7 +29,8 @@ class NcclDevice : public ::testing::Test {
     std::vector<const AbortFlag*> flags;
     for (const AbortFlag& flag : flags_) flags.push_back(&flag);
     const NcclMaker maker = {.accelerator = [](int r) { return cuda::OpenDevice(r).value(); },
-                             .library = [](int) { return shoal_nccl(); }};
+                             .library = [](int) { return shoal_nccl(); },
+                             .all_reduce = AllReducePolicy::kNccl};
     group_ = std::make_unique<NcclGroup>(shape, flags, maker);
   }
   void TearDown() override {

@@ -41,7 +41,7 @@ def test_activations_travel_over_the_named_transport_only(square):
         counts = [r["comm_bytes"] for r in square.cluster()["ranks"]]
         return counts if all(c.get("shm", 0) > 0 for c in counts) else None
     for counts in harness.until(moved, 10, "bytes over shm on every rank"):
-        others = {"local": 0, "gloo": 0, "nccl": 0}
+        others = {"local": 0, "gloo": 0, "nccl": 0, "peer": 0}
         assert counts == {"shm": counts["shm"], **others}, counts
 
 

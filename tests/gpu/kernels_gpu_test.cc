@@ -347,34 +347,6 @@ TEST(GpuOps, SampleGivesRowsWithoutAFiniteLogitNoToken) {
   }
 }
 
-TEST(GpuCounts, AreTheReference) {
-  const int vocab = Sized(1003, 128259), count = Sized(500, 50000);
-  constexpr int kPlaces = 4;
-  std::vector<uint16_t> counts(static_cast<size_t>(kPlaces * ops::CountsStride(vocab)));
-  for (size_t i = 0; i < counts.size(); ++i) counts[i] = static_cast<uint16_t>(RandomBits(Seed(), 28, i));
-  const std::vector<int32_t> cleared = {2, -1, 0};
-  std::vector<int32_t> tokens, places;
-  for (uint64_t i = 0; i < static_cast<uint64_t>(count); ++i) {
-    const uint64_t bits = RandomBits(Seed(), 29, i);
-    tokens.push_back(i % 3 == 0 ? 7 : static_cast<int32_t>(bits % static_cast<uint64_t>(vocab + 2)) - 1);
-    places.push_back(static_cast<int32_t>((bits >> 40) % (kPlaces + 1)) - 1);
-  }
-  const Array<uint16_t> device_counts(counts);
-  const Array<int32_t> device_cleared(cleared), device_tokens(tokens), device_places(places);
-  CallReference(ops::RefTable().clear_counts, ops::ClearCountsArgs{counts.data(), cleared.data(), 3, vocab});
-  Call(Table().clear_counts, ops::ClearCountsArgs{device_counts.data(), device_cleared.data(), 3, vocab});
-  EXPECT_EQ(device_counts.Get(), counts);
-  for (const bool in_prompt : {true, false}) {
-    const auto before = counts;
-    ops::CountTokensArgs args = {tokens.data(), places.data(), counts.data(), count, vocab, in_prompt};
-    CallReference(ops::RefTable().count_tokens, args);
-    EXPECT_NE(counts, before);
-    args = {device_tokens.data(), device_places.data(), device_counts.data(), count, vocab, in_prompt};
-    Call(Table().count_tokens, args);
-    EXPECT_EQ(device_counts.Get(), counts);
-  }
-}
-
 TEST(GpuOps, CopyBlocksIsTheReference) {
   const int heads = Sized(3, 8), dim = Sized(16, 128), blocks = Sized(6, 64);
   const std::vector<ops::BlockPair> pairs = {{0, 1}, {1, 2}, {5, 0}, {2, blocks - 1}};

@@ -102,22 +102,26 @@ class CublasLtProduct final : public LibraryProduct {
 
   absl::Status Open() {
     SHOAL_ASSIGN_OR_RETURN(const cuda::CublasLt lt, cuda::OpenCublasLt());
-    SHOAL_ASSIGN_OR_RETURN(bf16_, cuda::OpenCublasLtGemm(workspace_.data()));
+    SHOAL_ASSIGN_OR_RETURN(bf16_, cuda::OpenCublasLtGemm(workspace_.data(), cuda::GemmScratch()));
     fp8_ = std::make_unique<Fp8Products>(lt, workspace_.data());
     return fp8_->Open();
   }
   absl::StatusOr<bool> Multiply(const Product& p) override {
     if (p.type == DType::kF8E4M3) return fp8_->Multiply(stream_, p);
-    return bf16_->Multiply(stream_, {.x = p.x,
-                                     .w = p.w,
-                                     .type = DType::kBF16,
-                                     .row_scaled = false,
-                                     .y = p.y,
-                                     .f32_out = false,
-                                     .y_stride = p.n,
-                                     .tokens = p.tokens,
-                                     .n = p.n,
-                                     .k = p.k});
+    const cuda::GemmProduct product = {.x = p.x,
+                                       .x_scale = nullptr,
+                                       .w = p.w,
+                                       .type = DType::kBF16,
+                                       .w_scale = nullptr,
+                                       .y = p.y,
+                                       .f32_out = false,
+                                       .y_stride = p.n,
+                                       .tokens = p.tokens,
+                                       .n = p.n,
+                                       .k = p.k};
+    SHOAL_ASSIGN_OR_RETURN(const bool has, bf16_->Has(product));
+    if (!has) return false;
+    return bf16_->Multiply(stream_, product);
   }
 
  private:

@@ -193,7 +193,6 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
   ++State().asked;
   *count = 0;
   if (State().failing) return CUBLAS_STATUS_INTERNAL_ERROR;
-  if (a->type == CUDA_R_8F_E4M3 && b->type == CUDA_R_8F_E4M3) return CUBLAS_STATUS_NOT_SUPPORTED;  // as before Ada
   if (handle == nullptr || requested < 1 || c->ld != d->ld || !Sound(*desc, *a, *b, *d)) {
     return CUBLAS_STATUS_INVALID_VALUE;
   }

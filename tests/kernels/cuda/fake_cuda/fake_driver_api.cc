@@ -21,9 +21,11 @@ namespace {
 
 using emulated::SharedMemory;
 
+constexpr int kDevices = 4;  // fake_cuda.cc's
+
 struct State {
   Mutex mutex;
-  std::array<SharedMemory, 2> memory = {SharedMemory(0), SharedMemory(1)};
+  std::array<SharedMemory, kDevices> memory = {SharedMemory(0), SharedMemory(1), SharedMemory(2), SharedMemory(3)};
   std::map<CUdeviceptr, size_t> reserved SHOAL_GUARDED_BY(mutex);
   std::map<CUdeviceptr, int> mapped SHOAL_GUARDED_BY(mutex);  // to the descriptor that keeps it
 };
@@ -38,7 +40,7 @@ CUresult ErrorName(CUresult, const char** name) { return *name = "CUDA_ERROR_...
 CUresult ErrorString(CUresult, const char** words) { return *words = "invalid argument", CUDA_SUCCESS; }
 CUresult DeviceGet(CUdevice* device, int ordinal) { return *device = 100 + ordinal, CUDA_SUCCESS; }
 
-CUresult DeviceCount(int* count) { return *count = 2, CUDA_SUCCESS; }
+CUresult DeviceCount(int* count) { return *count = kDevices, CUDA_SUCCESS; }
 
 CUresult DeviceUuid(CUuuid* uuid, CUdevice device) {
   if (device < 100) return CUDA_ERROR_INVALID_VALUE;  // an ordinal is no device
@@ -90,7 +92,7 @@ CUresult Export(void* fd, CUmemGenericAllocationHandle handle, CUmemAllocationHa
 
 // The device of which memory behind this descriptor is; -1: it is not.
 int DeviceOf(int fd) {
-  for (int device = 0; device < 2; ++device) {
+  for (int device = 0; device < kDevices; ++device) {
     struct stat info = {};
     if (::fstat(fd, &info) != 0) return -1;
     SharedMemory probe(device);
