@@ -45,8 +45,8 @@ struct EngineParts {
   // Of an accelerator: so many steps at first run one after the other, without graphs, and are waited for after each
   // operation, so that an error names it.
   int checked_steps = 0;
-  std::atomic<bool>* provoke_fault =
-      nullptr;  // for tests: when true, the next step makes an illegal access, and it is false
+  // For tests: when true, the next step makes an illegal access, and it is false. Null: there is none.
+  std::atomic<bool>* provoke_fault = nullptr;
   const Clock* clock = nullptr;
 };
 
