@@ -19,6 +19,7 @@ constexpr std::array<DTypeInfo, kDTypes> kInfo = {{
     {"q4_1", kQuantBlock, sizeof(BlockQ4_1)},
     {"fp8", 1, 1},
     {"int8", 1, 1},
+    {"int4", kQuantBlock, sizeof(BlockI4)},
 }};
 
 void DequantiseQ8_0(const BlockQ8_0& b, float* dst) {
@@ -86,6 +87,15 @@ float F8E4M3ToF32(uint8_t code) {
 
 uint8_t F32ToF8E4M3(float f) { return RoundToF8E4M3(f); }
 
+BlockQ8_0 WithoutZeroPoint(const BlockI4& b) {
+  BlockQ8_0 out = {.d = b.d, .q = {}};
+  for (int i = 0; i < kQuantBlock / 2; ++i) {
+    out.q[i] = static_cast<int8_t>((b.q[i] & 15) - b.z);
+    out.q[i + kQuantBlock / 2] = static_cast<int8_t>((b.q[i] >> 4) - b.z);
+  }
+  return out;
+}
+
 void DequantiseRow(DType t, const void* src, int64_t n, float* dst) {
   const int64_t blocks = n / Info(t).block;
   SHOAL_CHECK(n % Info(t).block == 0);
@@ -108,6 +118,10 @@ void DequantiseRow(DType t, const void* src, int64_t n, float* dst) {
       return;
     case DType::kQ4_1:
       for (int64_t i = 0; i < blocks; ++i) DequantiseQ4_1(static_cast<const BlockQ4_1*>(src)[i], dst + i * kQuantBlock);
+      return;
+    case DType::kI4:
+      for (int64_t i = 0; i < blocks; ++i)
+        DequantiseQ8_0(WithoutZeroPoint(static_cast<const BlockI4*>(src)[i]), dst + i * kQuantBlock);
       return;
     case DType::kF8E4M3:
       for (int64_t i = 0; i < n; ++i) dst[i] = F8E4M3ToF32(static_cast<const uint8_t*>(src)[i]);

@@ -20,8 +20,10 @@ enum class DType : uint8_t {
   //           nibbles: low half of byte i is weight i, high half is weight i + 16
   kF8E4M3 = 6,  // OCP FP8 E4M3: sign, exponent biased by 7, 3 bits of mantissa; no infinity, 0x7f and 0xff are NaN
   kI8 = 7,      // whole numbers
+  kI4 = 8,      // 32 weights of a group: f16 scale d, zero point z, 16 bytes of nibbles; w = d * (q - z). A group of 64
+                // or 128 is blocks that say the same, so that ranks may cut it at 32; symmetric ones have z = 8
 };
-inline constexpr int kDTypes = 8;
+inline constexpr int kDTypes = 9;
 
 inline constexpr int kQuantBlock = 32;  // elements per block of every quantised type so far
 
@@ -38,6 +40,13 @@ struct BlockQ4_1 {
   uint16_t m;
   uint8_t q[16];
 };
+// This one is ours: what AWQ, GPTQ and compressed-tensors mean by their groups, whichever way they store it.
+struct BlockI4 {
+  uint16_t d;
+  uint16_t z;  // 0 to 16 (GPTQ stores one less)
+  uint8_t q[16];
+};
+static_assert(sizeof(BlockI4) == 20);
 static_assert(sizeof(BlockQ8_0) == 34 && sizeof(BlockQ4_0) == 18 && sizeof(BlockQ4_1) == 20);
 
 struct DTypeInfo {
@@ -63,6 +72,9 @@ uint16_t F32ToBF16(float f);
 // Multiples of 2^-9 up to 448. To nearest even; what lies beyond, infinity too, becomes +-448, and NaN stays NaN.
 float F8E4M3ToF32(uint8_t code);
 uint8_t F32ToF8E4M3(float f);
+
+// The same values: codes of four bits less their zero point fit eight.
+BlockQ8_0 WithoutZeroPoint(const BlockI4& b);
 
 // dst[0, n) = the values of `n` elements of type `t` starting at `src`; n a multiple of the block.
 void DequantiseRow(DType t, const void* src, int64_t n, float* dst);

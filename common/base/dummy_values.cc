@@ -22,6 +22,7 @@ void MakeUnit(const DummyTensor& t, uint64_t index, std::byte* out) {
   if (t.type == DType::kQ8_0) return PutBlock<BlockQ8_0>(t, index, out);
   if (t.type == DType::kQ4_0) return PutBlock<BlockQ4_0>(t, index, out);
   if (t.type == DType::kQ4_1) return PutBlock<BlockQ4_1>(t, index, out);
+  if (t.type == DType::kI4) return PutBlock<BlockI4>(t, index, out);
   const uint64_t unit = DummyBits(t, index);
   for (int i = 0; i < kDummyUnit; ++i) {
     const uint16_t bits = DummyBitsOf(unit, static_cast<uint64_t>(i));

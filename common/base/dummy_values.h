@@ -104,5 +104,11 @@ SHOAL_HD inline void MakeDummyBlock(const DummyTensor& t, uint64_t index, BlockQ
   b->d = RoundToF16(mantissa * 0x1p-14f);
   b->m = RoundToF16(mantissa * -15.0f * 0x1p-15f);
 }
+// Four zero points about the middle of the codes, so that the mean over blocks is zero.
+SHOAL_HD inline void MakeDummyBlock(const DummyTensor& t, uint64_t index, BlockI4* b) {
+  DummyCodes(t, index, b->q);
+  b->d = RoundToF16(DummyMantissa(t, index) * 0x1p-14f);
+  b->z = static_cast<uint16_t>(6 + (DummyBits(t, index * kDummyDrawsPerBlock) >> 4 & 3));
+}
 
 }  // namespace shoal

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <vector>
 
 #include "absl/container/flat_hash_set.h"
@@ -33,6 +34,34 @@ uint8_t CodeOf(DType type, float w, float scale) {
   return static_cast<uint8_t>(static_cast<int>(std::clamp(std::nearbyint(scaled), -127.0f, 127.0f)));
 }
 
+// One row, group by group.
+std::vector<BlockI4> Int4Row(std::span<const float> row) {
+  std::vector<BlockI4> blocks(row.size() / kQuantBlock);
+  for (size_t begin = 0; begin < row.size(); begin += kInt4Group) {
+    const auto group = row.subspan(begin, std::min<size_t>(kInt4Group, row.size() - begin));
+    float low = 0, high = 0;
+    bool finite = true;
+    for (const float w : group) {
+      low = std::min(low, w);
+      high = std::max(high, w);
+      finite = finite && std::isfinite(w);
+    }
+    const uint16_t stored = F32ToF16(finite ? (high - low) / 15.0f : std::numeric_limits<float>::quiet_NaN());
+    const float d = F16ToF32(stored);
+    const bool scaled = d > 0 && std::isfinite(d);  // else zeros, or nothing that is a number
+    const auto level = [&](float x) { return static_cast<int>(std::nearbyint(std::clamp(x, 0.0f, 15.0f))); };
+    const int z = scaled ? level(-low / d) : 0;
+    const auto code = [&](float w) { return scaled ? level(std::nearbyint(w / d) + static_cast<float>(z)) : 0; };
+    for (size_t b = 0; b < group.size() / kQuantBlock; ++b) {
+      const float* const w = group.data() + b * kQuantBlock;
+      BlockI4& block = blocks[begin / kQuantBlock + b];
+      block = {.d = stored, .z = static_cast<uint16_t>(z), .q = {}};
+      for (int i = 0; i < 16; ++i) block.q[i] = static_cast<uint8_t>(code(w[i]) | code(w[i + 16]) << 4);
+    }
+  }
+  return blocks;
+}
+
 class QuantisedCheckpoint final : public Checkpoint {
  public:
   QuantisedCheckpoint(std::shared_ptr<const Checkpoint> like, const ModelConfig& config, DType type)
@@ -49,7 +78,9 @@ class QuantisedCheckpoint final : public Checkpoint {
         Add(t, Source{&t, What::kAsStored});
         continue;
       }
-      Add({t.name, type, t.shape, t.shape[0] * t.shape[1]}, Source{&t, What::kCodes});
+      const auto bytes = static_cast<int64_t>(RowBytes(type, t.shape[1])) * t.shape[0];
+      Add({t.name, type, t.shape, bytes}, Source{&t, What::kCodes});
+      if (type == DType::kI4) continue;
       const auto scale_bytes = static_cast<int64_t>(RowBytes(DType::kF32, t.shape[0]));
       Add({t.name + "_scale", DType::kF32, {t.shape[0], 1}, scale_bytes}, Source{&t, What::kScales});
     }
@@ -88,7 +119,8 @@ class QuantisedCheckpoint final : public Checkpoint {
   absl::Status Make(const Source& source, int64_t offset, std::span<std::byte> dst) const {
     const TensorEntry& t = *source.tensor;
     const int64_t columns = t.shape[1], row_bytes = static_cast<int64_t>(RowBytes(t.dtype, columns));
-    const int64_t made = source.what == What::kCodes ? columns : static_cast<int64_t>(sizeof(float));  // of a row
+    const auto made = static_cast<int64_t>(RowBytes(source.what == What::kCodes ? type_ : DType::kF32,
+                                                    source.what == What::kCodes ? columns : 1));  // of a row
     const int64_t end = offset + static_cast<int64_t>(dst.size());
     const int64_t last = (end + made - 1) / made, at_once = std::max<int64_t>(1, kChunkBytes / row_bytes);
     std::vector<std::byte> stored, row(static_cast<size_t>(made));
@@ -113,6 +145,12 @@ class QuantisedCheckpoint final : public Checkpoint {
   // Bytes [from, to) of what `row` becomes.
   absl::Status MakeRow(const Source& source, std::span<const float> row, int64_t from, int64_t to,
                        std::span<std::byte> out) const {
+    if (type_ == DType::kI4) {
+      const std::vector<BlockI4> blocks = Int4Row(row);
+      std::memcpy(out.data() + from, reinterpret_cast<const std::byte*>(blocks.data()) + from,
+                  static_cast<size_t>(to - from));
+      return absl::OkStatus();
+    }
     const float scale = ScaleOf(type_, row);
     if (type_ == DType::kI8 && !std::all_of(row.begin(), row.end(), [](float w) { return std::isfinite(w); })) {
       return absl::InvalidArgumentError(
@@ -139,7 +177,7 @@ class QuantisedCheckpoint final : public Checkpoint {
 
 std::shared_ptr<const Checkpoint> QuantiseAtLoad(std::shared_ptr<const Checkpoint> like, const ModelConfig& config,
                                                  DType type) {
-  SHOAL_CHECK(IsByte(type));
+  SHOAL_CHECK(IsByte(type) || type == DType::kI4);
   return std::make_shared<QuantisedCheckpoint>(std::move(like), config, type);
 }
 
@@ -148,8 +186,16 @@ absl::StatusOr<std::shared_ptr<const Checkpoint>> QuantiseAs(std::string_view na
                                                              const ModelConfig& config) {
   if (name == "auto") return like;
   const std::optional<DType> type = DTypeFromName(name);
-  if (type.has_value() && IsByte(*type)) return QuantiseAtLoad(std::move(like), config, *type);
-  return absl::InvalidArgumentError(absl::StrCat("quantization ", std::string(name), ": there are auto, fp8 and int8"));
+  if (type == DType::kI4) {
+    for (const TensorSpec& spec : TensorTable(config)) {
+      if (spec.layer < 0 || spec.shape.size() != 2 || spec.shape[1] % kQuantBlock == 0) continue;
+      return absl::InvalidArgumentError(absl::StrCat("quantization int4: ", spec.hf_name, " has rows of ",
+                                                     spec.shape[1], ", which are no whole blocks of 32"));
+    }
+  }
+  if (type.has_value() && (IsByte(*type) || type == DType::kI4)) return QuantiseAtLoad(std::move(like), config, *type);
+  return absl::InvalidArgumentError(
+      absl::StrCat("quantization ", std::string(name), ": there are auto, fp8, int8 and int4"));
 }
 
 }  // namespace shoal::model

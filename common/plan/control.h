@@ -83,8 +83,9 @@ struct EngineOptions {
   // inside one host and gloo between hosts. Agents never see it but from tests, and take it for shm. Not part of the
   // numerics id: all transports give the same bits.
   std::string transport = "auto";
-  int32_t block_size = 16;            // tokens per KV block
-  std::string quantization = "auto";  // "auto" (as stored) | "fp8" | "int8": matrices of plain types, while they load
+  int32_t block_size = 16;  // tokens per KV block
+  std::string quantization =
+      "auto";  // "auto" (as stored) | "fp8" | "int8" | "int4": matrices of plain types, while they load
   // "invariant": a request's bytes depend on it alone. "fast", on CUDA: large products go to cuBLASLt, whose choice of
   // algorithm, and so the bits, depend on the batch; other backends have one mode, and it is invariant.
   std::string numerics = "invariant";

@@ -11,6 +11,7 @@ namespace shoal::ops::cpu {
 // bytes in the order in which it is read:
 //   plain   [k][lanes] elements
 //   Q8_0    [k / 32] blocks of { [8][lanes][4] int8, [lanes] f16 scales }
+//   int4    as Q8_0, code less zero point
 //   Q4_*    [k / 32] blocks of { [4][lanes][4] nibble pairs, [lanes] f16 scales, Q4_1: [lanes] f16 minima }
 // so that one vector holds the same 4 input columns of every row and a sum stays in its row's lane. Vector j of a Q4
 // block holds columns 4j..4j+3 in its low and 16 + 4j.. in its high nibbles.
@@ -57,7 +58,7 @@ struct FoldTask {
 struct KernelSet {
   const char* name;                      // of the op table
   int lanes;                             // rows per packed group = OpTable::row_group
-  void (*matmul[8])(const MatmulTask&);  // by shoal::DType
+  void (*matmul[9])(const MatmulTask&);  // by shoal::DType
   // One row of k values; blocks of 32.
   void (*quantise)(const float* x, int k, int8_t* q, float* scale, float* sum);
   void (*rms_norm)(float* x, const float* add, const float* w, float* y, int dim, float eps, float weight_bias);

@@ -13,8 +13,11 @@ constexpr int kColumns = 4;  // consecutive columns of a row that lie together: 
 
 int64_t RoundUp(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
 
+// int4 lies as Q8_0, without its zero points: one product serves both, exactly.
+DType LiesAs(DType t) { return t == DType::kI4 ? DType::kQ8_0 : t; }
+
 // Bytes of one block of a whole group: the codes, the scales, the minima.
-int64_t BlockBytes(int lanes, DType t) { return static_cast<int64_t>(Info(t).block_bytes) * lanes; }
+int64_t BlockBytes(int lanes, DType t) { return static_cast<int64_t>(Info(LiesAs(t)).block_bytes) * lanes; }
 
 struct Group {
   uint8_t* base;
@@ -32,13 +35,12 @@ struct Group {
 
 Group GroupOf(int lanes, DType t, const void* packed, int64_t row, int64_t k) {
   auto* base = const_cast<uint8_t*>(static_cast<const uint8_t*>(packed)) + row / lanes * GroupBytes(lanes, t, k);
-  return {base, lanes, static_cast<int>(row % lanes), BlockBytes(lanes, t), t == DType::kQ8_0 ? 32 : 16};
+  return {base, lanes, static_cast<int>(row % lanes), BlockBytes(lanes, t), LiesAs(t) == DType::kQ8_0 ? 32 : 16};
 }
 
 // `Block` of the canonical row into the group, and back.
 template <typename Block>
-void PackBlock(const void* row, int64_t b, const Group& g) {
-  const auto& w = static_cast<const Block*>(row)[b];
+void PackBlock(const Block& w, int64_t b, const Group& g) {
   std::memcpy(g.Scale(b), &w.d, 2);
   if constexpr (requires { w.m; }) std::memcpy(g.Minimum(b), &w.m, 2);
   for (int c = 0; c < static_cast<int>(sizeof w.q); c += kColumns) std::memcpy(g.Byte(b, c), w.q + c, kColumns);
@@ -63,16 +65,17 @@ void PackRow(DType t, const void* row, int64_t k, const Group& g) {
     return;
   }
   for (int64_t b = 0; b < k / kQuantBlock; ++b) {
-    if (t == DType::kQ8_0) PackBlock<BlockQ8_0>(row, b, g);
-    if (t == DType::kQ4_0) PackBlock<BlockQ4_0>(row, b, g);
-    if (t == DType::kQ4_1) PackBlock<BlockQ4_1>(row, b, g);
+    if (t == DType::kQ8_0) PackBlock(static_cast<const BlockQ8_0*>(row)[b], b, g);
+    if (t == DType::kI4) PackBlock(WithoutZeroPoint(static_cast<const BlockI4*>(row)[b]), b, g);
+    if (t == DType::kQ4_0) PackBlock(static_cast<const BlockQ4_0*>(row)[b], b, g);
+    if (t == DType::kQ4_1) PackBlock(static_cast<const BlockQ4_1*>(row)[b], b, g);
   }
 }
 
 }  // namespace
 
 int64_t GroupBytes(int lanes, DType t, int64_t k) {
-  return RoundUp(static_cast<int64_t>(RowBytes(t, k)) * lanes, kAlign);
+  return RoundUp(static_cast<int64_t>(RowBytes(LiesAs(t), k)) * lanes, kAlign);
 }
 
 size_t PackedBytes(int lanes, DType t, int64_t n, int64_t k) {
@@ -96,7 +99,7 @@ void UnpackRow(int lanes, DType t, const void* packed, int64_t row, int64_t k, f
     return;
   }
   for (int64_t b = 0; b < k / kQuantBlock; ++b) {
-    if (t == DType::kQ8_0) UnpackBlock<BlockQ8_0>(t, g, b, dst + b * kQuantBlock);
+    if (LiesAs(t) == DType::kQ8_0) UnpackBlock<BlockQ8_0>(DType::kQ8_0, g, b, dst + b * kQuantBlock);
     if (t == DType::kQ4_0) UnpackBlock<BlockQ4_0>(t, g, b, dst + b * kQuantBlock);
     if (t == DType::kQ4_1) UnpackBlock<BlockQ4_1>(t, g, b, dst + b * kQuantBlock);
   }

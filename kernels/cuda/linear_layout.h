@@ -4,7 +4,8 @@
 //   unit  64 k of a tile (32 at the end of an odd number of blocks): what a warp multiplies in one step
 //         { codes: of 8 bits: of each block together, of each lane 8 columns of row g, then of row g + 8;
 //                  of 4 bits: of each lane together, of each of its blocks 8 columns of row g, then of row g + 8;
-//           numbers: of each g together, of each block: scales of rows g and g + 8, then (Q4_1) their minima; f16 }
+//           numbers: of each g together, of each block: scales of rows g and g + 8, then (Q4_1) their minima or (int4)
+//           their zero points; f16, zero points as integers of 16 bits }
 // with g = lane / 4 and columns 8 (lane % 4) .. + 7 of a block of 32: the rows and columns that the lane brings to Mma
 // as A, so that it loads its codes of a unit with 16-byte accesses, 32 lanes side by side. Eight codes of 8 bits are
 // bytes in rising k; eight Q4 codes a 32-bit word, column 2j in bits 4j .. 4j + 3 and column 2j + 1 in those 16 higher.
@@ -30,6 +31,7 @@ SHOAL_HD constexpr BlockLayout LayoutOf(DType type) {
     case DType::kQ8_0:
       return {8, 4};
     case DType::kQ4_1:
+    case DType::kI4:
       return {4, 8};
     default:
       return {4, 4};

@@ -31,6 +31,7 @@ SHOAL_HD void PutBlock(const Block& b, BlockLayout l, int row, int64_t index, in
   uint8_t* const unit = tile + UnitOffset(l, index / 2);
   for (int part = 0; part < 4; ++part) PutCodes(b, part, unit + CodeOffset(l, of_unit, g * 4 + part, at, high));
   memcpy(unit + NumberOffset(l, of_unit, g, at, high, 0), &b.d, 2);
+  if constexpr (requires { b.z; }) memcpy(unit + NumberOffset(l, of_unit, g, at, high, 1), &b.z, 2);
   if constexpr (requires { b.m; }) memcpy(unit + NumberOffset(l, of_unit, g, at, high, 1), &b.m, 2);
 }
 

@@ -3,8 +3,8 @@
 // Plain weight types, those of one byte too, take x (f32) and sum in f32, in blocks of columns that are added in
 // ascending order; quantised types take xq, multiply int8 by int8 exactly within each block of 32 and sum the scaled
 // blocks in f32 in ascending order of k:
-//   Q8_0: acc += (w.d * xq.scale) * dot;   Q4_0: the same with q - 8;   Q4_1: acc += (w.d * xq.scale) * dot + w.m *
-//   xq.sum.
+//   Q8_0: acc += (w.d * xq.scale) * dot;   Q4_0: the same with q - 8;   int4: with q - w.z;   Q4_1: acc += (w.d *
+//   xq.scale) * dot + w.m * xq.sum.
 // Exactness: a row's result depends on that row alone, not on `tokens`, the threads, or which parts share the call; k
 // is never split over threads.
 #pragma once

@@ -20,6 +20,10 @@ Block Unpack(DType t, const void* row, int64_t b) {
     const auto& w = static_cast<const BlockQ8_0*>(row)[b];
     out.d = F16ToF32(w.d);
     for (int i = 0; i < kQuantBlock; ++i) out.q[i] = w.q[i];
+  } else if (t == DType::kI4) {
+    const auto& w = static_cast<const BlockI4*>(row)[b];
+    out.d = F16ToF32(w.d);
+    for (int i = 0; i < kQuantBlock; ++i) out.q[i] = nibble(w.q, i) - w.z;
   } else if (t == DType::kQ4_0) {
     const auto& w = static_cast<const BlockQ4_0*>(row)[b];
     out.d = F16ToF32(w.d);

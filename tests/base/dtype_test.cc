@@ -99,6 +99,7 @@ TEST(DType, NamesGoBothWays) {
   }
   EXPECT_EQ(DTypeFromName("fp8"), DType::kF8E4M3);
   EXPECT_EQ(DTypeFromName("int8"), DType::kI8);
+  EXPECT_EQ(DTypeFromName("int4"), DType::kI4);
   EXPECT_EQ(DTypeFromName("q9_9"), std::nullopt);
 }
 
@@ -130,6 +131,20 @@ TEST(Dequantise, FollowsTheBlockFormulas) {
   DequantiseRow(DType::kQ4_1, &q41, 32, out.data());
   EXPECT_EQ(out[15], 2.0f * 10 - 3);
   EXPECT_EQ(out[31], 2.0f * 5 - 3);
+}
+
+TEST(Dequantise, AGroupOfFourBitsHasAZeroPoint) {
+  BlockI4 b{F32ToF16(0.5f), 16, {}};
+  b.q[2] = 0xF1;
+  std::vector<float> out(32);
+  DequantiseRow(DType::kI4, &b, 32, out.data());
+  EXPECT_EQ(out[2], 0.5f * (1 - 16));
+  EXPECT_EQ(out[18], 0.5f * (15 - 16));
+  EXPECT_EQ(out[0], -8.0f);
+  const BlockQ8_0 same = WithoutZeroPoint(b);
+  std::vector<float> again(32);
+  DequantiseRow(DType::kQ8_0, &same, 32, again.data());
+  EXPECT_EQ(out, again);
 }
 
 TEST(Dequantise, BytesAreWholeNumbersOrFp8) {

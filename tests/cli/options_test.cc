@@ -101,7 +101,7 @@ TEST(CommandLine, YamlCarriesEveryOptionOfServe) {
   o.admin_api_key = {"secret: 2", "3"};
   o.port = 1234, o.tensor_parallel_size = 3, o.pipeline_parallel_size = 2, o.nnodes = 2, o.workers = "external";
   o.master_port = 999, o.insecure = true, o.device = "null", o.load_format = "dummy", o.seed = 77;
-  o.quantization = "fp8", o.numerics = "fast";
+  o.quantization = "int4", o.numerics = "fast";
   o.compute_dtype = "f32", o.kv_cache_dtype = "bf16", o.transport = "shm", o.all_reduce = "nccl", o.threads = 4,
   o.gpu_memory_utilization = 0.5, o.block_size = 32;
   o.kv_cache_blocks = 100, o.kv_cache_memory_bytes = 1ll << 40, o.max_model_len = 100, o.max_num_seqs = 3;

@@ -41,7 +41,7 @@ def test_the_same_model_in_every_layout(model):
     assert texts(model, 1, 1, seed=8) != one
 
 
-@pytest.mark.parametrize("quantization", ["fp8", "int8"])
+@pytest.mark.parametrize("quantization", ["fp8", "int8", "int4"])
 def test_quantised_it_is_the_same_in_every_layout_too(model, quantization):
     one = texts(model, 1, 1, 7, "--quantization", quantization)
     assert texts(model, 2, 2, 7, "--quantization", quantization) == one

@@ -125,7 +125,7 @@ void ExpectAgrees(const SharedInput& call, int tokens, bool f32_out) {
 TEST(GpuMatmul, OddSizesAgreeWithTheReference) {
   const std::vector<std::vector<SharedInput::Part>> calls = {
       {{DType::kBF16, 48}, {DType::kF16, 17}, {DType::kQ8_0, 33}},
-      {{DType::kQ4_0, 1}, {DType::kQ4_1, 100}},
+      {{DType::kQ4_0, 1}, {DType::kQ4_1, 100}, {DType::kI4, 45}},
       {{DType::kI8, 20}, {DType::kF8E4M3, 50}, {DType::kI8, 33}, {DType::kF8E4M3, 9}}};
   for (const auto& parts : calls) {
     for (const int k : Sized<std::vector<int>>({96}, {32, 96, 1120})) {
@@ -229,7 +229,7 @@ TEST_P(GpuMatmulBits, ATokenThatIsNotANumberShowsAndHarmsNoOther) {
 
 INSTANTIATE_TEST_SUITE_P(Types, GpuMatmulBits,
                          testing::Values(DType::kBF16, DType::kF16, DType::kQ8_0, DType::kQ4_0, DType::kQ4_1,
-                                         DType::kF8E4M3, DType::kI8),
+                                         DType::kF8E4M3, DType::kI8, DType::kI4),
                          [](const auto& info) { return std::string(Info(info.param).name); });
 
 }  // namespace

@@ -23,7 +23,8 @@ TEST(Backends, EveryRunnableTableIsCompleteAndFoundByItsName) {
     EXPECT_EQ(FindOpTable(t->name).value(), t);
     EXPECT_TRUE(t->supports && t->packed_bytes && t->pack_rows && t->embed && t->rms_norm && t->layer_norm &&
                 t->quantise && t->matmul && t->rope_kv && t->attention && t->attention_workspace && t->glu &&
-                t->sample && t->clear_counts && t->count_tokens && t->copy_blocks && t->sum_ranks && t->place_columns)
+                t->sample && t->clear_counts && t->count_tokens && t->copy_blocks && t->sum_ranks && t->place_columns &&
+                t->dummy_matrix)
         << t->name;
   }
   EXPECT_TRUE(names.contains("ref") && names.contains("null") && names.contains("cpu-scalar"));

@@ -67,6 +67,8 @@ std::vector<uint8_t> RandomWeight(DType t, int64_t n, int64_t k, uint64_t seed) 
     const uint16_t d = F32ToF16(vary * (t == DType::kQ8_0 ? 0.014f : 0.22f)), m = F32ToF16(vary * -1.6f);
     std::memcpy(&out[b * block], &d, 2);
     if (t == DType::kQ4_1) std::memcpy(&out[b * block + 2], &m, 2);
+    const uint16_t z = static_cast<uint16_t>(RandomBits(seed, 4, b) % 17);
+    if (t == DType::kI4) std::memcpy(&out[b * block + 2], &z, 2);
   }
   return out;
 }

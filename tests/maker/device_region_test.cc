@@ -104,7 +104,7 @@ int64_t BytesOfVectors(const weights::WeightLayout& layout) {
 
 TEST(DeviceRegion, DummiesAreMadeThereToTheBit) {
   for (const DType type :
-       {DType::kF16, DType::kBF16, DType::kQ8_0, DType::kQ4_0, DType::kQ4_1, DType::kF8E4M3, DType::kI8}) {
+       {DType::kF16, DType::kBF16, DType::kQ8_0, DType::kQ4_0, DType::kQ4_1, DType::kF8E4M3, DType::kI8, DType::kI4}) {
     const model::ModelFiles files = Uneven(type);
     const auto dummy = model::MakeDummyCheckpoint(files.checkpoint, 9);
     for (const int tp : {1, 2, 3}) {

@@ -96,9 +96,12 @@ TEST(QuantiseAtLoad, Int8IsWithinHalfAStep) {
 
 TEST(QuantiseAtLoad, AnyRangeIsThatPartOfTheWhole) {
   const Model m = Open(DType::kF32);
-  const auto quantised = QuantiseAtLoad(m.checkpoint, m.config, DType::kF8E4M3);
-  for (const char* name : {"model.layers.0.self_attn.o_proj.weight", "model.layers.0.self_attn.o_proj.weight_scale",
-                           "model.norm.weight"}) {
+  const auto fp8 = QuantiseAtLoad(m.checkpoint, m.config, DType::kF8E4M3);
+  const auto int4 = QuantiseAtLoad(m.checkpoint, m.config, DType::kI4);
+  for (const auto& [quantised, name] :
+       {std::pair{fp8, "model.layers.0.self_attn.o_proj.weight"},
+        std::pair{int4, "model.layers.0.self_attn.o_proj.weight"},
+        std::pair{fp8, "model.layers.0.self_attn.o_proj.weight_scale"}, std::pair{fp8, "model.norm.weight"}}) {
     const TensorEntry& t = *quantised->Find(name);
     const std::string whole = All(*quantised, t);
     for (uint64_t i = 0; i < 100; ++i) {
@@ -140,13 +143,83 @@ TEST(QuantiseAtLoad, OddRows) {
   EXPECT_NE(refused.message().find(name), absl::string_view::npos) << refused;
 }
 
+// Every value is within half a step of its group's, or where the last code ends.
+TEST(QuantiseAtLoad, Int4IsWithinHalfAStepOfItsGroup) {
+  const std::string name = "model.layers.1.mlp.down_proj.weight";  // rows of 96: one group that is not whole
+  const Model m = Open(DType::kF32, [&](testing::TinyTensor& t) {
+    if (t.hf_name != name) return;
+    std::fill_n(t.values.begin(), 96, 0.0f);                                          // zeros
+    for (size_t i = 96; i < 192; ++i) t.values[i] = 0.25f + std::abs(t.values[i]);    // nothing below zero
+    for (size_t i = 192; i < 288; ++i) t.values[i] = -0.25f - std::abs(t.values[i]);  // nor above it
+    std::fill_n(t.values.begin() + 288, 96, 1e-12f);                                  // below what f16 has
+    t.values[384 + 40] = std::numeric_limits<float>::infinity();
+  });
+  const auto quantised = QuantiseAtLoad(m.checkpoint, m.config, DType::kI4);
+  ASSERT_TRUE(CheckTensors(m.config, *quantised).ok()) << CheckTensors(m.config, *quantised);
+  const TensorEntry& t = *quantised->Find(name);
+  EXPECT_EQ(t.dtype, DType::kI4);
+  EXPECT_EQ(FindRowScale(*quantised, t), nullptr);
+  const std::string bytes = All(*quantised, t);
+  const auto* const blocks = reinterpret_cast<const BlockI4*>(bytes.data());
+  const std::vector<float>& wanted = m.values.at(name);
+  std::vector<float> got(wanted.size());
+  DequantiseRow(DType::kI4, blocks, static_cast<int64_t>(got.size()), got.data());
+  std::map<int, int> codes;
+  for (size_t i = 0; i < got.size(); ++i) {
+    const BlockI4& block = blocks[i / 32];
+    const float d = F16ToF32(block.d);
+    if (i / 96 == 4) {
+      EXPECT_TRUE(std::isnan(got[i])) << "infinity is in its group";
+      continue;
+    }
+    ASSERT_NEAR(got[i], wanted[i], i / 96 == 3 ? 1e-12f : 0.51f * d) << i;
+    EXPECT_EQ(block.d, blocks[i / 96 * 3].d) << "one group";
+    EXPECT_EQ(block.z, blocks[i / 96 * 3].z);
+    const size_t at = i % 32;
+    ++codes[at < 16 ? block.q[at] & 15 : block.q[at - 16] >> 4];
+  }
+  EXPECT_EQ(codes.size(), 16u) << "codes that nothing has";
+  EXPECT_EQ(blocks[3].z, 0) << "of values above zero";
+  EXPECT_EQ(blocks[6].z, 15) << "of values below zero";
+}
+
+TEST(QuantiseAtLoad, Int4GroupsAre128Columns) {
+  const std::string name = "model.layers.0.mlp.down_proj.weight";
+  TinyModel wide;
+  wide.ffn = 320;
+  ModelConfig config = *ConfigFromJson(testing::TinyConfigJson(wide), "");
+  std::map<std::string, testing::RawTensor> tensors;
+  for (testing::TinyTensor& t : testing::TinyTensors(wide)) {
+    if (t.hf_name == name) t.values[127] = 3.0f;  // the last of the first group
+    tensors[t.hf_name] = {"F32", t.shape, testing::Stored(DType::kF32, t.values)};
+  }
+  const testing::TempDir dir;
+  testing::WriteFile(dir / "model.safetensors", testing::SafetensorsFile(tensors));
+  const auto quantised = QuantiseAs("int4", *OpenSafetensors(dir.path()), config);
+  ASSERT_TRUE(quantised.ok()) << quantised.status();
+  const std::string bytes = All(**quantised, *(*quantised)->Find(name));
+  const auto* const blocks = reinterpret_cast<const BlockI4*>(bytes.data());
+  for (int b = 1; b < 10; ++b) EXPECT_EQ(blocks[b].d == blocks[b - 1].d, b != 4 && b != 8) << b;
+  EXPECT_GT(F16ToF32(blocks[3].d), 0.2f);
+  EXPECT_LT(F16ToF32(blocks[4].d), 0.1f);
+}
+
+TEST(QuantiseAtLoad, Int4NeedsWholeBlocks) {
+  const Model m = Open(DType::kF32);
+  ModelConfig odd = m.config;
+  odd.ffn = 80;
+  const absl::Status refused = QuantiseAs("int4", m.checkpoint, odd).status();
+  EXPECT_EQ(refused.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_NE(refused.message().find("down_proj.weight has rows of 80"), absl::string_view::npos) << refused;
+}
+
 TEST(QuantiseAtLoad, ByName) {
   const Model m = Open(DType::kF32);
   EXPECT_EQ(QuantiseAs("auto", m.checkpoint, m.config).value(), m.checkpoint);
   const auto int8 = QuantiseAs("int8", m.checkpoint, m.config);
   ASSERT_TRUE(int8.ok());
   EXPECT_EQ((*int8)->Find("model.layers.0.mlp.up_proj.weight")->dtype, DType::kI8);
-  for (const char* unknown : {"", "f16", "q8_0", "int4"}) {
+  for (const char* unknown : {"", "f16", "q8_0", "int5"}) {
     EXPECT_EQ(QuantiseAs(unknown, m.checkpoint, m.config).status().code(), absl::StatusCode::kInvalidArgument);
   }
 }

@@ -45,6 +45,17 @@ void AppendQ4_1(std::span<const float> x, std::string* out) {
   Append(b, out);
 }
 
+void AppendI4(std::span<const float> x, std::string* out) {
+  const float low = std::min(0.0f, *std::min_element(x.begin(), x.end()));
+  const float high = std::max(0.0f, *std::max_element(x.begin(), x.end()));
+  BlockI4 b = {.d = F32ToF16((high - low) / 15), .z = 0, .q = {}};
+  const float d = F16ToF32(b.d);
+  b.z = static_cast<uint16_t>(Nearest(-low, d, 0, 15));
+  const auto code = [&](int i) { return Nearest(x[i], d, -b.z, 15 - b.z) + b.z; };
+  for (int i = 0; i < kQuantBlock / 2; ++i) b.q[i] = static_cast<uint8_t>(code(i) | code(i + kQuantBlock / 2) << 4);
+  Append(b, out);
+}
+
 }  // namespace
 
 std::string Stored(DType t, std::span<const float> values) {
@@ -69,6 +80,7 @@ std::string Stored(DType t, std::span<const float> values) {
     if (t == DType::kQ8_0) AppendQ8_0(block, &out);
     if (t == DType::kQ4_0) AppendQ4_0(block, &out);
     if (t == DType::kQ4_1) AppendQ4_1(block, &out);
+    if (t == DType::kI4) AppendI4(block, &out);
   }
   return out;
 }

@@ -69,9 +69,10 @@ uint32_t GgmlType(DType t) {
       return 3;
     case DType::kF8E4M3:
     case DType::kI8:
+    case DType::kI4:
       break;
   }
-  SHOAL_CHECK(!IsByte(t));  // no GGUF has them
+  SHOAL_CHECK(!IsByte(t) && t != DType::kI4);  // no GGUF has them
   return 0;
 }
 
@@ -219,6 +220,13 @@ GgufWriter TinyGguf(const TinyModel& m) {
 }
 
 void WriteTinyGguf(const TinyModel& model, const std::string& path) { WriteFile(path, TinyGguf(model).Build().bytes); }
+
+TinyModel BeforeInt4(TinyModel model) {
+  for (DType* const type : {&model.matrices, &model.embedding}) {
+    if (*type == DType::kI4) *type = DType::kBF16;
+  }
+  return model;
+}
 
 std::string TinyConfigJson(const TinyModel& m) {
   json::object config{{"architectures", json::array{"LlamaForCausalLM"}},

@@ -48,6 +48,9 @@ void WriteTinyGguf(const TinyModel& model, const std::string& path);
 // byte in a GGUF; matrices of those come with f32 scales [rows, 1].
 void WriteTinyDirectory(const TinyModel& model, const std::string& directory, int files = 1);
 
+// int4 is in no file: what a model of it is to be quantised from, bf16 in its place.
+TinyModel BeforeInt4(TinyModel model);
+
 // The parts, for tests that change them.
 std::string TinyConfigJson(const TinyModel& model);
 // Name -> (safetensors type, shape, bytes) as one file.

@@ -175,7 +175,7 @@ TEST(Load, DummyScalesAreTheSameInEveryLayout) {
 // Cut before or after, a matrix that is quantised while it is read has the same codes and scales.
 TEST(Load, QuantisedAtLoadIsTheSameInEveryLayout) {
   const model::ModelFiles files = OpenTiny(Uneven(DType::kBF16));
-  for (const DType type : {DType::kF8E4M3, DType::kI8}) {
+  for (const DType type : {DType::kF8E4M3, DType::kI8, DType::kI4}) {
     const auto quantised = model::QuantiseAtLoad(files.checkpoint, files.config, type);
     ASSERT_NO_FATAL_FAILURE(ExpectLayoutFree(files.config, *quantised, false));
     const auto ranks = LoadAll(files.config, *quantised, Ref(), 3, 1);

@@ -7,6 +7,7 @@
 #include <filesystem>
 
 #include "common/base/check.h"
+#include "common/model/quantise.h"
 #include "tests/testing/temp_dir.h"
 
 namespace shoal::weights {
@@ -129,7 +130,8 @@ std::map<std::string, std::vector<std::byte>> Reassemble(const model::ModelConfi
   return out;
 }
 
-model::ModelFiles OpenTiny(const testing::TinyModel& model) {
+model::ModelFiles OpenTiny(const testing::TinyModel& asked) {
+  const testing::TinyModel model = testing::BeforeInt4(asked);
   const testing::TempDir dir;
   const bool directory = IsByte(model.matrices) || IsByte(model.embedding);
   if (directory) {
@@ -139,6 +141,9 @@ model::ModelFiles OpenTiny(const testing::TinyModel& model) {
   }
   auto files = model::OpenModel(dir / (directory ? "tiny" : "tiny.gguf"));
   EXPECT_TRUE(files.ok()) << files.status();
+  if (asked.matrices == DType::kI4) {
+    files->checkpoint = model::QuantiseAtLoad(files->checkpoint, files->config, DType::kI4);
+  }
   return *std::move(files);
 }
 

@@ -74,8 +74,9 @@ void AddServeModelFlags(CLI::App* app, ServeOptions& o) {
   Flag(app, "--served-model-name", o.served_model_name, "Names that clients may use; the first is shown");
   Flag(app, "--load-format", o.load_format, "auto | dummy (made-up weights)")->check(CLI::IsMember({"auto", "dummy"}));
   Flag(app, "--seed", o.seed, "Of dummy weights");
-  Flag(app, "--quantization", o.quantization, "auto (as stored) | fp8 | int8 (matrices of the layers, while they load)")
-      ->check(CLI::IsMember({"auto", "fp8", "int8"}));
+  Flag(app, "--quantization", o.quantization,
+       "auto (as stored) | fp8 | int8 | int4 (matrices of the layers, while they load)")
+      ->check(CLI::IsMember({"auto", "fp8", "int8", "int4"}));
   Flag(app, "--compute-dtype", o.compute_dtype, "auto (as stored) | f32 (reference)")
       ->check(CLI::IsMember({"auto", "f32"}));
   Flag(app, "--kv-cache-dtype", o.kv_cache_dtype, "auto | f32 | f16 | bf16")

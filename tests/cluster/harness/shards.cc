@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "common/base/status_macros.h"
+#include "common/model/quantise.h"
 #include "kernels/ops/backends.h"
 #include "tests/testing/temp_dir.h"
 
@@ -14,12 +15,16 @@ absl::StatusOr<TestModel> OpenDefaultModel() {
   return TestModel{files.config, files.checkpoint};
 }
 
-absl::StatusOr<TestModel> OpenTinyModel(const TinyModel& tiny) {
+absl::StatusOr<TestModel> OpenTinyModel(const TinyModel& asked) {
+  const TinyModel tiny = BeforeInt4(asked);
   const TempDir directory;
   const bool bytes = IsByte(tiny.matrices) || IsByte(tiny.embedding);
   const std::string path = directory.path() + (bytes ? "/tiny" : "/tiny.gguf");
   bytes ? WriteTinyDirectory(tiny, path) : WriteTinyGguf(tiny, path);
   SHOAL_ASSIGN_OR_RETURN(model::ModelFiles files, model::OpenModel(path));
+  if (asked.matrices == DType::kI4) {
+    files.checkpoint = model::QuantiseAtLoad(files.checkpoint, files.config, DType::kI4);
+  }
   return TestModel{files.config, files.checkpoint};
 }
 

@@ -58,7 +58,7 @@ TEST(LibraryGemm, TakesLargeProductsOfBf16) {
     leaves[i](p);
     EXPECT_FALSE(LibraryTakes(p, kNone)) << i;
   }
-  for (const DType type : {DType::kF32, DType::kF16, DType::kQ8_0, DType::kQ4_0, DType::kI8}) {
+  for (const DType type : {DType::kF32, DType::kF16, DType::kQ8_0, DType::kQ4_0, DType::kI8, DType::kI4}) {
     GemmProduct p = Good();
     p.type = type;
     EXPECT_FALSE(LibraryTakes(p, kNone)) << Info(type).name;

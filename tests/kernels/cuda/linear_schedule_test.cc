@@ -121,7 +121,7 @@ TEST(LinearSchedule, AccessesOfSharedMemoryMeetNoBankTwice) {
 }
 
 TEST(LinearLayout, EveryByteOfAUnitHasOneMeaning) {
-  for (const DType type : {DType::kQ8_0, DType::kQ4_0, DType::kQ4_1}) {
+  for (const DType type : {DType::kQ8_0, DType::kQ4_0, DType::kQ4_1, DType::kI4}) {
     const BlockLayout l = LayoutOf(type);
     EXPECT_EQ(static_cast<size_t>(l.BlockBytes()), kRowTile * RowBytes(type, kQuantBlock)) << "no byte is added";
     for (const int blocks : {1, 2}) {

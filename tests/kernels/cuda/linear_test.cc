@@ -223,7 +223,7 @@ TEST_P(CudaLinear, PackingInPiecesIsPackingWhole) {
 
 INSTANTIATE_TEST_SUITE_P(Types, CudaLinear,
                          testing::Values(DType::kBF16, DType::kF16, DType::kQ8_0, DType::kQ4_0, DType::kQ4_1,
-                                         DType::kF8E4M3, DType::kI8),
+                                         DType::kF8E4M3, DType::kI8, DType::kI4),
                          [](const auto& info) { return std::string(Info(info.param).name); });
 
 TEST(CudaLinearParts, SharingACallGivesThePartsAlone) {

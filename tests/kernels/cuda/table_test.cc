@@ -188,7 +188,7 @@ struct Product {
 TEST(CudaTable, MatmulAgreesWithTheReference) {
   const std::vector<std::vector<Product::Part>> calls = {
       {{DType::kBF16, 48}, {DType::kF16, 17}, {DType::kQ8_0, 33}, {DType::kBF16, 0}},  // no rows on this rank
-      {{DType::kQ4_0, 1}, {DType::kQ4_1, 100}},
+      {{DType::kQ4_0, 1}, {DType::kQ4_1, 100}, {DType::kI4, 45}},
       {{DType::kI8, 20}, {DType::kF8E4M3, 50}, {DType::kI8, 33}, {DType::kF8E4M3, 9}},
       {{DType::kBF16, 200}}};
   for (const auto& parts : calls) {

@@ -34,6 +34,8 @@ Matrix MakeMatrix(const OpTable& table, DType t, int64_t n, int64_t k) {
     for (size_t b = 0; b < canonical.size(); b += block) {
       std::memcpy(&canonical[b], &d, 2);
       if (t == DType::kQ4_1) std::memcpy(&canonical[b + 2], &d, 2);
+      const uint16_t z = 8;
+      if (t == DType::kI4) std::memcpy(&canonical[b + 2], &z, 2);
     }
   } else {
     std::fill(canonical.begin(), canonical.end(), uint8_t{0x3C});  // a small positive number in every float type

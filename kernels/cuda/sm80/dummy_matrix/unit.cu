@@ -110,6 +110,8 @@ absl::Status Enqueue(DeviceStream stream, const DummyMatrixArgs& op) {
       return EnqueueTiles(stream, op, DummyBlocksOfTile<DType::kQ4_0, BlockQ4_0>);
     case DType::kQ4_1:
       return EnqueueTiles(stream, op, DummyBlocksOfTile<DType::kQ4_1, BlockQ4_1>);
+    case DType::kI4:
+      return EnqueueTiles(stream, op, DummyBlocksOfTile<DType::kI4, BlockI4>);
     case DType::kF8E4M3:
       return EnqueueBytes(stream, op, DummyBytes<DType::kF8E4M3>);
     case DType::kI8:

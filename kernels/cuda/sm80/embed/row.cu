@@ -43,7 +43,7 @@ struct Bytes {
 template <DType kType>
 struct Packed {
   static constexpr int kBlock = kQuantBlock;
-  static constexpr bool kMinimum = kType == DType::kQ4_1;
+  static constexpr bool kMinimum = kType == DType::kQ4_1, kZero = kType == DType::kI4;
   static constexpr linear::BlockLayout kLayout = linear::LayoutOf(kType);
 
   static __device__ float Number(const unsigned char* at) {
@@ -51,13 +51,13 @@ struct Packed {
     memcpy(&x, at, sizeof(x));
     return ToFloat(x);
   }
-  static __device__ float Code(uint2 codes, int i) {
+  static __device__ float Code(uint2 codes, int i, int zero) {
     if (kLayout.code_bytes == 8) {
       const uint32_t code = (i < 4 ? codes.x : codes.y) >> i % 4 * 8 & 0xff;
       return static_cast<float>(static_cast<int8_t>(code));
     }
     const int code = static_cast<int>(codes.x >> (i / 2 * 4 + i % 2 * 16) & 15);
-    return static_cast<float>(kMinimum ? code : code - 8);
+    return static_cast<float>(code - zero);
   }
   static __device__ Vec8 Read(const void* table, int64_t row, int64_t dim, int at) {
     const int block = at / kQuantBlock, blocks = static_cast<int>(dim / kQuantBlock);
@@ -76,9 +76,11 @@ struct Packed {
     }
     const float d = Number(unit + linear::NumberOffset(kLayout, of_unit, g, block % 2, high, 0));
     const float m = kMinimum ? Number(unit + linear::NumberOffset(kLayout, of_unit, g, block % 2, high, 1)) : 0;
+    uint16_t zero = kMinimum ? 0 : 8;
+    if (kZero) memcpy(&zero, unit + linear::NumberOffset(kLayout, of_unit, g, block % 2, high, 1), sizeof(zero));
     Vec8 v;
     SHOAL_UNROLL for (int i = 0; i < 8; ++i) {
-      v.of[i] = d * Code(codes, i);
+      v.of[i] = d * Code(codes, i, zero);
       if (kMinimum) v.of[i] += m;
     }
     return v;
@@ -125,6 +127,8 @@ absl::Status Enqueue(DeviceStream stream, const Embed& op) {
       return EnqueueWith<Packed<DType::kQ4_1>>(stream, op);
     case DType::kF8E4M3:
       return EnqueueWith<Bytes<DType::kF8E4M3>>(stream, op);
+    case DType::kI4:
+      return EnqueueWith<Packed<DType::kI4>>(stream, op);
     case DType::kI8:
       return EnqueueWith<Bytes<DType::kI8>>(stream, op);
   }

@@ -1,4 +1,4 @@
-// Weights of GGUF's block types in the layout of linear_layout.h, for tile.h.
+// Weights of GGUF's block types and of int4 in the layout of linear_layout.h, for tile.h.
 //
 // A reader of one tile of 16 rows: Open() finds the lane's place; Load() fetches the lane's share of a step into `Raw`
 // (registers, several steps ahead of its use); Expand() makes of its first block the fragments that Mma takes as A: two
@@ -59,7 +59,7 @@ struct BlockRows : TileRows {
   static constexpr int kLaneColumns = 8;
   static constexpr BlockLayout kLayout = LayoutOf(kType);
   static constexpr int kWords = kLayout.code_bytes / 4;      // of a row and block
-  static constexpr int kNumbers = kLayout.number_bytes / 4;  // pairs of f16 of a block: scales, minima
+  static constexpr int kNumbers = kLayout.number_bytes / 4;  // pairs of a block: scales; minima or zero points
 
   struct Raw {
     uint32_t codes[2][2][kWords];  // [block][row g, row g + 8]
@@ -76,23 +76,28 @@ struct BlockRows : TileRows {
     whole ? LoadUnit<2>(raw, unit) : LoadUnit<1>(raw, unit);
   }
 
+  // What is added to a pair of 128 + code: - 128, and less the zero point.
+  static __device__ uint32_t Offset(const uint32_t (&numbers)[kNumbers], int high) {
+    constexpr uint32_t kEach = 0x00010001u, kMinus128 = 0xc300 * kEach;  // bf16 0xc300 + z is - (128 + z)
+    if constexpr (kType == DType::kI4) return kMinus128 + __byte_perm(numbers[1], 0, high == 0 ? 0x1010 : 0x3232);
+    return kType == DType::kQ4_0 ? kMinus128 + 8 * kEach : kMinus128;
+  }
+
   // Pair i (0 to 3) of the 8 codes.
-  static __device__ uint32_t Codes(const uint32_t (&words)[kWords], int i) {
+  static __device__ uint32_t Codes(const uint32_t (&words)[kWords], int i, uint32_t offset) {
     constexpr uint32_t kEach = 0x00010001u, kTo128 = 0x4300 * kEach;  // bf16 0x4300 + q is 128 + q for q < 128
     if constexpr (kType == DType::kQ8_0) {
       return Int8Pair(words, i);
     } else {
       const uint32_t q = (words[0] >> 4 * i & 0xf * kEach) | kTo128;
-      constexpr uint32_t kMinus128 = 0xc300 * kEach, kMinus136 = 0xc308 * kEach;
-      return FmaBf16(q, 0x3f80 * kEach, kType == DType::kQ4_0 ? kMinus136 : kMinus128);
+      return FmaBf16(q, 0x3f80 * kEach, offset);
     }
   }
 
   static __device__ void Expand(const Raw& raw, uint32_t (&a)[kTerms][2][4]) {
-    SHOAL_UNROLL for (int i = 0; i < 4; ++i) {
-      SHOAL_UNROLL for (int high = 0; high < 2; ++high) {
-        a[0][i / 2][i % 2 * 2 + high] = Codes(raw.codes[0][high], i);
-      }
+    SHOAL_UNROLL for (int high = 0; high < 2; ++high) {
+      const uint32_t offset = Offset(raw.numbers[0], high);
+      SHOAL_UNROLL for (int i = 0; i < 4; ++i) { a[0][i / 2][i % 2 * 2 + high] = Codes(raw.codes[0][high], i, offset); }
     }
   }
   static __device__ float Scale(const Raw& raw, int high) { return HalfOf(raw.numbers[0][0], high); }
@@ -145,5 +150,6 @@ struct BlockRows : TileRows {
 using Q8_0Reader = BlockRows<DType::kQ8_0>;
 using Q4_0Reader = BlockRows<DType::kQ4_0>;
 using Q4_1Reader = BlockRows<DType::kQ4_1>;
+using I4Reader = BlockRows<DType::kI4>;
 
 }  // namespace shoal::cuda::linear

@@ -22,6 +22,8 @@ LaunchFn LaunchOf(DType type) {
       return linear::LaunchF8E4M3;
     case DType::kI8:
       return linear::LaunchI8;
+    case DType::kI4:
+      return linear::LaunchI4;
     case DType::kF32:
       return nullptr;
   }

@@ -39,6 +39,7 @@ void PackLinear(DType type, const void* src, int64_t row_begin, int64_t rows, in
     const int in_tile = static_cast<int>(r % linear::kRowTile);
     if (type == DType::kQ8_0) PackRow<BlockQ8_0>(row, l, in_tile, k, tile);
     if (type == DType::kQ4_0) PackRow<BlockQ4_0>(row, l, in_tile, k, tile);
+    if (type == DType::kI4) PackRow<BlockI4>(row, l, in_tile, k, tile);
     if (type == DType::kQ4_1) PackRow<BlockQ4_1>(row, l, in_tile, k, tile);
   }
 }

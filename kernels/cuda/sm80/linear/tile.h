@@ -242,6 +242,7 @@ absl::Status LaunchQ8_0(DeviceStream stream, int tile, const Work& work);
 absl::Status LaunchQ4_0(DeviceStream stream, int tile, const Work& work);
 absl::Status LaunchQ4_1(DeviceStream stream, int tile, const Work& work);
 absl::Status LaunchF8E4M3(DeviceStream stream, int tile, const Work& work);
+absl::Status LaunchI4(DeviceStream stream, int tile, const Work& work);
 absl::Status LaunchI8(DeviceStream stream, int tile, const Work& work);
 
 }  // namespace shoal::cuda::linear
