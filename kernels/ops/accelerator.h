@@ -18,7 +18,7 @@
 namespace shoal::ops {
 
 // Work that was recorded once and can be launched again and again; what it reads from memory may differ each time.
-// Destroyed before its accelerator, when nothing of it is under way.
+// Destroyed before its accelerator. What of it is under way then still runs to its end.
 class AcceleratorGraph {
  public:
   virtual ~AcceleratorGraph() = default;

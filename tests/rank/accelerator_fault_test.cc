@@ -2,12 +2,18 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
+#include <chrono>
+#include <future>
 #include <map>
 #include <set>
 #include <string>
+#include <thread>
 
 #include "kernels/cuda/emulated/accelerator.h"
+#include "tests/comm/emulated_nccl.h"
 #include "tests/rank/accelerator_cluster.h"
+#include "worker/comm/nccl.h"
 
 namespace shoal::testing {
 namespace {
@@ -94,6 +100,116 @@ TEST(AcceleratorFaultTest, AFaultMayBeProvoked) {
   Engines engines(*cluster.ranks, 1000);
   engines.ProvokeFault(0);
   EXPECT_THAT(Told(cluster, engines), AllOf(HasSubstr("illegal memory access"), HasSubstr("; in copying blocks")));
+}
+
+// The only rank of a cluster, whose device stands still behind the first tokens of a recorded step, as one does that
+// waits for a rank that is gone, until the channels are ended.
+class Standstill final : public comm::CommWatch {
+ public:
+  explicit Standstill(AcceleratorCluster& cluster)
+      : accelerator_(*cluster.accelerators[0]), comm_(cluster.ranks->group().rank(0)) {
+    const auto rendezvous = comm::NcclRendezvous::Open({.api = nccl_.get(),
+                                                        .accelerator = &accelerator_,
+                                                        .shape = {.max_samples = cluster.ranks->limits().max_sequences},
+                                                        .abort = &flag_});
+    const std::string address = (*rendezvous)->address();
+    on_device_ = (*rendezvous)->Connect({&address, 1}, 30 * kSecond).value();
+    comm_.mailbox_in = std::move(on_device_.mailbox_in);
+    comm_.mailbox_out = std::make_unique<Outbox>(this, std::move(on_device_.mailbox_out));
+    comm_.watch = this;
+  }
+  ~Standstill() override {  // before the device
+    comm_.mailbox_in = nullptr;
+    comm_.mailbox_out = nullptr;
+  }
+
+  // Until a step was enqueued behind the one where the device stands still.
+  bool AwaitStepBehind() const {
+    const TimeNs end = RealClock().Now() + 60 * kSecond;
+    while (held_ < 2 && RealClock().Now() < end) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    return held_ >= 2;
+  }
+  void Find(const absl::Status& found) {
+    found_ = found;
+    finds_ = true;
+  }
+  // Graphs that were there when the channels ended; -1: they have not.
+  int graphs_at_end() const { return graphs_at_end_; }
+
+  absl::Status Poll() override { return finds_ ? found_ : absl::OkStatus(); }
+  void Abort() override {
+    graphs_at_end_ = cuda::emulated::GraphCount(accelerator_);
+    ended_ = true;
+  }
+
+ private:
+  class Outbox final : public comm::TokenMailbox {
+   public:
+    Outbox(Standstill* still, std::unique_ptr<comm::TokenMailbox> box) : still_(*still), box_(std::move(box)) {}
+    absl::Status Post(uint64_t step, std::span<const int32_t> tokens) override {
+      const absl::Status posted = box_->Post(step, tokens);
+      return posted.ok() ? still_.Hold() : posted;
+    }
+    absl::Status Take(uint64_t step, std::span<int32_t> tokens) override { return box_->Take(step, tokens); }
+
+   private:
+    Standstill& still_;
+    const std::unique_ptr<comm::TokenMailbox> box_;
+  };
+
+  absl::Status Hold() {
+    if (cuda::emulated::GraphCount(accelerator_) == 0) return absl::OkStatus();
+    ++held_;
+    return static_cast<cuda::emulated::Queue*>(accelerator_.native_stream())->Enqueue("standstill", [this] {
+      while (!ended_) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      return absl::OkStatus();
+    });
+  }
+
+  ops::Accelerator& accelerator_;
+  comm::RankComm& comm_;
+  comm::NcclWorld world_;
+  const std::unique_ptr<comm::NcclApi> nccl_ = comm::MakeEmulatedNccl(&world_);
+  comm::AbortFlag flag_{0};
+  comm::RankComm on_device_;
+  absl::Status found_;
+  std::atomic<bool> finds_{false}, ended_{false};
+  std::atomic<int> held_{0}, graphs_at_end_{-1};
+};
+
+// NCCL ends its operations only once no graph has them; what is under way of a graph then waits for that end.
+TEST(AcceleratorFaultTest, GraphsUnderWayAreForgottenBeforeTheChannelsEnd) {
+  AcceleratorCluster cluster(1, 1, /*lazy=*/false);
+  Standstill still(cluster);
+  Engines engines(*cluster.ranks);
+  auto run = std::async(std::launch::async,
+                        [&] { return RunRequests(engines, cluster.ranks->limits(), Requests(), {.graphs = true}); });
+  ASSERT_TRUE(still.AwaitStepBehind());
+  EXPECT_EQ(still.graphs_at_end(), -1);
+  cluster.ranks->rank(0).page->abort = 1;
+  EXPECT_FALSE(run.get().ok());
+  const absl::Status ended = engines.Stop()[0];
+  EXPECT_EQ(ended.code(), absl::StatusCode::kAborted) << ended;
+  EXPECT_EQ(still.graphs_at_end(), 0);
+  EXPECT_TRUE(engines.errors().empty());
+}
+
+TEST(AcceleratorFaultTest, WhatTheTransportFindsIsToldWithTheStepsUnderWay) {
+  AcceleratorCluster cluster(1, 1, /*lazy=*/false);
+  Standstill still(cluster);
+  Engines engines(*cluster.ranks);
+  auto run = std::async(std::launch::async,
+                        [&] { return RunRequests(engines, cluster.ranks->limits(), Requests(), {.graphs = true}); });
+  ASSERT_TRUE(still.AwaitStepBehind());
+  still.Find(absl::InternalError("unhandled cuda error"));
+  EXPECT_FALSE(run.get().ok());
+  const absl::Status ended = engines.Stop()[0];
+  EXPECT_EQ(ended.code(), absl::StatusCode::kInternal) << ended;
+  EXPECT_EQ(still.graphs_at_end(), 0);
+  ASSERT_EQ(engines.errors().size(), 1u);
+  EXPECT_THAT(engines.errors()[0].error,
+              AllOf(HasSubstr("unhandled cuda error (a step of "), HasSubstr("sequences 1, 2")));
+  EXPECT_EQ(0u, cluster.ranks->rank(0).page->device_failed) << "it is the transport's";
 }
 
 }  // namespace

@@ -178,9 +178,12 @@ absl::Status Engine::FinishAll() {
   return absl::OkStatus();
 }
 
+// While something is under way.
 absl::Status Engine::Pause() {
   p_.operations->Show(Operation::kAwait);
-  return Look();
+  const absl::Status found = Look();
+  if (found.ok() || absl::IsAborted(found) || absl::IsUnavailable(found)) return found;
+  return FailOldest(found);
 }
 
 // An OperationLog's, after each operation of a step that is checked. Others may wait for this one meanwhile, as for a
@@ -291,6 +294,16 @@ void Engine::Count(const Flight& flight, bool next_is_here) {
   page.step.store(flight.result.stamp.step, std::memory_order_release);
 }
 
+// Until nothing is under way. A device that has failed does no more.
+void AwaitEnd(device::Device& device) {
+  const absl::StatusOr<uint64_t> mark = device.Mark();
+  while (mark.ok()) {
+    const absl::StatusOr<bool> reached = device.Reached(*mark);
+    if (!reached.ok() || *reached) return;
+    std::this_thread::sleep_for(kLookPause);
+  }
+}
+
 }  // namespace
 
 absl::Status RunEngine(EngineParts parts) {
@@ -302,9 +315,11 @@ absl::Status RunEngine(EngineParts parts) {
   Engine engine(&parts, std::move(runner), steps);
   const absl::Status ended = engine.Run();
   parts.operations->Check(nullptr);  // by this engine
-  // What is under way may wait for ranks that will not come, and memory is given back only when the device is done.
   of_engine->ForgetGraphs();
-  if (!ended.ok() && parts.comm->watch != nullptr) parts.comm->watch->Abort();
+  if (ended.ok()) return ended;
+  // What is under way may wait for ranks that will not come, and uses memory that now goes.
+  if (parts.comm->watch != nullptr) parts.comm->watch->Abort();
+  AwaitEnd(*parts.device);
   return ended;
 }
 

@@ -25,22 +25,14 @@ class Graph final : public ops::AcceleratorGraph {
       : queue_(queue), alive_(alive), recording_(std::move(recording)) {
     ++*alive_;
   }
-  ~Graph() override {
-    SHOAL_CHECK(queue_->finished() >= launched_until_);  // nothing of it is under way
-    --*alive_;
-  }
-  absl::Status Launch() {
-    SHOAL_RETURN_IF_ERROR(queue_->Launch(recording_));
-    launched_until_ = queue_->enqueued();
-    return absl::OkStatus();
-  }
+  ~Graph() override { --*alive_; }
+  absl::Status Launch() { return queue_->Launch(recording_); }
   const WorkQueue* queue() const { return queue_; }
 
  private:
   WorkQueue* const queue_;
   int* const alive_;
   const WorkQueue::Recording recording_;
-  uint64_t launched_until_ = 0;
 };
 
 class EmulatedAccelerator final : public ops::Accelerator {
@@ -88,6 +80,7 @@ class EmulatedAccelerator final : public ops::Accelerator {
   absl::Status ProvokeFault() override { return EnqueueIllegalAccess(stream_); }
 
   void FailLaunch(int launches) { queue_.FailLaunch(launches); }
+  int graphs() const { return graphs_; }
 
  private:
   // One side of a copy.
@@ -265,6 +258,8 @@ absl::Status EmulatedAccelerator::Launch(ops::AcceleratorGraph& graph) {
 void FailLaunch(ops::Accelerator& emulated, int launches) {
   static_cast<EmulatedAccelerator&>(emulated).FailLaunch(launches);
 }
+
+int GraphCount(ops::Accelerator& emulated) { return static_cast<EmulatedAccelerator&>(emulated).graphs(); }
 
 }  // namespace emulated
 

@@ -3,8 +3,7 @@
 // for shared memory: 0), a copy reads and writes when its turn comes, and a lazy one has its turn as late as it can.
 // Several may live in one process, each with its own thread, and in several. What a device would not notice or would
 // read rubbish from is an error here: a copy whose host side is not pinned or whose device side is not its memory, a
-// write to memory that was freed; and a CHECK: memory freed twice, a graph destroyed while it is under way or after
-// its accelerator.
+// write to memory that was freed; and a CHECK: memory freed twice, a graph destroyed after its accelerator.
 #pragma once
 
 #include <memory>
@@ -31,7 +30,8 @@ std::unique_ptr<ops::Accelerator> MakeEmulatedAccelerator(const EmulatedOptions&
 namespace emulated {
 // The `launches`-th launch from now (1: the next) makes an illegal access when it runs.
 void FailLaunch(ops::Accelerator& emulated, int launches);
-
+// That have not been destroyed.
+int GraphCount(ops::Accelerator& emulated);
 }  // namespace emulated
 
 }  // namespace shoal::cuda

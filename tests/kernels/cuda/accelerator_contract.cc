@@ -539,6 +539,22 @@ TEST_P(AcceleratorContract, WhatNoGraphCanHoldIsRefusedAndTheCaptureGoesOn) {
   EXPECT_TRUE(out.Is(8));
 }
 
+// A group that breaks up forgets its graphs while the device still waits for other ranks.
+TEST_P(AcceleratorContract, WhatIsUnderWayOfAGraphOutlivesIt) {
+  Piece out(accelerator(), Piece::kPinned, kBytes);
+  const Piece memory(accelerator(), Piece::kDevice, kBytes);
+  out.Set(0);
+  ASSERT_TRUE(accelerator().BeginCapture().ok());
+  for (uint8_t i = 1; i <= 100; ++i) EXPECT_TRUE(accelerator().Fill(memory.data(), i, kBytes).ok());
+  EXPECT_TRUE(accelerator().CopyOut(out.data(), memory.data(), kBytes).ok());
+  auto graph = accelerator().EndCapture();
+  ASSERT_TRUE(graph.ok()) << graph.status();
+  for (int i = 0; i < 3; ++i) ASSERT_TRUE(accelerator().Launch(**graph).ok());
+  graph->reset();
+  ASSERT_TRUE(accelerator().Synchronise().ok());
+  EXPECT_TRUE(out.Is(100));
+}
+
 TEST_P(AcceleratorContract, AnEmptyGraphMayBeLaunched) {
   ASSERT_TRUE(accelerator().BeginCapture().ok());
   auto graph = accelerator().EndCapture();

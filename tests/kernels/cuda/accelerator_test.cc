@@ -221,17 +221,6 @@ TEST(EmulatedAcceleratorDeathTest, MisuseThatADeviceWouldNotSeeEndsTheTest) {
       "heap.cc");
   EXPECT_DEATH(
       {
-        const auto a = Make(Pace::kLazy);
-        const Piece memory(*a, Piece::kDevice, 1);
-        (void)a->BeginCapture();
-        (void)a->Fill(memory.data(), 1, 1);
-        auto graph = a->EndCapture();
-        (void)a->Launch(**graph);
-        graph->reset();
-      },
-      "launched_until_");
-  EXPECT_DEATH(
-      {
         auto a = Make(Pace::kEager);
         (void)a->BeginCapture();
         auto graph = a->EndCapture();
