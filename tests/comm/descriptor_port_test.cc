@@ -86,6 +86,14 @@ TEST(DescriptorPort, APortThatIsGoneIsTold) {
   EXPECT_EQ(DescriptorPort::Send("short", 0, file.fd()).code(), absl::StatusCode::kInvalidArgument);
 }
 
+TEST(DescriptorPort, StrangersDoNotPutOffTheEndOfAWait) {
+  auto port = DescriptorPort::Open();
+  const File file(1);
+  for (int i = 0; i < 20; ++i) ASSERT_TRUE(DescriptorPort::Send(port->address(), 7, file.fd()).ok());
+  ASSERT_TRUE(DescriptorPort::Send(port->address(), 0, file.fd()).ok());
+  EXPECT_EQ(port->Receive(2, 1, In(0), Well).status().code(), absl::StatusCode::kDeadlineExceeded);
+}
+
 TEST(DescriptorPort, WaitsEnd) {
   auto port = DescriptorPort::Open();
   const File file(1);

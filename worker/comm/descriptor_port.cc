@@ -181,11 +181,11 @@ absl::StatusOr<std::vector<int>> DescriptorPort::Receive(int ranks, int own, Tim
       if (wanted && arrived.fds[static_cast<size_t>(from)] < 0) {
         arrived.fds[static_cast<size_t>(from)] = std::exchange(fd.fd, -1);
       }
-      continue;
     }
-    if (clock.Now() >= deadline) {
+    const std::vector<int> missing = arrived.Missing(own);
+    if (!missing.empty() && clock.Now() >= deadline) {
       return absl::DeadlineExceededError(
-          absl::StrCat("no descriptor came from tensor ranks ", absl::StrJoin(arrived.Missing(own), ", ")));
+          absl::StrCat("no descriptor came from tensor ranks ", absl::StrJoin(missing, ", ")));
     }
   }
   return std::exchange(arrived.fds, {});
