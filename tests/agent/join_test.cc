@@ -83,6 +83,18 @@ TEST_F(JoinTest, LimitsThatDoNotFitTheModelAreRefused) {
   EXPECT_EQ(kInvalid, code([](auto& j) { j.limits.max_model_len = 0; }));
 }
 
+TEST_F(JoinTest, AWayToSumUpThatRanksDoNotHaveIsRefused) {
+  const auto refusal = [&](const char* way, int tp) {
+    const auto joined = Resolve({}, [&](plan::JoinGroup& j) { j.engine.all_reduce = way, j.tp = tp; });
+    EXPECT_EQ(absl::StatusCode::kInvalidArgument, joined.status().code()) << joined.status();
+    return std::string(joined.status().message());
+  };
+  EXPECT_EQ("all-reduce ring: there are auto, nccl and one-shot", refusal("ring", 1));
+  EXPECT_EQ("--all-reduce one-shot is for ranks on CUDA devices with transport nccl", refusal("one-shot", 2));
+  EXPECT_EQ("--all-reduce one-shot is not for 9 tensor ranks; --all-reduce auto is", refusal("one-shot", 9));
+  EXPECT_TRUE(Resolve({}, [](plan::JoinGroup& j) { j.engine.all_reduce = "one-shot"; }).ok()) << "one sums up nothing";
+}
+
 TEST_F(JoinTest, WorkingMemoryIsTakenFromTheSlots) {
   const auto memory = [&](int32_t max_tokens) {
     const auto joined = Resolve({}, [&](plan::JoinGroup& j) { j.limits.max_tokens = max_tokens; });

@@ -186,6 +186,22 @@ TEST_F(RendezvousTest, GarbageAddressesFailTheLoadWithTheReason) {
   EXPECT_NE(std::string::npos, failed->status.message().find("exited with 1")) << failed->status;
 }
 
+// What would be the same the next time is not tried again and again.
+TEST_F(RendezvousTest, RanksThatCannotBeWhatTheyAreToldFailTheLoadForGood) {
+  StartAgent(2);
+  TinyGroup group(&log_, agents_.get(), "null", "gloo");
+  group.Join(1, 2, 1, members_);
+  ASSERT_TRUE(log_.Take<core::JoinAnswered>().has_value());
+  plan::ConnectRanks connect = group.LoadUntilPublished(1, members_);
+  ASSERT_EQ(2u, connect.ranks.size());
+  std::swap(connect.ranks[0].bytes, connect.ranks[1].bytes);
+  agents_->Carry(core::SendConnect{members_[0].id, connect});
+  const auto failed = log_.Take<core::LoadFailed>();
+  ASSERT_TRUE(failed.has_value());
+  EXPECT_EQ(absl::StatusCode::kFailedPrecondition, failed->status.code()) << failed->status;
+  EXPECT_NE(std::string::npos, failed->status.message().find("is of another rank")) << failed->status;
+}
+
 TEST_F(RendezvousTest, AnAbortEndsRanksThatWaitForAddresses) {
   StartAgent(2);
   TinyGroup group(&log_, agents_.get(), "null", "gloo");

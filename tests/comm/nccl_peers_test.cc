@@ -6,6 +6,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <deque>
 #include <functional>
 #include <future>
@@ -167,12 +168,24 @@ TEST(NcclPeers, OneThatReachesNobodyIsEnoughForNccl) {
   EXPECT_EQ(PeerBytes(hosts[0]), 0);
 }
 
-TEST(NcclPeers, WhereItIsWantedItsWantIsAnError) {
+// A device reaches its own memory, whoever has made it.
+TEST(NcclPeers, RanksOnOneDeviceHaveIt) {
+  Hosts hosts(2);
+  for (int r = 0; r < 2; ++r) {
+    hosts.options(r).device = 0;
+    hosts.options(r).reaches_peers = false;
+  }
+  EXPECT_THAT(hosts.SumsAfter(AllReducePolicy::kAuto), Each(HasSubstr("in one shot over peer memory")));
+  EXPECT_EQ(PeerBytes(hosts[1]), 2);
+}
+
+TEST(NcclPeers, WhereItIsWantedItsWantIsAnErrorThatSaysWhatHelps) {
   Hosts hosts(2);
   hosts.options(1).reaches_peers = false;
   for (const absl::Status& s : hosts.Connect(AllReducePolicy::kOneShot)) {
     EXPECT_EQ(s.code(), absl::StatusCode::kFailedPrecondition) << s;
     EXPECT_THAT(std::string(s.message()), HasSubstr("--all-reduce one-shot: no peer memory: "));
+    EXPECT_THAT(std::string(s.message()), HasSubstr("; --all-reduce auto does without it"));
   }
 }
 
@@ -216,6 +229,32 @@ TEST(NcclPeers, SumsThatComeOutWrongAreFoundBeforeTheGroupIsUp) {
   EXPECT_THAT(sums[0], HasSubstr("a sum over it was not done in time"));
   EXPECT_THAT(sums[1], HasSubstr("element 0 of a sum over it is 2, not 3"));
   EXPECT_EQ(PeerBytes(hosts[0]), 0);
+}
+
+// A group that is aborted while it comes up, as when a rank dies: whatever the ranks wait for in the middle of it,
+// descriptors, votes or a first sum, ends.
+TEST(NcclPeers, AnAbortEndsTheWaitsOfComingUp) {
+  ops::OpTable nothing = cuda::Table();
+  nothing.all_reduce = [](ops::Stream&, const ops::AllReduceArgs&) { return absl::OkStatus(); };
+  const auto gone = [](std::vector<NcclAddress>& all) { all[1].peer->port.assign(DescriptorPort::kAddressBytes, '0'); };
+  for (const bool sums : {false, true}) {
+    Hosts hosts(2);
+    if (sums) hosts.options(1).table = &nothing;
+    const auto begin = RealClock().Now();
+    std::thread aborts;
+    const auto change = [&](std::vector<NcclAddress>& all) {
+      if (!sums) gone(all);
+      aborts = std::thread([&hosts] {
+        std::this_thread::sleep_for(std::chrono::milliseconds(300));  // by then they wait; if not, they end as well
+        for (int r = 0; r < 2; ++r) hosts.abort(r) = 1;
+      });
+    };
+    for (const absl::Status& s : hosts.Connect(AllReducePolicy::kAuto, 25 * kSecond, change)) {
+      EXPECT_EQ(s.code(), absl::StatusCode::kAborted) << s;
+    }
+    EXPECT_LT(RealClock().Now() - begin, 20 * kSecond) << "not by a limit of time";
+    aborts.join();
+  }
 }
 
 // A rank whose peer never comes: the flag alone frees its device, also of what is recorded and launched.

@@ -91,21 +91,27 @@ def sums():
 def test_small_sums_go_over_peer_memory_where_there_is_some_with_the_same_bits(model, sums, way):
     flags, settings, words = SUMS[way]
     with serve(model, "--device", "cuda", "-t", 2, *flags, env={**EMULATED, **settings}) as server:
-        sums[way] = server.text(**PROMPT)
-        assert sums[way] == sums["peer"]
+        text = server.text(**PROMPT)
+        assert text == sums.setdefault("text", text)
         for counts in sent(server):
             assert (counts["peer"] > 0) == (way == "peer"), counts
         assert words in server.output
 
 
-def test_ranks_say_that_peer_memory_is_wanted_and_not_to_be_had(model):
-    server = harness.Server(model, "--device", "cuda", "-t", 2, "--all-reduce", "one-shot",
-                            env={**EMULATED, "SHOAL_EMULATED_PEERS": "0"})
-    try:
-        harness.until(lambda: "--all-reduce one-shot: no peer memory" in server.output, 60, "a refusal")
-        assert "does not reach the memory of device" in server.output
-    finally:
-        server.kill_all()
+def test_peer_memory_that_is_wanted_and_not_to_be_had_ends_the_start(model):
+    code, output = harness.run("serve", model, "--port", harness.free_port(), "--device", "cuda", "-t", 2,
+                               "--all-reduce", "one-shot", env={**EMULATED, "SHOAL_EMULATED_PEERS": "0"})
+    assert code == 1, output
+    assert "--all-reduce one-shot: no peer memory: " in output and "; --all-reduce auto does without it" in output
+    assert "again after" not in output, "another try would end alike"
+
+
+def test_ranks_on_one_device_answer_like_those_on_two(model, sums):
+    with serve(model, "--device", "cuda", "-t", 2, "--device-ids", "1,1") as server:
+        text = server.text(**PROMPT)
+        assert text == sums.setdefault("text", text)
+        assert all(counts["peer"] > 0 for counts in sent(server))
+        assert "CUDA device 1 is for 2 ranks" in server.output
 
 
 def test_fast_numerics_multiply_long_prompts_with_the_library(model, texts):

@@ -161,9 +161,8 @@ void WarnOfSharers(const CudaDevices& cuda) {
   std::set<int> told;
   for (int slot = 0; slot < static_cast<int>(cuda.slots().size()); ++slot) {
     if (cuda.Sharers(slot) == 1 || !told.insert(cuda.Index(slot)).second) continue;
-    Log(absl::StrCat(
-        "CUDA device ", cuda.Index(slot), " is for ", cuda.Sharers(slot),
-        " ranks: they take turns on it and talk by sockets, which is for tests of correctness, not speed"));
+    Log(absl::StrCat("CUDA device ", cuda.Index(slot), " is for ", cuda.Sharers(slot),
+                     " ranks: they take turns on it, which is for tests of correctness, not speed"));
   }
 }
 

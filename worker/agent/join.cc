@@ -48,7 +48,12 @@ absl::Status CheckAllReduce(const plan::JoinGroup& join, comm::Transport transpo
     return absl::InvalidArgumentError(
         absl::StrCat("all-reduce ", join.engine.all_reduce, ": there are auto, nccl and one-shot"));
   }
-  if (*policy == comm::AllReducePolicy::kOneShot && join.tp > 1 && transport != comm::Transport::kNccl) {
+  if (*policy != comm::AllReducePolicy::kOneShot || join.tp == 1) return absl::OkStatus();
+  if (comm::PeerAllReduceBytes(join.tp) == 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--all-reduce one-shot is not for ", join.tp, " tensor ranks; --all-reduce auto is"));
+  }
+  if (transport != comm::Transport::kNccl) {
     return absl::InvalidArgumentError("--all-reduce one-shot is for ranks on CUDA devices with transport nccl");
   }
   return absl::OkStatus();

@@ -144,7 +144,7 @@ absl::Status Ranks::AwaitReady(const std::atomic<bool>& cancelled) {
 
 absl::Status Ranks::Alive() {
   MutexLock lock(slots_mutex_);
-  return first_cause_.empty() ? absl::OkStatus() : absl::AbortedError(first_cause_);
+  return first_end_;
 }
 
 void Ranks::OnExit(Slot* slot, pid_t pid, const std::string& cause, bool gone) {
@@ -171,7 +171,10 @@ void Ranks::Report(const Slot& slot, pid_t pid, const std::string& cause) {
   Log(absl::StrCat("rank ", slot.rank, " (pid ", pid, ") ", cause));
   outbox_->Push(plan::RankExit{slot.rank, pid, epoch_, cause});
   MutexLock lock(slots_mutex_);
-  if (first_cause_.empty()) first_cause_ = absl::StrCat("rank ", slot.rank, " ", cause);
+  if (!first_end_.ok()) return;
+  const bool refused = slot.page->refused.load(std::memory_order_acquire) != 0;
+  first_end_ = absl::Status(refused ? absl::StatusCode::kFailedPrecondition : absl::StatusCode::kAborted,
+                            absl::StrCat("rank ", slot.rank, " ", cause));
 }
 
 void Ranks::StartWatch() {

@@ -44,14 +44,14 @@ class Ranks {
   // called.
   absl::Status Start(const std::vector<RankSpec>& specs);
   // Waits until each has published its address, for transports that need one; then what they have published. Aborted: a
-  // rank ended (with its cause) or took too long; Cancelled: `cancelled` became true; DataLoss: not what a rank
-  // publishes.
+  // rank ended (with its cause) or took too long; FailedPrecondition: one ended and would again (ControlPage.refused);
+  // Cancelled: `cancelled` became true; DataLoss: not what a rank publishes.
   absl::StatusOr<std::vector<plan::RankAddress>> AwaitAddresses(const std::atomic<bool>& cancelled);
   // Hands them the addresses of the whole group. InvalidArgument: more than the plan ring can carry.
   absl::Status Connect(const plan::ConnectRanks& connect) SHOAL_EXCLUDES(ring_mutex_);
   // Waits until each is ready. Errors as above.
   absl::Status AwaitReady(const std::atomic<bool>& cancelled);
-  // Aborted, with the cause, once a rank has ended by itself. Any thread.
+  // Aborted or FailedPrecondition, as above, once a rank has ended by itself. Any thread.
   absl::Status Alive() SHOAL_EXCLUDES(slots_mutex_);
 
   // Hands one plan to all. Any thread. ResourceExhausted: a rank does not take its plans.
@@ -104,7 +104,7 @@ class Ranks {
 
   mutable Mutex slots_mutex_;
   std::vector<std::unique_ptr<Slot>> slots_ SHOAL_GUARDED_BY(slots_mutex_);  // changed by the starting thread only
-  std::string first_cause_ SHOAL_GUARDED_BY(slots_mutex_);                   // of a rank that ended
+  absl::Status first_end_ SHOAL_GUARDED_BY(slots_mutex_);                    // of a rank, as Alive() tells it
   std::unique_ptr<RankWatch> watch_;                                         // of the starting thread
 };
 

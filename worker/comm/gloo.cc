@@ -103,8 +103,7 @@ class ListenerImpl final : public GlooListener {
     SHOAL_ASSIGN_OR_RETURN(const std::vector<std::string> theirs, mesh.Greet(mine));
     for (size_t i = 0; i < peers.size(); ++i) {
       if (theirs[i] == Greeting(peers[i].rank, self_)) continue;
-      return absl::FailedPreconditionError(
-          absl::StrCat("who has connected as rank ", peers[i].rank, " is another one"));
+      return absl::UnavailableError(absl::StrCat("who has connected as rank ", peers[i].rank, " is another one"));
     }
     return absl::OkStatus();
   }

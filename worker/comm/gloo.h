@@ -29,7 +29,7 @@ class GlooListener {
 
   // Once. `addresses`: of all ranks of the group, by rank. Blocks until every peer has connected and has shown that it
   // is the rank that was meant. InvalidArgument: malformed; FailedPrecondition: of another generation, shape or rank;
-  // DeadlineExceeded after `timeout`; Aborted; Unavailable: a peer refused or is gone.
+  // DeadlineExceeded after `timeout`; Aborted; Unavailable: a peer refused or is gone, or a stranger is in its place.
   virtual absl::StatusOr<RankComm> Connect(std::span<const std::string> addresses, DurationNs timeout) = 0;
 };
 

@@ -156,6 +156,11 @@ absl::Status Agreed(const std::vector<bool>& votes, int first_rank) {
   return absl::FailedPreconditionError(absl::StrCat("rank ", first_rank + (no - votes.begin()), " cannot use it"));
 }
 
+absl::Status Wanted(const std::string& why) {
+  return absl::FailedPreconditionError(
+      absl::StrCat("--all-reduce one-shot: no peer memory: ", why, "; --all-reduce auto does without it"));
+}
+
 // What the group cannot survive, beside what merely rules out peer memory.
 bool EndsTheGroup(NcclRank& rank, const absl::Status& status) {
   return absl::IsInternal(status) || absl::IsAborted(status) || !rank.Check().ok();
@@ -187,9 +192,7 @@ absl::StatusOr<std::unique_ptr<PeerMemory>> OfferPeerMemory(const NcclSetup& set
   absl::StatusOr<std::unique_ptr<PeerMemory>> memory = PeerMemory::Create(setup.accelerator);
   if (memory.ok()) return memory;
   if (absl::IsInternal(memory.status())) return memory;  // the device has failed
-  if (setup.all_reduce == AllReducePolicy::kOneShot) {
-    return absl::FailedPreconditionError(absl::StrCat("--all-reduce one-shot: ", memory.status().message()));
-  }
+  if (setup.all_reduce == AllReducePolicy::kOneShot) return Wanted(std::string(memory.status().message()));
   *why = std::string(memory.status().message());
   return nullptr;
 }
@@ -215,9 +218,7 @@ absl::StatusOr<std::string> ConnectPeers(NcclRank& rank, NcclLink* link, std::un
     SHOAL_RETURN_IF_ERROR(rank.AwaitQueue());
   }
   const std::string reason = why.empty() ? std::string(connected.message()) : why;
-  if (setup.all_reduce == AllReducePolicy::kOneShot) {
-    return absl::FailedPreconditionError(absl::StrCat("--all-reduce one-shot: no peer memory: ", reason));
-  }
+  if (setup.all_reduce == AllReducePolicy::kOneShot) return Wanted(reason);
   return absl::StrCat("all-reduce over NCCL, no peer memory: ", reason);
 }
 

@@ -11,7 +11,7 @@
 namespace shoal::rank {
 
 struct alignas(64) ControlPage {
-  static constexpr uint64_t kMagic = 0x53484f414c435034;  // "SHOALCP4"
+  static constexpr uint64_t kMagic = 0x53484f414c435035;  // "SHOALCP5"
   uint64_t magic = kMagic;
 
   // Written by the agent.
@@ -27,6 +27,7 @@ struct alignas(64) ControlPage {
   comm::WaitNote waiting;
   std::atomic<uint64_t> decode_steps{0}, decode_steps_planned{0};
   std::atomic<uint32_t> device_failed{0};  // not 0: its device, under it, as from an illegal access
+  std::atomic<uint32_t> refused{0};        // not 0: it ended before it was ready, and another try would end alike
   std::atomic<uint64_t> stale_records{0};  // plans of another epoch or coordinator in the ring, passed over
   struct SentBytes {
     std::atomic<int64_t> tensor{0}, activation{0}, token{0};

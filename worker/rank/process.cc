@@ -220,6 +220,9 @@ absl::Status AttachAndRun(int plan_reader, int32_t* rank) {
   SHOAL_ASSIGN_OR_RETURN(const plan::RankSetup setup, ReadSetup(reader));
   *rank = setup.rank;
   absl::Status ended = Run(in, setup, reader);
+  // What it was told to be cannot be here (no library for it, no peer memory): somebody has to change something.
+  const bool was_ready = in.page->state.load() >= static_cast<uint32_t>(plan::RankState::kReady);
+  if (absl::IsFailedPrecondition(ended) && !was_ready) in.page->refused.store(1, std::memory_order_release);
   if (absl::IsUnavailable(ended)) AwaitAbort(*in.page);
   SetState(in.page, plan::RankState::kDead);
   // An abort from outside is an order, not a fault; so is what comes of one that other ranks have heard first.
