@@ -16,18 +16,17 @@ using cuda::emulated::WorkQueue;
 
 namespace {
 
-constexpr int kLooks = 2;  // that it takes until something has settled
-
 class EmulatedComm final : public NcclComm {
  public:
-  EmulatedComm(NcclWorld* world, std::shared_ptr<NcclMesh> mesh) : world_(world), mesh_(std::move(mesh)) {}
+  EmulatedComm(NcclWorld* world, std::shared_ptr<NcclMesh> mesh, int looks)
+      : world_(world), mesh_(std::move(mesh)), looks_(looks) {}
   ~EmulatedComm() override { Abort(); }
   void Abort() { mesh_->Abort(); }
 
   absl::StatusOr<bool> Settled() override {
     SHOAL_RETURN_IF_ERROR(world_->broken());
     if (!up_) {
-      up_ = mesh_->Connect() && looks_-- == 0;
+      up_ = mesh_->Connect() && looks_-- <= 0;
       return up_;
     }
     if (begun_ == nullptr) return true;
@@ -53,14 +52,14 @@ class EmulatedComm final : public NcclComm {
     SHOAL_CHECK(up_ && begun_ == nullptr);  // it had not settled
     queue_ = static_cast<Queue*>(stream);
     begun_ = std::move(work);
-    looks_ = kLooks;
+    looks_ = kNcclLooks;
     return absl::OkStatus();
   }
 
   NcclWorld* const world_;
   const std::shared_ptr<NcclMesh> mesh_;
   bool up_ = false;
-  int looks_ = kLooks;
+  int looks_;
   Queue* queue_ = nullptr;
   Queue::Work begun_;
 };
@@ -130,7 +129,8 @@ class EmulatedQueue final : public NcclQueue {
 
 class EmulatedNccl final : public NcclApi {
  public:
-  EmulatedNccl(NcclWorld* world, std::string version) : world_(world), version_(std::move(version)) {}
+  EmulatedNccl(NcclWorld* world, std::string version, int looks_to_come_up)
+      : world_(world), version_(std::move(version)), looks_to_come_up_(looks_to_come_up) {}
 
   absl::StatusOr<std::string> Version() override { return version_; }
   absl::StatusOr<NcclId> MakeId() override {
@@ -141,7 +141,8 @@ class EmulatedNccl final : public NcclApi {
   }
 
   absl::StatusOr<std::unique_ptr<NcclComm>> Join(const NcclId& id, const CommOptions& options) override {
-    return std::make_unique<EmulatedComm>(world_, std::make_shared<NcclMesh>(id, options.size, options.rank));
+    return std::make_unique<EmulatedComm>(world_, std::make_shared<NcclMesh>(id, options.size, options.rank),
+                                          looks_to_come_up_);
   }
   void Abort(std::span<NcclComm* const> comms) override {
     for (NcclComm* const comm : comms) static_cast<EmulatedComm*>(comm)->Abort();
@@ -153,6 +154,7 @@ class EmulatedNccl final : public NcclApi {
  private:
   NcclWorld* const world_;
   const std::string version_;
+  const int looks_to_come_up_;
 };
 
 }  // namespace
@@ -167,8 +169,8 @@ absl::Status NcclWorld::broken() const {
   return broken_;
 }
 
-std::unique_ptr<NcclApi> MakeEmulatedNccl(NcclWorld* world, std::string version) {
-  return std::make_unique<EmulatedNccl>(world, std::move(version));
+std::unique_ptr<NcclApi> MakeEmulatedNccl(NcclWorld* world, std::string version, int looks_to_come_up) {
+  return std::make_unique<EmulatedNccl>(world, std::move(version), looks_to_come_up);
 }
 
 }  // namespace shoal::comm

@@ -26,7 +26,11 @@ class NcclWorld {
   absl::Status broken_ SHOAL_GUARDED_BY(mutex_);
 };
 
-// A rank's library.
-std::unique_ptr<NcclApi> MakeEmulatedNccl(NcclWorld* world, std::string version = "2.28.9");
+// Looks that it takes until something has settled.
+inline constexpr int kNcclLooks = 2;
+
+// A rank's library. `looks_to_come_up`: of its communicators.
+std::unique_ptr<NcclApi> MakeEmulatedNccl(NcclWorld* world, std::string version = "2.28.9",
+                                          int looks_to_come_up = kNcclLooks);
 
 }  // namespace shoal::comm

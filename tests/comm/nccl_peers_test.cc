@@ -34,6 +34,8 @@ class Hosts {
   }
   ~Hosts() { End(); }
 
+  // So many looks until a communicator of rank 0 is up.
+  void SlowFirst(int looks) { looks_of_first_ = looks; }
   cuda::EmulatedOptions& options(int r) { return options_[static_cast<size_t>(r)]; }
   ops::Accelerator& device(int r) {
     while (devices_.size() < options_.size()) devices_.push_back(MakeEmulatedAccelerator(options_[devices_.size()]));
@@ -51,7 +53,7 @@ class Hosts {
     std::vector<std::unique_ptr<NcclRendezvous>> rendezvous;
     std::vector<NcclAddress> addresses;
     for (int r = 0; r < ranks_; ++r) {
-      libraries_.push_back(MakeEmulatedNccl(&world_));
+      libraries_.push_back(MakeEmulatedNccl(&world_, "2.28.9", r == 0 ? looks_of_first_ : kNcclLooks));
       auto opened = NcclRendezvous::Open({.api = libraries_.back().get(),
                                           .accelerator = &device(r),
                                           .shape = {.tp = ranks_, .pp = 1, .max_activation_bytes = 64},
@@ -124,6 +126,7 @@ class Hosts {
   }
 
   const int ranks_;
+  int looks_of_first_ = kNcclLooks;
   uint64_t generation_ = 0;
   NcclWorld world_;
   std::vector<cuda::EmulatedOptions> options_;
@@ -155,6 +158,13 @@ TEST(NcclPeers, NcclIsTakenWhenToldSo) {
 TEST(NcclPeers, OneRankHasNothingToSumUp) {
   Hosts hosts(1);
   EXPECT_THAT(hosts.SumsAfter(AllReducePolicy::kOneShot), Each(""));
+}
+
+// Patience is for what peer memory takes, not for communicators that some ranks have up later than others.
+TEST(NcclPeers, RanksThatComeLateAreWaitedFor) {
+  Hosts hosts(2);
+  hosts.SlowFirst(4000);  // looks are 500 us apart
+  EXPECT_THAT(hosts.SumsAfter(AllReducePolicy::kAuto, kSecond), Each(HasSubstr("in one shot over peer memory")));
 }
 
 // One device that does not reach the others keeps all of them from it, and each says what it knows.

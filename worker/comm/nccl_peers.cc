@@ -175,6 +175,8 @@ absl::Status Together(NcclRank& rank, NcclLink& link, const absl::Status& mine) 
 }
 
 absl::Status MapAndTry(NcclRank& rank, NcclLink& link, PeerMemory& memory, const Offers& offers) {
+  // Once all are here: some have had more communicators to make than others.
+  SHOAL_RETURN_IF_ERROR(Together(rank, link, absl::OkStatus()));
   const TimeNs deadline = std::min(RealClock().Now() + rank.setup().peer_patience, rank.deadline());
   const auto check = [&rank] { return rank.Check(); };
   SHOAL_RETURN_IF_ERROR(Together(rank, link, memory.Map(offers, link.index(), deadline, check)));
