@@ -108,19 +108,18 @@ void ReadClock(const PlanEvents& events, StepsRun* run) {
 }  // namespace
 
 model::ModelConfig ConfigOf(const Shape& s) {
-  model::ModelConfig config;
-  config.architecture = s.name;
-  config.layers = s.layers;
-  config.hidden = s.hidden;
-  config.heads = s.q_heads;
-  config.kv_heads = s.kv_heads;
-  config.head_dim = s.head_dim;
-  config.ffn = s.ffn;
-  config.vocab = s.vocab;
-  config.max_position = 1 << 17;
-  config.attention_scale = 1 / std::sqrt(static_cast<float>(s.head_dim));
-  config.rope = {.theta = 5e5, .dim = s.head_dim};
-  return config;
+  return {.architecture = s.name,
+          .layers = s.layers,
+          .hidden = s.hidden,
+          .heads = s.q_heads,
+          .kv_heads = s.kv_heads,
+          .head_dim = s.head_dim,
+          .ffn = s.ffn,
+          .vocab = s.vocab,
+          .max_position = 1 << 17,
+          .attention_scale = 1 / std::sqrt(static_cast<float>(s.head_dim)),
+          .rope = {.theta = 5e5, .dim = s.head_dim},
+          .eos_tokens = {}};
 }
 
 double LayerBytes(const ops::OpTable& table, const Shape& s) {
