@@ -5,13 +5,13 @@ import json
 import os
 import pathlib
 import signal
-import socket
 import subprocess
 import tempfile
 import threading
-import time
 
 import httpx
+
+from processes import descendants, free_port, until
 
 SOURCE = pathlib.Path(os.environ["SHOAL_SOURCE_DIR"])
 BINARY = os.environ["SHOAL_BINARY"]
@@ -21,45 +21,12 @@ STATE = tempfile.TemporaryDirectory(prefix="shoal-state-")  # what programs keep
 READY_SECONDS = 120  # generous: several tests may share two cores
 
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-def descendants(pid):
-    """All processes below `pid`, from /proc."""
-    parents = {}
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            with contextlib.suppress(OSError):
-                stat = pathlib.Path("/proc", entry, "stat").read_text()
-                parents.setdefault(int(stat.rsplit(")", 1)[1].split()[1]), []).append(int(entry))
-    found, queue = [], [pid]
-    while queue:
-        children = parents.get(queue.pop(), [])
-        found += children
-        queue += children
-    return found
-
-
 def alive(pid):
     try:
         state = pathlib.Path("/proc", str(pid), "stat").read_text().rsplit(")", 1)[1].split()[0]
         return state != "Z"
     except OSError:
         return False
-
-
-def until(condition, seconds=30, what="condition"):
-    """Polls until the condition holds; fails the test when it does not in time."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        value = condition()
-        if value:
-            return value
-        time.sleep(0.02)
-    raise AssertionError(f"not within {seconds} s: {what}")
 
 
 class Process:

@@ -5,6 +5,7 @@
 
 #include "common/base/rng.h"
 #include "tests/gpu/on_device.h"
+#include "tests/kernels/cuda/attention_cases.h"
 
 namespace shoal::gpu {
 namespace {
@@ -12,16 +13,11 @@ namespace {
 constexpr float kScale = 0.11f;
 constexpr float kTolerance = 1e-2f;  // weights and results are bf16
 
-struct Shape {
-  std::vector<int32_t> q_to_kv;
-  int kv_heads, head_dim, block_size;
-  int q_heads() const { return static_cast<int>(q_to_kv.size()); }
-  size_t row() const { return q_to_kv.size() * static_cast<size_t>(head_dim); }
-};
-// The tokens [begin, end) of a sequence whose contents are numbered `id`.
-struct Part {
-  int id, begin, end;
-};
+using Shape = cuda::AttentionShape;
+using Part = cuda::AttentionPart;
+using cuda::kUneven;
+using cuda::kWideGroup;
+
 // Values of a position's query (which 0), key (1) or value (2) are this.
 std::vector<float> Contents(int id, int which, int position, size_t count) {
   return RandomActs(count, Seed() + static_cast<uint64_t>((id * 3 + which) * 100000 + position));
@@ -190,22 +186,12 @@ Shape Grouped(int kv_heads, int group, int head_dim, int block_size) {
   for (int h = 0; h < kv_heads * group; ++h) s.q_to_kv.push_back(h / group);
   return s;
 }
-const Shape kUneven = {{1, 1, 1, 2, 2}, 4, 64, 16};  // kv heads 0 and 3 are not touched
 
 bool AllFinite(const std::vector<float>& values) {
   return std::all_of(values.begin(), values.end(), [](float v) { return std::isfinite(v); });
 }
 
-// Contexts of several splits; decode and prefill side by side.
-TEST(GpuAttention, AgreesWithTheReference) {
-  Backend uneven(kUneven, {120, 6, 1600});
-  uneven.ExpectNear({{1, 1500, 1501}, {2, 0, 1}, {3, 500, 560}, {4, 255, 256}, {5, 256, 258}});
-  uneven.ExpectNear({{6, 0, 70}});  // over the plan before it
-  Backend group(Grouped(1, 9, 128, 32), {40, 4, 700});
-  group.ExpectNear({{1, 600, 601}, {2, 250, 270}, {3, 0, 3}});
-  Backend large({{0, 0, 1}, 2, 256, 64}, {20, 2, 600});
-  large.ExpectNear({{1, 520, 521}, {2, 250, 262}});
-}
+TEST(GpuAttention, AgreesWithTheReference) { cuda::ExpectAttentionIsTheReferences<Backend>(); }
 
 // An 8B model's heads, and those of one and of eight ranks of a 70B one.
 TEST(GpuAttention, SizesOfModelsAgreeWithTheReference) {
@@ -222,7 +208,7 @@ TEST(GpuAttention, SizesOfModelsAgreeWithTheReference) {
 // Whatever the batch, its shape, the plan's history, the chunks and the blocks.
 TEST(GpuAttention, ARowAloneIsTheRowAmongOthers) {
   const int far = Sized(700, 7000);
-  for (const Shape& shape : {kUneven, Grouped(1, 9, 128, 32), Grouped(2, 4, 128, 16)}) {
+  for (const Shape& shape : {kUneven, kWideGroup, Grouped(2, 4, 128, 16)}) {
     const std::vector<Part> parts = {{1, far, far + 1}, {2, 0, 1}, {3, 513, 560}, {4, 255, 256}, {5, 256, 258}};
     Backend together(shape, {100, 8, far + 300});
     const auto whole = together.Attend(parts, 5);
@@ -244,22 +230,10 @@ TEST(GpuAttention, ARowAloneIsTheRowAmongOthers) {
 }
 
 TEST(GpuAttention, ADecodingShapeGivesTheSameBits) {
-  const int far = Sized(700, 8000);
-  const std::vector<Part> parts = {{1, far, far + 1}, {2, 0, 1}, {3, 300, 301}};
-  Backend mixed(kUneven, {64, 8, far + 200}), decoding(kUneven, {4, 4, far + 200, 1});
-  ops::ExpectSameBits(mixed.Attend(parts), decoding.Attend(parts));
+  cuda::ExpectADecodingShapeGivesTheSameBits<Backend>(Sized(700, 8000));
 }
 
-TEST(GpuAttention, PaddingIsNotWritten) {
-  Backend backend(kUneven, {8, 8, 512, 1});
-  const std::vector<Part> parts = {{1, 300, 301}, {2, 20, 21}};
-  const auto padded = backend.Attend(parts, 1, 6);
-  const size_t rows = 2 * kUneven.row();
-  ops::ExpectSameBits(backend.Attend(parts).data(), padded.data(), rows);
-  ASSERT_EQ(padded.size(), 4 * rows);
-  EXPECT_TRUE(
-      std::all_of(padded.begin() + static_cast<int64_t>(rows), padded.end(), [](float x) { return std::isnan(x); }));
-}
+TEST(GpuAttention, PaddingIsNotWritten) { cuda::ExpectPaddingIsNotWritten<Backend>(); }
 
 // A copy of no bytes into shared memory has to leave zeros there: slots that were never written hold infinities, or no
 // numbers, and neither shows.

@@ -143,8 +143,6 @@ void MeasurePrefill(Bench& b, const BenchModel& model, int tokens, int whole) {
 void MeasureSteps(Bench& b) {
   const Sizes sizes = SizesFor(b);
   for (const Shape& all : b.Shapes()) {
-    // fp8 is as in invariant.
-    if (b.options().numerics == ops::Numerics::kFast && all.type != DType::kBF16) continue;
     Shape shape = Fitting(b, all, sizes);
     if (shape.layers < all.layers) {
       std::printf(

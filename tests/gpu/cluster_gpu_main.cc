@@ -6,6 +6,7 @@
 #include <cstdio>
 
 #include "tests/gpu/gpu_plugin.h"
+#include "tests/gpu/lost_device.h"
 #include "tests/gpu/nccl_rank.h"
 
 int main(int argc, char** argv) {
@@ -14,5 +15,6 @@ int main(int argc, char** argv) {
   const auto accelerator = shoal::gpu::OpenAccelerator();
   if (!accelerator.ok()) return shoal::gpu::ReportNotOpened(accelerator.status());
   std::printf("%s\n", shoal::gpu::DescribeDevice().c_str());
+  testing::UnitTest::GetInstance()->listeners().Append(new shoal::gpu::EndsWithItsDevice);
   return RUN_ALL_TESTS();
 }

@@ -112,15 +112,7 @@ TEST(GpuTable, IsTheInvariantOneButForProducts) {
 }
 
 TEST(GpuTable, RefusesSizesThatNoKernelServes) {
-  const ops::OpSizes llama = {.hidden = 4096,
-                              .q_dim = 4096,
-                              .ffn = 14336,
-                              .head_dim = 128,
-                              .rot_dim = 128,
-                              .interleaved = false,
-                              .vocab = 128256,
-                              .kv_type = DType::kBF16,
-                              .block_size = 16};
+  const ops::OpSizes llama = ops::LlamaSizes();
   EXPECT_TRUE(Table().check_sizes(llama).ok());
   ops::OpSizes odd = llama;
   odd.head_dim = 24;

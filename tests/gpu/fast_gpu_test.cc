@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "common/base/rng.h"
 #include "kernels/cuda/library_gemm.h"
 #include "tests/gpu/gpu_plugin.h"
 #include "tests/gpu/on_device.h"
@@ -30,8 +31,9 @@ class GpuFast : public testing::Test {
 
 // One x, one weight, and both results.
 struct Product {
-  Product(const DeviceMatrix& weight, int tokens, bool f32_out, uint64_t seed)
+  Product(const DeviceMatrix& weight, int tokens, bool f32_out, uint64_t seed, const float* row_scale = nullptr)
       : w(weight),
+        row_scale(row_scale),
         tokens(tokens),
         f32_out(f32_out),
         x(Size(w.k)),
@@ -40,8 +42,9 @@ struct Product {
     SetX(seed);
   }
   size_t Size(int width) const { return static_cast<size_t>(tokens) * static_cast<size_t>(width); }
-  void SetX(uint64_t seed) {
-    x.Set(RandomActs(Size(w.k), Seed() + seed));
+  void SetX(uint64_t seed) { SetX(RandomActs(Size(w.k), Seed() + seed)); }
+  void SetX(const std::vector<float>& values) {
+    x.Set(values);
     Poison();
   }
   // What is not written from now on is no number.
@@ -52,7 +55,7 @@ struct Product {
   absl::Status Enqueue(ops::MatmulFn matmul) {
     ops::MatmulArgs args = {
         .x = x.in(), .xq = nullptr, .parts = {}, .part_count = 1, .tokens = tokens, .k = w.k, .f32_out = f32_out};
-    args.parts[0] = {w.view(), f32_out ? ops::Acts(wide.data()) : narrow.acts(), w.n};
+    args.parts[0] = {w.view(row_scale), f32_out ? ops::Acts(wide.data()) : narrow.acts(), w.n};
     return matmul(Gpu().stream(), args);
   }
   std::vector<float> Values() const { return f32_out ? wide.Get() : narrow.Floats(); }
@@ -66,6 +69,7 @@ struct Product {
   }
 
   const DeviceMatrix& w;
+  const float* const row_scale;  // [n] on the device
   const int tokens;
   const bool f32_out;
   ActArray x;
@@ -102,7 +106,43 @@ TEST_F(GpuFast, ProductsOfModelsAreTheOwnKernelsWithinTolerance) {
   EXPECT_NE(own, fast) << "it sums in another order: this was no product of cuBLASLt's";
 }
 
-// Too few tokens, other types of weights, and rows with factors.
+// Activations [tokens, k] that e4m3 has to the bit: the largest number of each token is 448 times a power of two.
+std::vector<float> ActsOfE4m3(int tokens, int k, uint64_t seed) {
+  const auto width = static_cast<size_t>(k);
+  std::vector<float> x(static_cast<size_t>(tokens) * width);
+  for (size_t i = 0; i < x.size(); ++i) {
+    const auto code = static_cast<uint8_t>(RandomBits(Seed() + seed, 5, i));
+    const size_t token = i / width;
+    const float number = (code & 127) == 127 || i % width == token % width ? 448 : F8E4M3ToF32(code);
+    x[i] = std::ldexp(number, -static_cast<int>(token % 5) - 6);
+  }
+  return x;
+}
+
+// Weights in fp8 with factors of rows: x is quantised for cuBLASLt. What e4m3 has loses nothing by that; other numbers
+// lose 2^-4 of themselves at most. The last size takes more than one piece of the scratch.
+TEST_F(GpuFast, ProductsInFp8AreTheOwnKernelsWithinTolerance) {
+  struct Size {
+    int n, k, tokens;
+  };
+  for (const Size& s : Sized<std::vector<Size>>({{96, 64, kTaken}, {64, 544, 80}, {16, 4128, 140}},
+                                                {{8192, 8192, 128}, {28672, 8192, 1000}, {4096, 28672, 2500}})) {
+    SCOPED_TRACE(testing::Message() << s.n << " x " << s.k << ", " << s.tokens << " tokens");
+    const DeviceMatrix w(DType::kF8E4M3, s.n, s.k, Seed() + 116);
+    const Array<float> factors(ops::RandomFloats(static_cast<size_t>(s.n), Seed() + 117));
+    const std::vector<float> exact = ActsOfE4m3(s.tokens, s.k, 118);
+    for (const bool f32_out : {true, false}) {
+      Product product(w, s.tokens, f32_out, 119, factors.data());
+      const auto own = product.Run(Own()), fast = product.Run(Table().matmul);
+      if (own == fast) GTEST_SKIP() << "this cuBLASLt multiplies no fp8 here: own kernels do";
+      ops::ExpectRowsNear(own, fast, static_cast<size_t>(s.n), 0.15f);  // of a sum that a few numbers may make up
+      product.SetX(exact);
+      ops::ExpectRowsNear(product.Run(Own()), product.Run(Table().matmul), static_cast<size_t>(s.n), kActTolerance);
+    }
+  }
+}
+
+// Too few tokens, other types of weights, and fp8 without factors of rows.
 TEST_F(GpuFast, WhatCublasLtDoesNotTakeHasTheBitsOfTheOwnKernels) {
   const int n = Sized(96, 4096), k = Sized(544, 4096);
   const DeviceMatrix w(DType::kBF16, n, k, Seed() + 104);

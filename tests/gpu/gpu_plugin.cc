@@ -30,9 +30,15 @@ absl::StatusOr<std::string> ProgramBuild() {
   return line.substr(space + 1);
 }
 
-absl::StatusOr<const ops::CudaPlugin*> Open() {
+absl::StatusOr<const ops::CudaPlugin*> OpenOnce() {
   SHOAL_ASSIGN_OR_RETURN(const std::string build, ProgramBuild());
   return device::OpenCudaPlugin(device::CudaPluginPath(), build);
+}
+
+// The program starts the driver to say its version; a test opens many devices.
+absl::StatusOr<const ops::CudaPlugin*> Open() {
+  static const absl::StatusOr<const ops::CudaPlugin*> plugin = OpenOnce();
+  return plugin;
 }
 
 }  // namespace

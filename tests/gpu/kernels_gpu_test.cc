@@ -14,6 +14,7 @@
 
 #include "common/base/rng.h"
 #include "tests/gpu/gpu_plugin.h"
+#include "tests/gpu/lost_device.h"
 #include "tests/gpu/on_device.h"
 #include "tests/kernels/dummy_pieces.h"
 
@@ -127,73 +128,77 @@ TEST(GpuOps, GatherRowsIsTheReference) {
   }
 }
 
+// Rows [tokens, dim], and others that may be joined to them.
+struct NormCase {
+  NormCase(int dim, uint64_t seed, float mean)
+      : dim(dim), x(RandomActs(Size(), Seed() + seed)), add(RandomActs(Size(), Seed() + seed + 1)) {
+    for (float& value : x) value = BF16ToF32(F32ToBF16(value + mean));
+  }
+  size_t Size() const { return static_cast<size_t>(tokens) * static_cast<size_t>(dim); }
+  std::vector<float> Joined(bool join) const {
+    std::vector<float> joined = x;
+    for (size_t i = 0; i < joined.size() && join; ++i) joined[i] = BF16ToF32(F32ToBF16(x[i] + add[i]));
+    return joined;
+  }
+  const int tokens = Sized(5, 129), dim;
+  std::vector<float> x, add;
+};
+
+// A norm of the device, whose `args` lack the rows: the joined x to the bit, `expected` of it, and rows alone.
+template <typename Args>
+void ExpectNorm(absl::Status (*op)(ops::Stream&, const Args&), Args args, const NormCase& c, bool join,
+                const std::vector<float>& expected) {
+  const auto width = static_cast<size_t>(c.dim);
+  const ActArray x(c.x), add(c.add), y(c.Size()), alone_x(c.x), alone_y(c.Size());
+  const auto enqueue = [&](const ActArray& in, const ActArray& out, size_t row, int tokens) {
+    args.x = in.acts(row * width);
+    if (join) args.add = add.in(row * width);
+    args.y = out.acts(row * width);
+    args.tokens = tokens;
+    Call(op, args);
+  };
+  enqueue(x, y, 0, c.tokens);
+  ops::ExpectSameBits(c.Joined(join), x.Floats());
+  const auto got = y.Floats();
+  ops::ExpectRowsNear(expected, got, width, kActTolerance);
+  for (const int t : {0, c.tokens / 2, c.tokens - 1}) {
+    const auto row = static_cast<size_t>(t);
+    enqueue(alone_x, alone_y, row, 1);
+    ops::ExpectSameBits(got.data() + row * width, alone_y.Floats().data() + row * width, width);
+  }
+}
+
 TEST(GpuOps, RmsNormAgreesWithTheReferenceAndARowAlone) {
   for (const int dim : Sized<std::vector<int>>({8, 72, 576}, {72, 4096, 5120, 8192})) {
-    const int tokens = Sized(5, 129);
-    const auto size = static_cast<size_t>(tokens * dim), width = static_cast<size_t>(dim);
-    const auto x = RandomActs(size, Seed() + 8), add = RandomActs(size, Seed() + 9);
-    const auto w = ops::RandomFloats(width, Seed() + 10);
+    const NormCase c(dim, 8, 0);
+    const auto w = ops::RandomFloats(static_cast<size_t>(dim), Seed() + 10);
     const Array<float> device_w(w);
     for (const bool join : {false, true}) {
       SCOPED_TRACE(testing::Message() << dim << (join ? " joined" : ""));
-      std::vector<float> joined = x, y(size);
-      for (size_t i = 0; i < size && join; ++i) joined[i] = BF16ToF32(F32ToBF16(x[i] + add[i]));
-      CallReference(ops::RefTable().rms_norm,
-                    ops::RmsNormArgs{joined.data(), nullptr, w.data(), y.data(), tokens, dim, 1e-5f, 1.0f});
-      const ActArray dx(x), da(add), dy(size), alone_x(x), alone_y(size);
-      ops::RmsNormArgs args = {dx.acts(), nullptr, device_w.data(), dy.acts(), tokens, dim, 1e-5f, 1.0f};
-      if (join) args.add = da.in();
-      Call(Table().rms_norm, args);
-      ops::ExpectSameBits(joined, dx.Floats());
-      const auto got = dy.Floats();
-      ops::ExpectRowsNear(y, got, width, kActTolerance);
-      for (const int t : {0, tokens / 2, tokens - 1}) {
-        const auto at = static_cast<size_t>(t) * width;
-        args.x = alone_x.acts(at);
-        if (join) args.add = da.in(at);
-        args.y = alone_y.acts(at);
-        args.tokens = 1;
-        Call(Table().rms_norm, args);
-        ops::ExpectSameBits(got.data() + at, alone_y.Floats().data() + at, width);
-      }
+      std::vector<float> joined = c.Joined(join), y(c.Size());
+      ops::RmsNormArgs args = {joined.data(), nullptr, w.data(), y.data(), c.tokens, dim, 1e-5f, 1.0f};
+      CallReference(ops::RefTable().rms_norm, args);
+      args.w = device_w.data();
+      ExpectNorm(Table().rms_norm, args, c, join, y);
     }
   }
 }
 
 TEST(GpuOps, LayerNormAgreesWithTheReferenceAndARowAlone) {
   for (const int dim : Sized<std::vector<int>>({8, 72, 576}, {72, 4096, 5120, 8192})) {
-    const int tokens = Sized(5, 129);
-    const auto size = static_cast<size_t>(tokens * dim), width = static_cast<size_t>(dim);
-    auto x = RandomActs(size, Seed() + 22);
-    for (float& value : x) value += 3;  // a mean to subtract
-    x = Rounded(x);
-    const auto add = RandomActs(size, Seed() + 23);
+    const NormCase c(dim, 22, 3);  // a mean to subtract
+    const auto width = static_cast<size_t>(dim);
     const auto w = ops::RandomFloats(width, Seed() + 24), bias = ops::RandomFloats(width, Seed() + 25);
     const Array<float> device_w(w), device_bias(bias);
     for (const bool join : {false, true}) {
       SCOPED_TRACE(testing::Message() << dim << (join ? " joined, with bias" : ""));
-      std::vector<float> joined = x, y(size);
-      for (size_t i = 0; i < size && join; ++i) joined[i] = BF16ToF32(F32ToBF16(x[i] + add[i]));
-      CallReference(ops::RefTable().layer_norm,
-                    ops::LayerNormArgs{joined.data(), nullptr, w.data(), join ? bias.data() : nullptr, y.data(), tokens,
-                                       dim, 1e-5f});
-      const ActArray dx(x), da(add), dy(size), alone_x(x), alone_y(size);
-      ops::LayerNormArgs args = {dx.acts(), nullptr, device_w.data(), nullptr, dy.acts(), tokens, dim, 1e-5f};
-      if (join) args.add = da.in();
+      std::vector<float> joined = c.Joined(join), y(c.Size());
+      ops::LayerNormArgs args = {joined.data(), nullptr, w.data(), nullptr, y.data(), c.tokens, dim, 1e-5f};
+      if (join) args.bias = bias.data();
+      CallReference(ops::RefTable().layer_norm, args);
+      args.w = device_w.data();
       if (join) args.bias = device_bias.data();
-      Call(Table().layer_norm, args);
-      ops::ExpectSameBits(joined, dx.Floats());
-      const auto got = dy.Floats();
-      ops::ExpectRowsNear(y, got, width, kActTolerance);
-      for (const int t : {0, tokens / 2, tokens - 1}) {
-        const auto at = static_cast<size_t>(t) * width;
-        args.x = alone_x.acts(at);
-        if (join) args.add = da.in(at);
-        args.y = alone_y.acts(at);
-        args.tokens = 1;
-        Call(Table().layer_norm, args);
-        ops::ExpectSameBits(got.data() + at, alone_y.Floats().data() + at, width);
-      }
+      ExpectNorm(Table().layer_norm, args, c, join, y);
     }
   }
 }
@@ -476,6 +481,7 @@ int main(int argc, char** argv) {
   std::printf("%s\nSEED=%llu\n", shoal::gpu::DescribeDevice().c_str(),
               static_cast<unsigned long long>(shoal::gpu::Seed() / 1000));
   testing::AddGlobalTestEnvironment(shoal::gpu::CheckCalls().release());
+  testing::UnitTest::GetInstance()->listeners().Append(new shoal::gpu::EndsWithItsDevice);
   const int result = RUN_ALL_TESTS();
   shoal::gpu::State() = {};
   return result;

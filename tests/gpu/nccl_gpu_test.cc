@@ -35,8 +35,8 @@ namespace shoal::comm {
 namespace {
 
 // Of a rank, from its start: above the time that it may take to connect. A rank that waits for ever ends by SIGALRM.
-constexpr unsigned kRankSeconds = 100;
-constexpr DurationNs kConnectTimeout = 50 * kSecond;
+constexpr unsigned kRankSeconds = 45;
+constexpr DurationNs kConnectTimeout = 30 * kSecond;
 
 struct Rank {
   GroupShape shape;

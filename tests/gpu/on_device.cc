@@ -10,7 +10,7 @@ namespace {
 
 // What RandomWeight does, a word at a time: plain types get exponents near 1, so that sums mean something.
 std::vector<uint8_t> RandomCanonical(DType t, int64_t n, int64_t k, uint64_t seed) {
-  if (IsQuantised(t) || n * k < (1 << 20)) return ops::RandomWeight(t, n, k, seed);
+  if (n * k < (1 << 20)) return ops::RandomWeight(t, n, k, seed);
   std::vector<uint8_t> bytes(RowBytes(t, n * k) + 8);
   constexpr int64_t kPiece = 1 << 16;
   const int64_t words = static_cast<int64_t>(bytes.size() / 8);
@@ -27,6 +27,7 @@ std::vector<uint8_t> RandomCanonical(DType t, int64_t n, int64_t k, uint64_t see
   if (t == DType::kF8E4M3) {
     for (uint8_t& code : bytes) code = (code & 127) == 127 ? 0 : code;  // not a number
   }
+  if (IsQuantised(t)) ops::SetBlockScales(t, seed, &bytes);
   return bytes;
 }
 

@@ -1,9 +1,11 @@
 """tests/gpu/run over programs that are scripts: what it makes of how they end."""
 
+import contextlib
 import importlib.machinery
 import importlib.util
 import json
 import pathlib
+import subprocess
 import sys
 import tempfile
 import unittest
@@ -23,10 +25,25 @@ def load_run():
 RUN = load_run()
 
 SCRIPTS = {
-    "passes": "echo 'figure: 8B bf16 qkv 32 1234.5 GB/s'; echo '[  PASSED  ] 7 tests.'",
-    "fails": "echo '[  FAILED  ] A.B, where x = 1 (3 ms)'; echo '[  FAILED  ] A.C (1 ms)'; exit 1",
+    "passes": "echo 'figure: 8B bf16 qkv 32 1234.5 GB/s';"
+    "echo '[       OK ] A.B (3 ms)'; echo '[  SKIPPED ] A.C (0 ms)'",
+    "fails": "echo '[  FAILED  ] A.B, where x = 1 (3 ms)'; echo '[  FAILED  ] A.C (1 ms)';"
+    "echo '[  FAILED  ] 2 tests, listed below:'; exit 1",
     "has_none": "echo 'no device: the driver shows none' >&2; exit 3",
-    "hangs": "sleep 1000 & wait",
+    "hangs": "setsid sleep 1000 & echo '[ RUN      ] A.B'; wait",
+    "stops": "echo \"out of time: after $SHOAL_GPU_SECONDS s\"; exit 5",
+    "hung_test": """case "$*" in *-*A.1*) ;; *) echo "[ RUN      ] A.1"; sleep 1000;; esac
+      echo "[ RUN      ] A.2"; echo "[       OK ] A.2 (3 ms)"; echo "[==========] 1 test from 1 test suite ran. (9 ms total)"
+    """,
+    # Tests A.1 to A.4 of which the second crashes, the third hangs and the last fails.
+    "some_test": """for t in 1 2 3 4; do
+      case "$*" in *-*A.$t*) continue;; esac
+      echo "[ RUN      ] A.$t"
+      [ $t != 2 ] || kill -SEGV $$
+      [ $t != 3 ] || sleep 1000
+      [ $t = 4 ] && echo "[  FAILED  ] A.$t, where x = 1 (3 ms)" || echo "[       OK ] A.$t (3 ms)"
+    done
+    echo "[==========] 4 tests from 1 test suite ran. (9 ms total)"; exit 1""",
     "crashes": "kill -SEGV $$",
     "lacks_something": "echo 'skipped: there is no torch'; exit 4",
     "shows_path": "echo \"figure: path ${#LD_LIBRARY_PATH} bytes\"",
@@ -53,7 +70,11 @@ class RunTest(unittest.TestCase):
     def test_figures_are_read_from_the_output(self):
         outcome = self.outcome("passes")
         self.assertEqual(outcome.result, "passed")
-        self.assertEqual(outcome.figures, [("8B bf16 qkv 32", 1234.5, "GB/s"), ("passes", 7.0, "tests")])
+        self.assertEqual(outcome.figures, [
+            ("8B bf16 qkv 32", 1234.5, "GB/s"),
+            ("passes", 1.0, "tests"),
+            ("passes", 1.0, "tests skipped"),
+        ])
 
     def test_what_failed_is_named(self):
         outcome = self.outcome("fails")
@@ -91,14 +112,56 @@ class RunTest(unittest.TestCase):
         outcomes = [RUN.Outcome("steps", "passed", 1, ours), RUN.Outcome("transformers", "passed", 1, others)]
         self.assertEqual(RUN.beside(outcomes), [("8B decode 1", 2.0, "of-transformers")])
 
-    def test_a_part_ends_at_its_limit_and_when_the_time_is_used_up(self):
-        outcome = self.outcome("hangs", limit_s=0.2)
-        self.assertEqual((outcome.result, outcome.note), ("failed", "stopped after 0.2 s"))
-        self.assertIn("not run", self.outcome("passes", left_s=0).note)
+    def test_a_part_ends_at_its_limit_with_all_that_it_has_started(self):
+        outcome = self.outcome("hangs", limit_s=0.5)
+        self.assertEqual(outcome.result, "out of time")
+        self.assertRegex(outcome.note, r"stopped after [\d.]+ s, in A\.B$")
+        self.assertEqual(self.left_behind(), [])
+        outcome = self.outcome("stops", limit_s=20, left_s=7)
+        self.assertEqual((outcome.result, outcome.note), ("out of time", "after 7.000 s"))
 
-    def run_all(self, *names):
+    def left_behind(self):
+        mark = f"{RUN.MARK}={self.programs.env[RUN.MARK]}".encode()
+        found = []
+        for path in pathlib.Path("/proc").glob("[0-9]*/environ"):
+            with contextlib.suppress(OSError):
+                found += [path] if mark in path.read_bytes().split(b"\0") else []
+        return found
+
+    def test_what_there_is_no_time_for_is_not_run(self):
+        outcome = self.outcome("passes", left_s=0)
+        self.assertEqual((outcome.result, outcome.note), ("not run", "the time of all parts was used up"))
+        self.assertEqual(outcome.figures, [])
+
+    def test_a_test_that_ends_its_program_leaves_the_others_theirs(self):
+        outcome = self.outcome("some_test", limit_s=2)
+        self.assertEqual(outcome.result, "failed")
+        self.assertEqual(outcome.note, "signal 11: 3 failed: A.2, A.3, A.4")
+        self.assertEqual(outcome.figures, [("some_test", 1.0, "tests")])
+        self.assertIn("[  FAILED  ] A.3, it hung", (self.tree / "log").read_text())
+        outcome = self.outcome("hung_test", limit_s=1)
+        self.assertEqual((outcome.result, outcome.note), ("failed", "exit code 1: 1 failed: A.1"))
+        self.assertEqual(outcome.figures, [("hung_test", 1.0, "tests")])
+
+    def test_all_ends_with_a_run_that_is_ended(self):
+        command = [sys.executable, str(HERE / "run"), "--emulated", "--build", str(self.tree), "--out", str(self.out)]
+        (self.tree / "tests/gpu/kernels_gpu_test").write_text("#!/bin/bash\nsetsid sleep 1000 & echo $!; wait\n")
+        (self.tree / "tests/gpu/kernels_gpu_test").chmod(0o755)
+        log = self.out / "device.log"
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL) as run:
+            while not (log.exists() and log.read_text()):
+                self.assertIsNone(run.poll())
+            run.terminate()
+            self.assertEqual(run.wait(60), 1)
+        with contextlib.suppress(OSError):  # gone, or nobody has asked how it ended
+            self.assertEqual(pathlib.Path("/proc", log.read_text().strip(), "environ").read_bytes(), b"")
+
+    def run_all(self, *names, options=("--emulated",)):
         RUN.PARTS = tuple(RUN.Part(name, [program], 60) for name, program in names)
-        return RUN.main(["--emulated", "--build", str(self.tree), "--out", str(self.out)])
+        return RUN.main([*options, "--build", str(self.tree), "--out", str(self.out)])
+
+    def results(self):
+        return [json.loads(line) for line in (self.out / "results.jsonl").read_text().splitlines()]
 
     def test_the_exit_code_says_whether_all_passed(self):
         self.assertEqual(self.run_all(("device", "shows_device"), ("a", "passes")), 0)
@@ -107,14 +170,35 @@ class RunTest(unittest.TestCase):
 
     def test_results_have_the_device_and_every_part(self):
         self.run_all(("device", "shows_device"), ("a", "passes"), ("b", "fails"))
-        lines = [json.loads(line) for line in (self.out / "results.jsonl").read_text().splitlines()]
+        lines = self.results()
         self.assertEqual([line["name"] for line in lines], ["device", "a", "b"])
         self.assertEqual({line["device"] for line in lines}, {"NVIDIA H200"})
         self.assertIn("| b | failed | exit code 1: 2 failed: A.B, A.C |", (self.out / "results.md").read_text())
 
+    def test_results_are_there_when_the_next_part_begins(self):
+        (self.tree / "tests/gpu/fails").write_text(f"#!/bin/bash\ncat {self.out}/results.md\n")
+        self.run_all(("a", "passes"), ("b", "fails"))
+        self.assertIn("| a | passed |", (self.out / "b.log").read_text())
+
+    def test_a_second_run_goes_on_with_what_the_first_had_no_time_for(self):
+        parts = (("device", "shows_device"), ("a", "fails"), ("b", "stops"), ("c", "passes"))
+        self.assertEqual(self.run_all(*parts), 1)
+        (self.tree / "tests/gpu/stops").write_text("#!/bin/bash\necho 'figure: b 7 us'\n")
+        (self.tree / "tests/gpu/passes").write_text("#!/bin/bash\nexit 1\n")
+        self.assertEqual(self.run_all(*parts, options=("--emulated", "--continue")), 1)
+        found = {line["name"]: (line["result"], line["device"]) for line in self.results()}
+        results = {"device": "passed", "a": "failed", "b": "passed", "c": "passed"}
+        self.assertEqual(found, {name: (result, "NVIDIA H200") for name, result in results.items()})
+
     def test_nothing_is_recorded_that_was_not_run_on_a_device(self):
         with self.assertRaises(SystemExit):
             RUN.main(["--record", "--emulated"])
+        RUN.ROOT = self.tree / "source"
+        (RUN.ROOT / "tests/gpu").mkdir(parents=True)
+        self.addCleanup(setattr, RUN, "ROOT", HERE.parents[1])
+        for part, recorded in (("fails", False), ("shows_device", True)):
+            self.run_all(("a", part), options=("--record",))
+            self.assertEqual((RUN.ROOT / "tests/gpu/RESULTS.md").exists(), recorded, part)
 
 
 if __name__ == "__main__":

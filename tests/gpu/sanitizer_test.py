@@ -23,7 +23,7 @@ class SanitizerTest(unittest.TestCase):
             tool.write_text(f"#!/bin/bash\n{script}\n")
             tool.chmod(0o755)
         full = {name: value for name, value in os.environ.items() if name != "SHOAL_EMULATED"}
-        full.update(CUDA_HOME=str(self.home), SHOAL_GPU_PROGRAMS="/programs", PATH="/nowhere", **env)
+        full.update({"CUDA_HOME": str(self.home), "SHOAL_GPU_PROGRAMS": "/programs", "PATH": "/nowhere", **env})
         done = subprocess.run(
             [sys.executable, str(SANITIZER), *arguments], capture_output=True, text=True, env=full, check=False
         )
@@ -44,6 +44,15 @@ class SanitizerTest(unittest.TestCase):
         self.assertEqual(code, 1, said)
         self.assertIn("racecheck: exit code 77", said.splitlines()[-1])
         self.assertIn("figure: synccheck 12 tests", said)
+
+    def test_what_there_was_no_time_for_is_said(self):
+        script = 'echo "[  PASSED  ] 12 tests."; [ $2 = memcheck ] || sleep 100'
+        code, said = self.outcome(script, SHOAL_GPU_SECONDS="1.5", PATH=os.environ["PATH"])
+        self.assertEqual((code, said.splitlines()[-1]), (5, "out of time: synccheck, racecheck"), said)
+        self.assertIn("figure: memcheck 12 tests", said)
+        script = 'echo "========= Invalid __global__ read of size 4 bytes"; sleep 100'
+        code, said = self.outcome(script, "--tool", "memcheck", SHOAL_GPU_SECONDS="1", PATH=os.environ["PATH"])
+        self.assertEqual((code, said.splitlines()[-1]), (1, "memcheck: stopped"), said)
 
     def test_tests_that_did_not_run_are_no_success(self):
         code, said = self.outcome("exit 0", "--tool", "memcheck")

@@ -7,11 +7,14 @@ import os
 import pathlib
 import re
 import signal
-import socket
 import subprocess
+import sys
 import tempfile
 import threading
 import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "e2e"))
+from processes import descendants, free_port, until
 
 NO_DEVICE = 3  # exit code of a part that found none (gpu_plugin.h)
 FAULT = {"SHOAL_FAULT_ON_SIGUSR1": "illegal-access"}
@@ -19,36 +22,6 @@ FAULT = {"SHOAL_FAULT_ON_SIGUSR1": "illegal-access"}
 
 class NoDevice(Exception):
     """There is none to serve with."""
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-def until(condition, seconds, what):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        value = condition()
-        if value:
-            return value
-        time.sleep(0.02)
-    raise AssertionError(f"not within {seconds} s: {what()}")
-
-
-def descendants(pid):
-    """All processes below, from /proc."""
-    children = {}
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            with contextlib.suppress(OSError):
-                stat = pathlib.Path("/proc", entry, "stat").read_text()
-                children.setdefault(int(stat.rsplit(")", 1)[1].split()[1]), []).append(int(entry))
-    found = list(children.get(pid, []))
-    for child in found:
-        found += children.get(child, [])
-    return found
 
 
 class Server:

@@ -42,6 +42,18 @@ std::vector<float> RandomFloats(size_t count, uint64_t seed, float deviation) {
   return out;
 }
 
+OpSizes LlamaSizes() {
+  return {.hidden = 4096,
+          .q_dim = 4096,
+          .ffn = 14336,
+          .head_dim = 128,
+          .rot_dim = 128,
+          .interleaved = false,
+          .vocab = 128256,
+          .kv_type = DType::kBF16,
+          .block_size = 16};
+}
+
 std::vector<uint8_t> RandomWeight(DType t, int64_t n, int64_t k, uint64_t seed) {
   const size_t row = RowBytes(t, k), rows = static_cast<size_t>(n);
   std::vector<uint8_t> out(row * rows);
@@ -61,6 +73,12 @@ std::vector<uint8_t> RandomWeight(DType t, int64_t n, int64_t k, uint64_t seed) 
     return out;
   }
   for (size_t i = 0; i < out.size(); ++i) out[i] = static_cast<uint8_t>(RandomBits(seed, 2, i));
+  SetBlockScales(t, seed, &out);
+  return out;
+}
+
+void SetBlockScales(DType t, uint64_t seed, std::vector<uint8_t>* canonical) {
+  std::vector<uint8_t>& out = *canonical;
   const size_t block = Info(t).block_bytes;
   for (size_t b = 0; b < out.size() / block; ++b) {
     const float vary = 0.5f + static_cast<float>(RandomBits(seed, 3, b) % 1000) / 1000.0f;
@@ -70,7 +88,6 @@ std::vector<uint8_t> RandomWeight(DType t, int64_t n, int64_t k, uint64_t seed) 
     const uint16_t z = static_cast<uint16_t>(RandomBits(seed, 4, b) % 17);
     if (t == DType::kI4) std::memcpy(&out[b * block + 2], &z, 2);
   }
-  return out;
 }
 
 AlignedBytes AllocateAligned(size_t bytes) {
@@ -116,6 +133,15 @@ void ExpectRowsNear(const std::vector<float>& expected, const std::vector<float>
     }
     EXPECT_LE(error, tolerance * largest) << "row " << begin / row;
   }
+}
+
+std::vector<float> RowsOfStride(const std::vector<float>& all, int n, int stride) {
+  std::vector<float> rows;
+  for (auto row = all.begin(); row != all.end(); row += stride) {
+    rows.insert(rows.end(), row, row + n);
+    EXPECT_TRUE(std::all_of(row + n, row + stride, [](float v) { return std::isnan(v); })) << "between rows";
+  }
+  return rows;
 }
 
 void ExpectSameBits(const float* expected, const float* actual, size_t count) {

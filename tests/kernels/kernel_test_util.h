@@ -22,6 +22,11 @@ std::vector<float> RandomFloats(size_t count, uint64_t seed, float deviation = 1
 // A canonical [n, k] matrix. Of types of one byte and of quantised types every code that is a number occurs; the values
 // of all but those of one byte have a deviation of about 1.
 std::vector<uint8_t> RandomWeight(DType t, int64_t n, int64_t k, uint64_t seed);
+// What makes a quantised one of random bytes: scales, minima and zero points.
+void SetBlockScales(DType t, uint64_t seed, std::vector<uint8_t>* canonical);
+
+// What a decoder asks of a table for a model like Llama-3.1-8B.
+OpSizes LlamaSizes();
 
 // 64-byte aligned bytes.
 struct AlignedDelete {
@@ -48,6 +53,9 @@ struct QuantisedRows {
 // Each row of `row` values differs by at most `tolerance` of the row's largest expected value. Also fails when the
 // expectation is trivial: a row that is all zeros or all equal (for row > 1).
 void ExpectRowsNear(const std::vector<float>& expected, const std::vector<float>& actual, size_t row, float tolerance);
+
+// The first `n` of each `stride` values; those between are to be no numbers: nobody has written them.
+std::vector<float> RowsOfStride(const std::vector<float>& all, int n, int stride);
 
 // The same bytes.
 void ExpectSameBits(const std::vector<float>& expected, const std::vector<float>& actual);

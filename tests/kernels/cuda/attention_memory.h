@@ -5,22 +5,11 @@
 
 #include "common/base/rng.h"
 #include "kernels/cuda/sm80/attention/tile.h"
+#include "tests/kernels/cuda/attention_cases.h"
 #include "tests/kernels/cuda/attention_lists.h"
 #include "tests/kernels/cuda/buffers.h"
 
 namespace shoal::cuda {
-
-struct AttentionShape {
-  std::vector<int32_t> q_to_kv;
-  int kv_heads, head_dim, block_size;
-  int q_heads() const { return static_cast<int>(q_to_kv.size()); }
-  size_t row() const { return q_to_kv.size() * static_cast<size_t>(head_dim); }
-};
-
-// The tokens [begin, end) of a sequence whose contents are numbered `id`.
-struct AttentionPart {
-  int id, begin, end;
-};
 
 // Values [0, count) of a position's query (which 0), key (1) or value (2).
 inline std::vector<float> Contents(int id, int which, int position, size_t count) {

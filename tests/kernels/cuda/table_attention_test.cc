@@ -83,21 +83,9 @@ class Backend {
   Buffer<float> workspace_;  // 16 more, which nobody writes
 };
 
-const AttentionShape kUneven = {{1, 1, 1, 2, 2}, 4, 64, 16};  // kv heads 0 and 3 are not touched
-const AttentionShape kWideGroup = {{0, 0, 0, 0, 0, 0, 0, 0, 0}, 1, 128, 32};
 const AttentionShape kLarge = {{0, 0, 1}, 2, 256, 64};
 
-// Decode and prefill side by side, contexts of several splits, then other batches in the same plan.
-TEST(CudaTableAttention, AgreesWithTheReference) {
-  Backend uneven(kUneven, {120, 6, 1600});
-  uneven.ExpectNear({{1, 1500, 1501}, {2, 0, 1}, {3, 500, 560}, {4, 255, 256}, {5, 256, 258}});
-  uneven.ExpectNear({{6, 0, 70}});
-  uneven.ExpectNear({{7, 40, 41}, {8, 300, 301}, {9, 511, 515}});
-  Backend group(kWideGroup, {40, 4, 700});
-  group.ExpectNear({{1, 600, 601}, {2, 250, 270}, {3, 0, 3}});
-  Backend large(kLarge, {20, 2, 600});
-  large.ExpectNear({{1, 520, 521}, {2, 250, 262}});
-}
+TEST(CudaTableAttention, AgreesWithTheReference) { ExpectAttentionIsTheReferences<Backend>(); }
 
 TEST(CudaTableAttention, TheOrderOfThreadsDoesNotShow) {
   Backend backend(kUneven, {50, 2, 800});
@@ -122,25 +110,9 @@ TEST(CudaTableAttention, ARowAloneIsTheRowAmongOthers) {
   }
 }
 
-TEST(CudaTableAttention, ADecodingShapeGivesTheSameBits) {
-  const std::vector<AttentionPart> parts = {{1, 700, 701}, {2, 0, 1}, {3, 300, 301}};
-  Backend mixed(kUneven, {64, 8, 1024}), decoding(kUneven, {4, 4, 1024, 1});
-  ops::ExpectSameBits(mixed.Attend(parts), decoding.Attend(parts));
-}
+TEST(CudaTableAttention, ADecodingShapeGivesTheSameBits) { ExpectADecodingShapeGivesTheSameBits<Backend>(700); }
 
-// A batch that fills a bucket in part: rows that are no sequence's are left alone.
-TEST(CudaTableAttention, PaddingIsNotWritten) {
-  Backend backend(kUneven, {8, 8, 512, 1});
-  const std::vector<AttentionPart> parts = {{1, 300, 301}, {2, 20, 21}};
-  const auto padded = backend.Attend(parts, 1, 6);
-  const size_t rows = 2 * kUneven.row();
-  ops::ExpectSameBits(backend.Attend(parts).data(), padded.data(), rows);
-  ASSERT_EQ(padded.size(), 4 * rows);
-  EXPECT_TRUE(
-      std::all_of(padded.begin() + static_cast<int64_t>(rows), padded.end(), [](float x) { return std::isnan(x); }));
-  const auto nothing = backend.Attend({}, 1, 8);
-  EXPECT_TRUE(std::all_of(nothing.begin(), nothing.end(), [](float x) { return std::isnan(x); }));
-}
+TEST(CudaTableAttention, PaddingIsNotWritten) { ExpectPaddingIsNotWritten<Backend>(); }
 
 TEST(CudaTableAttention, RefusesOtherPlansAndCaches) {
   Backend backend(kUneven, {8, 8, 512, 1});
