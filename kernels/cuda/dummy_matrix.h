@@ -1,5 +1,5 @@
 // kernels/ops/dummy_matrix.h on a device: the bytes that PackLinear makes of the same rows (linear_layout.h), to the
-// bit, its rows of zeros and fp8's factors included. Of types that lie in tiles k is a multiple of 32.
+// bit, its rows of zeros included. Columns of types of one byte, too, are in whole blocks of 32.
 #pragma once
 
 #include "kernels/cuda/lang.h"

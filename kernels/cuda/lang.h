@@ -12,6 +12,7 @@
 #include "absl/status/status.h"
 #include "common/base/host_device.h"
 #include "kernels/cuda/device_stream.h"
+#include "kernels/ops/cuda_needs.h"
 
 #if defined(__CUDACC__)
 #include <cuda_bf16.h>
@@ -49,6 +50,7 @@ __device__ inline float FromFloat<float>(float x) {
 // The block's dynamic shared memory as a T.
 template <typename T>
 __device__ T& Shared() {
+  static_assert(sizeof(T) <= ops::kCudaMinSharedBytes, "a device that is opened may have less");
   extern __shared__ __align__(128) unsigned char shoal_shared[];
   return *reinterpret_cast<T*>(shoal_shared);
 }

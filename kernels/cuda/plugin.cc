@@ -68,7 +68,7 @@ void Probe(ops::CudaProbe* out) {
   out->runtime_version = CUDART_VERSION;
   out->driver_needed = kDriverNeeded;
   if (!CountDevices(out)) return;
-  out->state = ops::CudaState::kDeviceTooOld;
+  out->state = ops::CudaState::kNoneUsable;
   for (int i = 0; i < out->device_count; ++i) {
     cudaDeviceProp properties;
     const cudaError_t error = cudaGetDeviceProperties(&properties, i);
@@ -82,10 +82,13 @@ void Probe(ops::CudaProbe* out) {
     device.compute_major = properties.major;
     device.compute_minor = properties.minor;
     device.multiprocessors = properties.multiProcessorCount;
+    device.shared_bytes = static_cast<uint32_t>(properties.sharedMemPerBlockOptin);
     device.memory_bytes = properties.totalGlobalMem;
     static_assert(sizeof device.uuid == sizeof properties.uuid);
     std::memcpy(device.uuid, &properties.uuid, sizeof device.uuid);
-    device.usable = properties.major >= ops::kCudaMinComputeMajor ? 1 : 0;
+    const bool has_all =
+        properties.major >= ops::kCudaMinComputeMajor && device.shared_bytes >= ops::kCudaMinSharedBytes;
+    device.usable = has_all ? 1 : 0;
     if (device.usable != 0) out->state = ops::CudaState::kReady;
   }
 }

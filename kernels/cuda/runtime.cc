@@ -374,6 +374,12 @@ absl::Status CudaAccelerator::ProvokeFault() {
   return EnqueueIllegalAccess(stream_);
 }
 
+absl::StatusOr<int> Attribute(int index, cudaDeviceAttr attribute) {
+  int value = 0;
+  SHOAL_RETURN_IF_ERROR(ToStatus(cudaDeviceGetAttribute(&value, attribute, index), "cudaDeviceGetAttribute"));
+  return value;
+}
+
 absl::Status NoDevice(int index, const std::string& why) {
   return absl::FailedPreconditionError(absl::StrCat("CUDA device ", index, ": ", why));
 }
@@ -387,27 +393,28 @@ void LoadKernelsEagerly() { (void)::setenv("CUDA_MODULE_LOADING", "EAGER", /*ove
 
 absl::StatusOr<std::unique_ptr<ops::Accelerator>> OpenDevice(int index, ops::Numerics numerics) {
   LoadKernelsEagerly();
-  int count = 0, major = 0, minor = 0, multiprocessors = 0;
+  int count = 0;
   if (const cudaError_t error = cudaGetDeviceCount(&count); error != cudaSuccess) {
     (void)cudaGetLastError();
     return NoDevice(index, cudaGetErrorString(error));
   }
   if (index < 0 || index >= count) return NoDevice(index, absl::StrCat("there are ", count));
-  SHOAL_RETURN_IF_ERROR(
-      ToStatus(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, index), "cudaDeviceGetAttribute"));
+  SHOAL_ASSIGN_OR_RETURN(const int major, Attribute(index, cudaDevAttrComputeCapabilityMajor));
+  SHOAL_ASSIGN_OR_RETURN(const int shared_bytes, Attribute(index, cudaDevAttrMaxSharedMemoryPerBlockOptin));
+  SHOAL_ASSIGN_OR_RETURN(const int multiprocessors, Attribute(index, cudaDevAttrMultiProcessorCount));
   if (major < ops::kCudaMinComputeMajor)
     return NoDevice(index, absl::StrCat("its compute capability is ", major, ".x: it is too old"));
-  SHOAL_RETURN_IF_ERROR(
-      ToStatus(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, index), "cudaDeviceGetAttribute"));
-  SHOAL_RETURN_IF_ERROR(ToStatus(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, index),
-                                 "cudaDeviceGetAttribute"));
+  if (static_cast<size_t>(shared_bytes) < ops::kCudaMinSharedBytes) {
+    return NoDevice(index, absl::StrCat("a block of it has ", shared_bytes >> 10,
+                                        " KiB of shared memory, the kernels need ", ops::kCudaMinSharedBytes >> 10));
+  }
   SHOAL_RETURN_IF_ERROR(ToStatus(cudaSetDevice(index), "cudaSetDevice"));
   SHOAL_ASSIGN_OR_RETURN(const SharedMemory shared, SharedMemory::Open(index));
   cudaStream_t stream = nullptr;
   SHOAL_RETURN_IF_ERROR(
       ToStatus(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags"));
   auto opened = std::make_unique<CudaAccelerator>(index, multiprocessors, stream, shared);
-  const bool multiplies_fp8 = major > 8 || (major == 8 && minor >= 9);  // CUDA programming guide, tensor core types
+  const bool multiplies_fp8 = major >= 9;  // CUDA programming guide, tensor core types
   if (numerics == ops::Numerics::kFast) SHOAL_RETURN_IF_ERROR(opened->OpenGemm(multiplies_fp8));
   return opened;
 }

@@ -147,10 +147,14 @@ absl::StatusOr<void*> SharedMemory::Map(int fd, size_t bytes) const {
 // Whose it is was told by who sent the descriptor: what the driver's properties call a device of another process, which
 // may see others than this one, is nowhere written down.
 absl::StatusOr<void*> SharedMemory::MapPeer(int fd, size_t bytes, const ops::Accelerator::DeviceId& owner) const {
-  SHOAL_RETURN_IF_ERROR(CheckReach(owner));
-  SHOAL_ASSIGN_OR_RETURN(const CUmemGenericAllocationHandle handle, Import(fd, bytes));
-  absl::StatusOr<void*> memory = MapWhole(handle, bytes);
-  (void)driver_.release(handle);
+  const auto map = [&]() -> absl::StatusOr<void*> {
+    SHOAL_RETURN_IF_ERROR(CheckReach(owner));
+    SHOAL_ASSIGN_OR_RETURN(const CUmemGenericAllocationHandle handle, Import(fd, bytes));
+    absl::StatusOr<void*> memory = MapWhole(handle, bytes);
+    (void)driver_.release(handle);
+    return memory;
+  };
+  absl::StatusOr<void*> memory = map();
   if (absl::IsInternal(memory.status())) return absl::FailedPreconditionError(memory.status().message());
   return memory;
 }

@@ -8,6 +8,7 @@
 
 #include "absl/status/status.h"
 #include "kernels/ops/accelerator.h"
+#include "kernels/ops/cuda_needs.h"
 #include "kernels/ops/numerics.h"
 
 namespace shoal::ops {
@@ -16,7 +17,6 @@ inline constexpr uint32_t kCudaPluginAbi = 3;
 inline constexpr char kCudaPluginFile[] = "libshoal_cuda.so";
 inline constexpr char kCudaPluginEntry[] = "shoal_cuda_plugin";  // and worker/comm/nccl_api.h has another
 
-inline constexpr int kCudaMinComputeMajor = 8;  // older devices lack bf16 and cp.async
 inline constexpr int kCudaMaxDevices = 64;
 
 // Why there is no device to use, or that there is one.
@@ -25,7 +25,7 @@ enum class CudaState : int32_t {
   kNoDriver = 1,      // libcuda.so.1, which comes with the driver, cannot be loaded
   kDriverTooOld = 2,  // driver_version is below driver_needed
   kNoDevice = 3,      // there is a driver and it shows no device
-  kDeviceTooOld = 4,  // there are devices, all of a compute capability below kCudaMinComputeMajor
+  kNoneUsable = 4,    // there are devices, and each lacks something of cuda_needs.h
   kError = 5,         // anything else; `detail` has the driver's words
 };
 
@@ -33,9 +33,10 @@ struct CudaDevice {
   char name[256];  // ends with a 0
   int32_t compute_major, compute_minor;
   int32_t multiprocessors;
+  uint32_t shared_bytes;  // that a block can ask for
   uint64_t memory_bytes;
   uint8_t uuid[16];
-  int32_t usable;  // 1, or 0: too old
+  int32_t usable;  // 1, or 0: it lacks something of cuda_needs.h
 };
 
 struct CudaProbe {

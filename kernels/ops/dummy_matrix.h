@@ -12,7 +12,7 @@ namespace shoal::ops {
 struct OpTable;
 
 // [row_begin, row_begin + n) x [column_begin, column_begin + k) of a tensor [any, columns]; columns, column_begin and k
-// in whole blocks of its type.
+// in whole blocks of its type (on a device in whole 32s of types of one byte, too).
 struct DummyMatrixArgs {
   DummyTensor tensor;
   int64_t columns;

@@ -3,11 +3,11 @@
 //   penalise  ids that the sequence has (token_counts.h), by its counts c of them, in f32, in the order of vLLM:
 //               in the prompt or generated:  logit = logit > 0 ? logit / repetition : logit * repetition
 //               generated:                   logit = logit - frequency * (c & kMostGenerated) - presence
-//   choose    temperature 0: the largest logit, the lowest id among equals. Otherwise p = softmax(logits /
-//   temperature);
-//             keep the top_k largest (0: all; ties: lower id first), renormalise; keep the smallest prefix, by falling
-//             p, whose sum reaches top_p (1: all); drop p < min_p * max(p), renormalise; the token is the first, by
-//             falling p (ties: lower id first), where the running sum exceeds `uniform`.
+//   choose    temperature 0: the largest logit, the lowest id among equals. Otherwise, of
+//             p = softmax(logits / temperature), keep the top_k largest (0: all; ties: lower id first), renormalise;
+//             keep the smallest prefix, by falling p, whose sum reaches top_p (1: all); drop p < min_p * max(p),
+//             renormalise; the token is the first, by falling p (ties: lower id first), where the running sum exceeds
+//             `uniform`.
 // Sums in double. Logits are not written. A row that then has a NaN or +Inf (also at an id that is forbidden), or
 // nothing finite (everything is forbidden), gives token -1. A row whose top_k is negative is padding: its logits are
 // not read, its token is -1.
@@ -17,12 +17,13 @@
 #pragma once
 
 #include "absl/status/status.h"
+#include "common/base/host_device.h"
 #include "kernels/ops/stream.h"
 
 namespace shoal::ops {
 
 inline constexpr int kMaxTopLogprobs = 20;
-constexpr int64_t MaskWords(int vocab) { return (int64_t{vocab} + 31) / 32; }
+SHOAL_HD constexpr int64_t MaskWords(int vocab) { return (int64_t{vocab} + 31) / 32; }
 
 struct SampleRow {
   float temperature = 0;
@@ -36,7 +37,7 @@ struct SampleRow {
   int32_t logprobs = -1;                              // how many top ids, at most kMaxTopLogprobs; -1: nothing
 };
 // Whether its counts change anything.
-constexpr bool IsPenalised(const SampleRow& row) {
+SHOAL_HD constexpr bool IsPenalised(const SampleRow& row) {
   return row.place >= 0 && (row.repetition != 1 || row.presence != 0 || row.frequency != 0);
 }
 struct SampleLogprobs {

@@ -8,6 +8,7 @@
 #pragma once
 
 #include "absl/status/status.h"
+#include "common/base/host_device.h"
 #include "kernels/ops/stream.h"
 
 namespace shoal::ops {
@@ -16,7 +17,7 @@ inline constexpr uint16_t kInPrompt = 0x8000, kMostGenerated = 0x7fff;
 
 // Counts from one row to the next. Rows begin on borders of 16 bytes, as the table does; what is behind `vocab` stays
 // unused.
-constexpr int64_t CountsStride(int vocab) { return (int64_t{vocab} + 7) / 8 * 8; }
+SHOAL_HD constexpr int64_t CountsStride(int vocab) { return (int64_t{vocab} + 7) / 8 * 8; }
 
 struct ClearCountsArgs {
   uint16_t* counts;       // [places, CountsStride(vocab)]

@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "kernels/ref/join.h"
 #include "kernels/ref/ref.h"
 
 namespace shoal::ops::ref {
@@ -10,9 +11,7 @@ namespace shoal::ops::ref {
 absl::Status LayerNorm(Stream& stream, const LayerNormArgs& a) {
   for (int64_t t = 0; t < a.tokens; ++t) {
     float* x = a.x + t * a.dim;
-    if (a.add != nullptr) {
-      for (int i = 0; i < a.dim; ++i) x[i] += a.add[t * a.dim + i];
-    }
+    Join(x, a.add == nullptr ? nullptr : a.add + t * a.dim, a.dim);
     if (a.w == nullptr) continue;
     double mean = 0, squares = 0;
     for (int i = 0; i < a.dim; ++i) mean += x[i];

@@ -34,7 +34,7 @@ TEST_F(CudaDevicesTest, EachUsableDeviceIsASlot) {
   EXPECT_EQ("cuda", (*all)->slots()[2].kind);
   EXPECT_EQ(kMemory / 2, (*all)->slots()[2].memory_bytes);
   EXPECT_EQ(2, (*all)->Index(2));
-  EXPECT_EQ("Emulated_device-8.0/driver13000", (*all)->Numerics({0, 2}));
+  EXPECT_EQ("Emulated_device-9.0/driver13000", (*all)->Numerics({0, 2}));
   const auto two = CudaDevices::Find(&makers_, {.slots = 2, .utilization = 0.5});
   ASSERT_TRUE(two.ok()) << two.status();
   EXPECT_EQ(2u, (*two)->slots().size());

@@ -66,10 +66,12 @@ TEST(CudaPlugin, DevicesAreDescribed) {
   ops::CudaProbe probe = {};
   (*plugin)->probe(&probe);
   EXPECT_EQ(DescribeCuda(probe),
-            "CUDA 13.0, driver 13.1, 2 devices\n"
+            "CUDA 13.0, driver 13.1, 3 devices\n"
             "  0  Fake 0  compute capability 9.0  40.5 GiB  GPU-00010203-0405-0607-0809-0a0b0c0d0e0f\n"
             "  1  Fake 1  compute capability 7.5  40.5 GiB  GPU-10111213-1415-1617-1819-1a1b1c1d1e1f"
-            "  not usable: 8.0 or later is needed");
+            "  not usable: 8.0 or later is needed\n"
+            "  2  Fake 2  compute capability 8.9  40.5 GiB  GPU-20212223-2425-2627-2829-2a2b2c2d2e2f"
+            "  not usable: a block has 99 KiB of shared memory, 160 are needed");
 }
 
 TEST(CudaPlugin, EachReasonSaysWhatHelps) {
@@ -79,7 +81,8 @@ TEST(CudaPlugin, EachReasonSaysWhatHelps) {
   EXPECT_THAT(DescribeCuda(ProbeOf(CudaState::kDriverTooOld, 12040)),
               AllOf(StartsWith("CUDA 13.0, driver 12.4, no device: "), HasSubstr("one for CUDA 13.0 or later")));
   EXPECT_THAT(DescribeCuda(ProbeOf(CudaState::kNoDevice, 13000)), HasSubstr("CUDA_VISIBLE_DEVICES"));
-  EXPECT_THAT(DescribeCuda(ProbeOf(CudaState::kDeviceTooOld, 13000)), HasSubstr("compute capability 8.0 or later"));
+  EXPECT_THAT(DescribeCuda(ProbeOf(CudaState::kNoneUsable, 13000)),
+              AllOf(HasSubstr("compute capability 8.0 or later"), HasSubstr("160 KiB of shared memory")));
   ops::CudaProbe failed = ProbeOf(CudaState::kError, 13000);
   std::strncpy(failed.detail, "cudaGetDeviceCount: system not yet initialized", sizeof failed.detail - 1);
   EXPECT_THAT(DescribeCuda(failed), HasSubstr("system not yet initialized"));
@@ -118,7 +121,7 @@ TEST(CudaPlugin, TheRealOneOpensAndExplainsItself) {
   (*plugin)->probe(probe.get());
   EXPECT_GE(probe->runtime_version, 13000);
   EXPECT_EQ(probe->driver_needed, probe->runtime_version / 1000 * 1000);
-  const bool seen = probe->state == ops::CudaState::kReady || probe->state == ops::CudaState::kDeviceTooOld;
+  const bool seen = probe->state == ops::CudaState::kReady || probe->state == ops::CudaState::kNoneUsable;
   EXPECT_EQ(probe->device_count > 0, seen);
   EXPECT_EQ(probe->driver_version == 0, probe->state == ops::CudaState::kNoDriver);
   EXPECT_EQ(rest, DescribeCuda(*probe) + "\n") << "`shoal version` finds it beside itself and says the same";

@@ -11,12 +11,16 @@ void Probe(shoal::ops::CudaProbe* out) {
   out->runtime_version = 13000;
   out->driver_version = 13010;
   out->driver_needed = 13000;
-  out->device_count = 2;
-  for (int i = 0; i < 2; ++i) {
+  constexpr int kDevices = 3;
+  constexpr int kCapability[kDevices][2] = {{9, 0}, {7, 5}, {8, 9}};
+  constexpr uint32_t kSharedKiB[kDevices] = {227, 64, 99};
+  out->device_count = kDevices;
+  for (int i = 0; i < kDevices; ++i) {
     shoal::ops::CudaDevice& device = out->devices[i];
     std::snprintf(device.name, sizeof device.name, "Fake %d", i);
-    device.compute_major = i == 0 ? 9 : 7;
-    device.compute_minor = i == 0 ? 0 : 5;
+    device.compute_major = kCapability[i][0];
+    device.compute_minor = kCapability[i][1];
+    device.shared_bytes = kSharedKiB[i] << 10;
     device.memory_bytes = (uint64_t{40} << 30) + (uint64_t{1} << 29);
     for (int b = 0; b < 16; ++b) device.uuid[b] = static_cast<uint8_t>(b + 16 * i);
     device.usable = i == 0 ? 1 : 0;

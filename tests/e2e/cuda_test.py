@@ -47,7 +47,7 @@ def texts(model):
         harness.until(lambda: re.search(line, server.output), 30, "what the plan of the memory came to")
         assert abs(float(re.search(line, server.output)[3])) <= 5, re.search(line, server.output)[0]
         fingerprint = server.complete(**PROMPT).json()["system_fingerprint"]
-        assert "/cuda-" in fingerprint and "Emulated_device-8.0/driver13000" in fingerprint
+        assert "/cuda-" in fingerprint and "Emulated_device-9.0/driver13000" in fingerprint
         return [server.text(**PROMPT), server.text(**PROMPT, temperature=0.8, seed=11)]
 
 

@@ -41,6 +41,13 @@ absl::StatusOr<const ops::CudaPlugin*> Open() {
   return plugin;
 }
 
+absl::StatusOr<std::unique_ptr<ops::CudaProbe>> Probe() {
+  SHOAL_ASSIGN_OR_RETURN(const ops::CudaPlugin* const plugin, Open());
+  auto probe = std::make_unique<ops::CudaProbe>();
+  plugin->probe(probe.get());
+  return probe;
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<ops::Accelerator>> OpenAccelerator(ops::Numerics numerics, int index) {
@@ -54,11 +61,14 @@ absl::StatusOr<std::unique_ptr<ops::Accelerator>> OpenAccelerator(ops::Numerics 
 }
 
 int DeviceCount() {
-  const auto plugin = Open();
-  if (!plugin.ok()) return 0;
-  const auto probe = std::make_unique<ops::CudaProbe>();
-  (*plugin)->probe(probe.get());
-  return probe->device_count;
+  const auto probe = Probe();
+  return probe.ok() ? (*probe)->device_count : 0;
+}
+
+int ComputeCapability() {
+  const auto probe = Probe();
+  if (!probe.ok() || (*probe)->device_count == 0) return 0;
+  return 10 * (*probe)->devices[0].compute_major + (*probe)->devices[0].compute_minor;
 }
 
 const ops::OpTable* PluginTable(ops::Numerics numerics) {
@@ -67,11 +77,9 @@ const ops::OpTable* PluginTable(ops::Numerics numerics) {
 }
 
 std::string DescribeDevice() {
-  const auto plugin = Open();
-  if (!plugin.ok()) return std::string(plugin.status().message());
-  const auto probe = std::make_unique<ops::CudaProbe>();
-  (*plugin)->probe(probe.get());
-  return absl::StrCat(device::CudaPluginPath(), "\n", device::DescribeCuda(*probe));
+  const auto probe = Probe();
+  if (!probe.ok()) return std::string(probe.status().message());
+  return absl::StrCat(device::CudaPluginPath(), "\n", device::DescribeCuda(**probe));
 }
 
 bool SmallSizes() {

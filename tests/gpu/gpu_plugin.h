@@ -18,6 +18,8 @@ absl::StatusOr<std::unique_ptr<ops::Accelerator>> OpenAccelerator(ops::Numerics 
                                                                   int index = 0);
 // How many devices it has.
 int DeviceCount();
+// Of device 0: 90 is compute capability 9.0. 0: there is none.
+int ComputeCapability();
 // Its ops, device or not; null: it does not open.
 const ops::OpTable* PluginTable(ops::Numerics numerics);
 

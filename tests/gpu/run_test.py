@@ -26,7 +26,7 @@ RUN = load_run()
 
 SCRIPTS = {
     "passes": "echo 'figure: 8B bf16 qkv 32 1234.5 GB/s';"
-    "echo '[       OK ] A.B (3 ms)'; echo '[  SKIPPED ] A.C (0 ms)'",
+    "echo '[       OK ] A.B (3 ms)'",
     "fails": "echo '[  FAILED  ] A.B, where x = 1 (3 ms)'; echo '[  FAILED  ] A.C (1 ms)';"
     "echo '[  FAILED  ] 2 tests, listed below:'; exit 1",
     "has_none": "echo 'no device: the driver shows none' >&2; exit 3",
@@ -47,6 +47,14 @@ SCRIPTS = {
     "crashes": "kill -SEGV $$",
     "lacks_something": "echo 'skipped: there is no torch'; exit 4",
     "shows_path": "echo \"figure: path ${#LD_LIBRARY_PATH} bytes\"",
+    "leaves_out": "cat <<'END'\n"
+    "[ RUN      ] A.Whole\n[       OK ] A.Whole (2 ms)\n"
+    "[ RUN      ] A.B/c\n/x/y.cc:21: Skipped\ncuBLASLt cannot be loaded: libcublasLt.so.13\n\n"
+    "[  SKIPPED ] A.B/c (0 ms)\n"
+    "[ RUN      ] A.C\n/x/y.cc:21: Skipped\ncuBLASLt cannot be loaded: libcublasLt.so.13\n\n"
+    "[  SKIPPED ] A.C (0 ms)\n"
+    "[ RUN      ] B.D\n/x/z.cc:1: Skipped\nthere is one device\n\n[  SKIPPED ] B.D (10 ms)\n"
+    "[  PASSED  ] 1 test.\n[  SKIPPED ] 3 tests, listed below:\n[  SKIPPED ] A.B/c\nEND",
     "shows_device": "echo '  0  NVIDIA H200  compute capability 9.0'",
 }
 
@@ -73,7 +81,6 @@ class RunTest(unittest.TestCase):
         self.assertEqual(outcome.figures, [
             ("8B bf16 qkv 32", 1234.5, "GB/s"),
             ("passes", 1.0, "tests"),
-            ("passes", 1.0, "tests skipped"),
         ])
 
     def test_what_failed_is_named(self):
@@ -91,6 +98,15 @@ class RunTest(unittest.TestCase):
         self.assertEqual((outcome.result, outcome.note), ("skipped", "there is no torch"))
         self.assertEqual(self.run_all(("a", "passes"), ("b", "lacks_something")), 0)
         self.assertIn("| b | skipped | there is no torch |", (self.out / "results.md").read_text())
+
+    def test_tests_that_a_part_left_out_are_counted_with_their_reasons(self):
+        told = "2 skipped: cuBLASLt cannot be loaded: libcublasLt.so.13; 1 skipped: there is one device"
+        outcome = self.outcome("leaves_out")
+        self.assertEqual((outcome.result, outcome.skipped), ("passed", told))
+        self.assertEqual(self.outcome("passes").skipped, "")
+        self.assertEqual(self.run_all(("a", "leaves_out")), 0)
+        self.assertIn(f"| a | passed | 1 tests; {told} |", (self.out / "results.md").read_text())
+        self.assertEqual(json.loads((self.out / "results.jsonl").read_text())["skipped"], told)
 
     def test_parts_may_be_scripts_beside_run(self):
         command = self.programs.command(["sanitizer.py", "--tool", "memcheck"])

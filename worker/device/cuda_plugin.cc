@@ -32,7 +32,13 @@ std::string DeviceLine(int index, const ops::CudaDevice& device) {
   std::string line = absl::StrCat("  ", index, "  ", device.name, "  compute capability ", device.compute_major, ".",
                                   device.compute_minor, "  ", gib, " GiB  ", Uuid(device));
   if (device.usable == 0) {
-    absl::StrAppend(&line, "  not usable: ", ops::kCudaMinComputeMajor, ".0 or later is needed");
+    absl::StrAppend(&line, "  not usable: ");
+    if (device.compute_major < ops::kCudaMinComputeMajor) {
+      absl::StrAppend(&line, ops::kCudaMinComputeMajor, ".0 or later is needed");
+    } else {
+      absl::StrAppend(&line, "a block has ", device.shared_bytes >> 10, " KiB of shared memory, ",
+                      ops::kCudaMinSharedBytes >> 10, " are needed");
+    }
   }
   return line;
 }
@@ -49,8 +55,9 @@ std::string Summary(const ops::CudaProbe& probe) {
                           " or later");
     case ops::CudaState::kNoDevice:
       return "no device: the driver shows none (is CUDA_VISIBLE_DEVICES set?)";
-    case ops::CudaState::kDeviceTooOld:
-      return absl::StrCat("no usable device: compute capability ", ops::kCudaMinComputeMajor, ".0 or later is needed");
+    case ops::CudaState::kNoneUsable:
+      return absl::StrCat("no usable device: compute capability ", ops::kCudaMinComputeMajor, ".0 or later and ",
+                          ops::kCudaMinSharedBytes >> 10, " KiB of shared memory for a block are needed");
     case ops::CudaState::kError:
       return absl::StrCat("no device: ", probe.detail);
   }

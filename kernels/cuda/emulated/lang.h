@@ -11,6 +11,7 @@
 #include "common/base/dtype.h"
 #include "kernels/cuda/emulated/block.h"
 #include "kernels/cuda/emulated/queue.h"
+#include "kernels/ops/cuda_needs.h"
 
 #define __global__
 #define __device__
@@ -71,6 +72,7 @@ inline float FromFloat<float>(float x) {
 
 template <typename T>
 T& Shared() {
+  static_assert(sizeof(T) <= ops::kCudaMinSharedBytes, "a device that is opened may have less");
   if (sizeof(T) > emulated::here.shared_bytes) std::abort();  // more than the launch asked for
   return *reinterpret_cast<T*>(emulated::here.shared);
 }

@@ -372,18 +372,14 @@ TEST(CublasLt, AnAcceleratorMultipliesThroughGraphs) {
   EXPECT_EQ(fake::Alive(), before);
   EXPECT_EQ(fake::cublaslt().alive, library);
   EXPECT_EQ(OpenDevice(0).value()->table().name, "cuda-sm80");
-  struct Device {
-    int major, minor;
-    bool multiplies_fp8;
-  };
-  for (const Device d : {Device{8, 6, false}, {8, 9, true}, {9, 0, true}}) {
-    SCOPED_TRACE(testing::Message() << d.major << "." << d.minor);
-    fake::settings().compute_major = d.major, fake::settings().compute_minor = d.minor;
-    ExpectProductThroughAGraph(DType::kF8E4M3, d.multiplies_fp8 ? 1 : 0, d.multiplies_fp8 ? 2 : 0, kX * 64 * kFactor);
+  for (const int major : {8, 9}) {
+    SCOPED_TRACE(testing::Message() << major << ".0");
+    fake::settings().compute_major = major;
+    ExpectProductThroughAGraph(DType::kF8E4M3, major == 9 ? 1 : 0, major == 9 ? 2 : 0, kX * 64 * kFactor);
     EXPECT_EQ(fake::Alive(), before);
     EXPECT_EQ(fake::cublaslt().alive, library);
   }
-  fake::settings().compute_major = 8, fake::settings().compute_minor = 0;
+  fake::settings().compute_major = 8;
 }
 
 }  // namespace

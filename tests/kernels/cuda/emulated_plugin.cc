@@ -58,7 +58,8 @@ void Probe(ops::CudaProbe* out) {
   for (int i = 0; i < out->device_count; ++i) {
     ops::CudaDevice& device = out->devices[i];
     std::snprintf(device.name, sizeof device.name, "Emulated device");
-    device.compute_major = ops::kCudaMinComputeMajor;
+    device.compute_major = 9;  // as which the played cuBLASLt multiplies
+    device.shared_bytes = ops::kCudaMinSharedBytes;
     device.multiprocessors = EmulatedOptions().multiprocessors;
     device.memory_bytes = settings->memory;
     device.uuid[15] = static_cast<uint8_t>(i);

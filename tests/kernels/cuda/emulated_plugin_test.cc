@@ -88,7 +88,7 @@ TEST_F(EmulatedPlugin, ItsRanksExchangeOverItsNccl) {
 
 TEST_F(EmulatedPlugin, TheProgramFindsItsDevices) {
   EXPECT_THAT(ShoalVersion(), HasSubstr("CUDA 13.0, driver 13.0, 2 devices\n"
-                                        "  0  Emulated device  compute capability 8.0  1.0 GiB  GPU-"));
+                                        "  0  Emulated device  compute capability 9.0  1.0 GiB  GPU-"));
 }
 
 TEST_F(EmulatedPlugin, TheEnvironmentSaysHowManyAndHowLarge) {

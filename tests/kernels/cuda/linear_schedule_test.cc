@@ -59,7 +59,7 @@ TEST(LinearSchedule, NeighboursShareRowsForAGroupOfTokens) {
 TEST(LinearSchedule, TilesFitTheirDevices) {
   for (const Tile& tile : kTiles) {
     EXPECT_LE(tile.threads(), 1024);
-    EXPECT_LE(tile.shared_bytes(), 163 << 10) << "what compute capability 8.0 has";
+    EXPECT_LE(static_cast<size_t>(tile.shared_bytes()), ops::kCudaMinSharedBytes);
     EXPECT_LE(tile.per_sm * (tile.shared_bytes() + 1024), 228 << 10)
         << "what 9.0 has for the blocks it is meant to hold";
     EXPECT_EQ(tile.tokens * 8 % tile.team_threads(), 0) << "the copy of x is in whole rounds";

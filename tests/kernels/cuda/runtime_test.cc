@@ -45,6 +45,9 @@ TEST(Runtime, DevicesThatCannotBeUsedAreNamedWithTheReason) {
   fake::settings().compute_major = 7;
   EXPECT_THAT(refused(0), HasSubstr("compute capability is 7.x"));
   fake::settings().compute_major = 8;
+  fake::settings().shared_bytes = 99 << 10;
+  EXPECT_THAT(refused(0), HasSubstr("a block of it has 99 KiB of shared memory, the kernels need 160"));
+  fake::settings().shared_bytes = 163 << 10;
   fake::settings().shares_by_descriptor = false;
   EXPECT_THAT(refused(0), HasSubstr("device 0 has no memory that processes can share"));
   fake::settings().shares_by_descriptor = true;

@@ -75,13 +75,6 @@ TEST(CudaSampleChanges, WhatIsForbiddenStillShowsPoison) {
   EXPECT_TRUE(std::isnan(sample::Forbidden(NAN)));
 }
 
-TEST(CudaSampleChanges, RowsOfCountsAndMasksAreAsWideAsTheContractSays) {
-  for (const int vocab : {1, 7, 8, 9, 128256, 151936}) {
-    EXPECT_EQ(sample::CountsWidth(vocab), ops::CountsStride(vocab));
-    EXPECT_EQ(sample::MaskWidth(vocab), ops::MaskWords(vocab));
-  }
-}
-
 TEST(CudaSampleChanges, FourNeighboursAreEachByItself) {
   const std::vector<float> logits = {1, -2, 3, -4, 5, -6, 7, -8};
   Buffer<float> x(logits);

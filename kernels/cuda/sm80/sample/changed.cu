@@ -13,11 +13,11 @@ __global__ void __launch_bounds__(kMaxChangedThreads, 1) ChangedRow(const ops::S
   const int64_t r = blockIdx.x;
   const ops::SampleRow params = op.params[r];
   if (!IsChanged(op, params)) return;
-  const bool penalised = op.counts != nullptr && HasPenalties(params), masked = op.masks != nullptr && params.mask >= 0;
+  const bool penalised = op.counts != nullptr && IsPenalised(params), masked = op.masks != nullptr && params.mask >= 0;
   const Changed logits = {op.logits + r * op.stride,
                           op.vocab,
-                          penalised ? op.counts + params.place * CountsWidth(op.vocab) : nullptr,
-                          masked ? op.masks + params.mask * MaskWidth(op.vocab) : nullptr,
+                          penalised ? op.counts + params.place * ops::CountsStride(op.vocab) : nullptr,
+                          masked ? op.masks + params.mask * ops::MaskWords(op.vocab) : nullptr,
                           {params.repetition, params.presence, params.frequency}};
   SampleRowBy(op, r, params, logits);
 }

@@ -22,13 +22,6 @@ SHOAL_HD inline float Penalised(float logit, uint32_t count, const Penalties& p)
 SHOAL_HD inline float Forbidden(float logit) {
   return logit < kInfinity ? -kInfinity : logit;  // NaN and +Inf show also here
 }
-SHOAL_HD inline bool HasPenalties(const ops::SampleRow& p) {
-  return p.place >= 0 && (p.repetition != 1 || p.presence != 0 || p.frequency != 0);
-}
-
-// ops::CountsStride and ops::MaskWords, which no device may call.
-SHOAL_HD inline int64_t CountsWidth(int vocab) { return (int64_t{vocab} + 7) / 8 * 8; }
-SHOAL_HD inline int64_t MaskWidth(int vocab) { return (int64_t{vocab} + 31) / 32; }
 
 // As they came.
 struct Plain {

@@ -60,7 +60,7 @@ __device__ int32_t Choose(SampleShared& s, const L& logits, const ops::SampleRow
 
 // Whether a mask or penalties change row r: then ChangedRow samples it, else PlainRow.
 SHOAL_HD inline bool IsChanged(const ops::SampleArgs& op, const ops::SampleRow& params) {
-  return (op.masks != nullptr && params.mask >= 0) || (op.counts != nullptr && HasPenalties(params));
+  return (op.masks != nullptr && params.mask >= 0) || (op.counts != nullptr && IsPenalised(params));
 }
 
 // Of that row, by its logits as they are to be read.

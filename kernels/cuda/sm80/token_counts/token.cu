@@ -14,7 +14,7 @@ constexpr int kCountsPerVector = 8;  // of 16 bytes
 
 __global__ void __launch_bounds__(kRowThreads) ClearRow(const ops::ClearCountsArgs op) {
   const int32_t place = op.places[blockIdx.x];
-  const int64_t stride = (int64_t{op.vocab} + kCountsPerVector - 1) / kCountsPerVector, at = RowVector();
+  const int64_t stride = ops::CountsStride(op.vocab) / kCountsPerVector, at = RowVector();
   if (place < 0 || at >= stride) return;
   reinterpret_cast<uint4*>(op.counts)[place * stride + at] = uint4{0, 0, 0, 0};
 }
@@ -32,7 +32,7 @@ __device__ void AddGenerated(uint32_t* word, int id, uint32_t n) {
 __global__ void __launch_bounds__(kThreads) CountToken(const ops::CountTokensArgs op) {
   const int lane = static_cast<int>(threadIdx.x) % 32, step = static_cast<int>(gridDim.x) * kThreads;
   const int first = static_cast<int>(blockIdx.x) * kThreads + static_cast<int>(threadIdx.x) - lane;
-  const int64_t words = (int64_t{op.vocab} + kCountsPerVector - 1) / kCountsPerVector * (kCountsPerVector / 2);
+  const int64_t words = ops::CountsStride(op.vocab) / 2;
   for (int begin = first; begin < op.count; begin += step) {
     const int i = begin + lane;
     const int32_t place = i < op.count ? op.places[i] : -1, id = i < op.count ? op.tokens[i] : -1;

@@ -148,7 +148,7 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
   const fake::Settings& s = fake::settings();
   *value = attribute == cudaDevAttrMultiProcessorCount      ? 3
            : attribute == cudaDevAttrComputeCapabilityMajor ? s.compute_major.load()
-                                                            : s.compute_minor.load();
+                                                            : s.shared_bytes.load();
   return cudaSuccess;
 }
 

@@ -9,7 +9,7 @@ namespace shoal::cuda::fake {
 
 struct Settings {
   std::atomic<emulated::Pace> pace = emulated::Pace::kEager;  // of streams that are made from now on
-  std::atomic<int> compute_major = 8, compute_minor = 0;
+  std::atomic<int> compute_major = 8, shared_bytes = 163 << 10;
   std::atomic<bool> shares_by_descriptor = true;
   std::atomic<bool> reaches_peers = true;  // a device the memory of the other one
 };
