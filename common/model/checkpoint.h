@@ -10,8 +10,10 @@
 #include <string_view>
 #include <vector>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "common/base/dtype.h"
 #include "common/base/dummy_values.h"
 #include "common/model/model_config.h"
@@ -19,12 +21,17 @@
 
 namespace shoal::model {
 
-// A tensor as stored: row-major, canonical block layout. shape is outermost first ([out, in] for a matrix).
+// A tensor: row-major, canonical block layout. shape is outermost first ([out, in] for a matrix).
 struct TensorEntry {
   std::string name;
   DType dtype = DType::kF32;
   std::vector<int64_t> shape;
   int64_t bytes = 0;
+};
+
+// Rows [row, row + rows) x columns [column, column + columns).
+struct TensorBlock {
+  int64_t row = 0, rows = 0, column = 0, columns = 0;
 };
 
 // Thread-safe once opened.
@@ -33,11 +40,14 @@ class Checkpoint {
   virtual ~Checkpoint() = default;
 
   virtual std::span<const TensorEntry> tensors() const = 0;
-  const TensorEntry* Find(std::string_view name) const;
+  const TensorEntry* Find(std::string_view name) const;  // linear; for many names: TensorIndex
 
   // Reads [offset, offset + dst.size()) of the bytes of a tensor (an element of tensors(), not a copy of one). Counted
   // in bytes_read(). DataLoss when the file is shorter by now.
   virtual absl::Status Read(const TensorEntry& tensor, int64_t offset, std::span<std::byte> dst) const = 0;
+  // Reads rows x columns of a matrix (a vector is one row), side by side into dst, which they fill. Columns are in
+  // whole blocks. As it stands here: whole rows in one Read, else one Read for each row.
+  virtual absl::Status ReadBlock(const TensorEntry& tensor, const TensorBlock& block, std::span<std::byte> dst) const;
   virtual int64_t bytes_read() const = 0;
   // Sizes of all files together.
   virtual int64_t file_bytes() const = 0;
@@ -51,14 +61,28 @@ class Checkpoint {
   absl::Status CheckRange(const TensorEntry& tensor, int64_t offset, size_t bytes) const;
 };
 
+// The tensors of a checkpoint by their names, while it lives.
+class TensorIndex {
+ public:
+  explicit TensorIndex(const Checkpoint& checkpoint);
+  // Null when there is none.
+  const TensorEntry* Find(std::string_view name) const;
+
+ private:
+  absl::flat_hash_map<absl::string_view, const TensorEntry*> entries_;
+};
+
+class GgufFile;
+
 // A model as found on disk: what `MODEL` on the command line resolves to.
 struct ModelFiles {
   std::string name;  // served name by default: file stem or directory name
   std::string path;  // absolute
   enum class Format : uint8_t { kGguf, kSafetensors } format = Format::kGguf;
   ModelConfig config;
-  std::shared_ptr<const Checkpoint> checkpoint;
-  std::string chat_template;  // empty: the model has none
+  std::shared_ptr<const Checkpoint> checkpoint;  // with the names, shapes and order of tensor_table.h
+  std::shared_ptr<const GgufFile> gguf;          // kGguf: the file
+  std::string chat_template;                     // empty: the model has none
   std::string bos_spelling, eos_spelling;
   bool add_bos = false;  // the tokenizer puts bos before plain prompts, where it has one
   std::string revision;  // hash of headers: two agents with the same revision read the same model

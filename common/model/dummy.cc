@@ -1,6 +1,7 @@
 #include <atomic>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "common/base/dummy_values.h"
@@ -13,13 +14,18 @@
 namespace shoal::model {
 namespace {
 
+// A vector that is none to be added.
+bool IsNorm(const TensorEntry& t) {
+  return t.shape.size() == 1 && !absl::EndsWith(t.name, ".bias") && t.name != RoleName(Role::kTokenType);
+}
+
 // Of every tensor, in their order. A scale is a tensor named "<matrix of one byte>_scale".
 std::vector<DummyKind> KindsOf(std::span<const TensorEntry> tensors) {
   absl::flat_hash_map<std::string, size_t> byte_matrices;
   std::vector<DummyKind> kinds;
   for (const TensorEntry& t : tensors) {
     if (IsByte(t.dtype)) byte_matrices[t.name + "_scale"] = kinds.size();
-    kinds.push_back(t.shape.size() == 1 ? DummyKind::kNorm : DummyKind::kWeight);
+    kinds.push_back(IsNorm(t) ? DummyKind::kNorm : DummyKind::kWeight);
   }
   for (size_t i = 0; i < tensors.size(); ++i) {
     const auto it = byte_matrices.find(tensors[i].name);
@@ -67,9 +73,9 @@ class ValuelessCheckpoint final : public Checkpoint {
  public:
   ValuelessCheckpoint(const ModelConfig& config, DType dtype, DType matrices) {
     for (const TensorSpec& spec : TensorTable(config)) {
-      const bool matrix_of_layer = spec.layer >= 0 && spec.shape.size() == 2;
-      Add(spec.hf_name, matrix_of_layer ? matrices : dtype, spec.shape);
-      if (matrix_of_layer && IsByte(matrices)) Add(spec.hf_name + "_scale", DType::kF32, {spec.shape[0], 1});
+      const bool narrow = spec.is_layer_matrix();
+      Add(spec.name, narrow ? matrices : dtype, spec.shape);
+      if (narrow && IsByte(matrices)) Add(spec.name + "_scale", DType::kF32, {spec.shape[0], 1});
     }
   }
 

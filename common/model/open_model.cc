@@ -10,15 +10,16 @@
 #include "boost/json.hpp"
 #include "common/base/rng.h"
 #include "common/base/status_macros.h"
+#include "common/model/arrange.h"
 #include "common/model/checkpoint.h"
 #include "common/model/families.h"
 #include "common/model/file.h"
 #include "common/model/gguf.h"
 #include "common/model/hf_cache.h"
 #include "common/model/json_util.h"
+#include "common/model/pooling.h"
 #include "common/model/quantization.h"
 #include "common/model/safetensors.h"
-#include "common/model/tensor_table.h"
 
 namespace shoal::model {
 namespace {
@@ -59,11 +60,11 @@ absl::StatusOr<uint64_t> SampleDigest(const Checkpoint& checkpoint) {
   return digest;
 }
 
-// `config` covers what config.json says beyond the headers.
-absl::Status SetRevision(std::string_view config, WeightSource weights, ModelFiles* files) {
+// `config` covers what the files say beyond the headers. `stored`: as it lies in the files; null: it is not looked at.
+absl::Status SetRevision(std::string_view config, const Checkpoint* stored, ModelFiles* files) {
   uint64_t sample = 0;
-  if (weights == WeightSource::kFiles) {
-    SHOAL_ASSIGN_OR_RETURN(sample, SampleDigest(*files->checkpoint));
+  if (stored != nullptr) {
+    SHOAL_ASSIGN_OR_RETURN(sample, SampleDigest(*stored));
   }
   const uint64_t headers = Fnv1a(config, files->checkpoint->header_digest());
   const auto size = static_cast<uint64_t>(files->checkpoint->file_bytes());
@@ -90,7 +91,7 @@ std::optional<bool> GgufAddsBos(const GgufFile& file) {
 absl::StatusOr<ModelFiles> OpenGguf(ModelFiles files, WeightSource weights) {
   files.format = ModelFiles::Format::kGguf;
   SHOAL_ASSIGN_OR_RETURN(const std::shared_ptr<const GgufFile> file, GgufFile::Open(files.path));
-  files.checkpoint = file;
+  files.gguf = file;
   if (file->GetInt("split.count").value_or(1) > 1) {
     return absl::InvalidArgumentError(
         "this is one part of a split GGUF; put them together with: llama-gguf-split --merge");
@@ -100,15 +101,15 @@ absl::StatusOr<ModelFiles> OpenGguf(ModelFiles files, WeightSource weights) {
   files.bos_spelling = Spelling(*file, "tokenizer.ggml.bos_token_id");
   files.eos_spelling = Spelling(*file, "tokenizer.ggml.eos_token_id");
   files.add_bos = GgufAddsBos(*file).value_or(true);
-  SHOAL_RETURN_IF_ERROR(CheckTensors(files.config, *file));
-  SHOAL_RETURN_IF_ERROR(SetRevision("", weights, &files));
+  SHOAL_ASSIGN_OR_RETURN(files.checkpoint, Arrange(files.config, NamesOf(files.config.architecture), file));
+  SHOAL_RETURN_IF_ERROR(SetRevision("", weights == WeightSource::kFiles ? file.get() : nullptr, &files));
   return files;
 }
 
 // Views into the file's metadata; valid while it is open.
 absl::StatusOr<std::shared_ptr<const text::Tokenizer>> GgufTokenizer(const ModelFiles& files) {
-  std::shared_ptr<const GgufFile> file = std::dynamic_pointer_cast<const GgufFile>(files.checkpoint);
-  if (file == nullptr) {  // dummy weights stand before the file
+  std::shared_ptr<const GgufFile> file = files.gguf;
+  if (file == nullptr) {
     SHOAL_ASSIGN_OR_RETURN(file, GgufFile::Open(files.path));
   }
   const auto list = [&](const char* key) -> const GgufValue* {
@@ -216,10 +217,11 @@ absl::Status ReadTokenizerConfig(ModelFiles* files) {
   return absl::OkStatus();
 }
 
-// The type that config.json names for the weights.
+// The type that config.json names for the weights; "dtype" since transformers 5.
 absl::StatusOr<DType> TorchType(const json::object& config) {
-  if (FindValue(config, "torch_dtype") == nullptr) return DType::kBF16;
-  SHOAL_ASSIGN_OR_RETURN(const std::string name, JsonString(config, "torch_dtype"));
+  const char* key = FindValue(config, "torch_dtype") != nullptr ? "torch_dtype" : "dtype";
+  if (FindValue(config, key) == nullptr) return DType::kBF16;
+  SHOAL_ASSIGN_OR_RETURN(const std::string name, JsonString(config, key));
   if (name == "bfloat16") return DType::kBF16;
   if (name == "float16") return DType::kF16;
   if (name == "float32") return DType::kF32;
@@ -246,14 +248,21 @@ absl::StatusOr<ModelFiles> OpenDirectory(ModelFiles files, WeightSource weights)
   SHOAL_ASSIGN_OR_RETURN(const std::string generation,
                          ReadOptional(files.path + "/generation_config.json", kMaxConfigBytes));
   SHOAL_ASSIGN_OR_RETURN(files.config, ConfigFromJson(*config, generation));
+  std::string pooling;
+  if (files.config.task == Task::kEmbed) {
+    SHOAL_ASSIGN_OR_RETURN(pooling, ReadPooling(files.path, &files.config));
+  }
+  std::shared_ptr<const Checkpoint> stored;
   if (weights == WeightSource::kDummy) {
     SHOAL_ASSIGN_OR_RETURN(files.checkpoint, ListTensors(files.config, *config));
   } else {
-    SHOAL_ASSIGN_OR_RETURN(files.checkpoint, OpenSafetensors(files.path));
+    const StoredNames names = NamesOf(files.config.architecture);
+    const auto is_unused = [&](std::string_view name) { return names.IsUnused(name); };
+    SHOAL_ASSIGN_OR_RETURN(stored, OpenSafetensors(files.path, is_unused));
+    SHOAL_ASSIGN_OR_RETURN(files.checkpoint, Arrange(files.config, names, stored));
   }
   SHOAL_RETURN_IF_ERROR(ReadTokenizerConfig(&files));
-  SHOAL_RETURN_IF_ERROR(CheckTensors(files.config, *files.checkpoint));
-  SHOAL_RETURN_IF_ERROR(SetRevision(*config, weights, &files));
+  SHOAL_RETURN_IF_ERROR(SetRevision(*config + pooling, stored.get(), &files));
   return files;
 }
 

@@ -66,11 +66,11 @@ class QuantisedCheckpoint final : public Checkpoint {
  public:
   QuantisedCheckpoint(std::shared_ptr<const Checkpoint> like, const ModelConfig& config, DType type)
       : like_(std::move(like)), type_(type) {
+    const TensorIndex index(*like_);
     absl::flat_hash_set<const TensorEntry*> matrices;
     for (const TensorSpec& spec : TensorTable(config)) {
-      const TensorEntry* stored = FindStored(*like_, spec);
-      const bool matrix_of_layer = spec.layer >= 0 && spec.shape.size() == 2;
-      if (stored == nullptr || !matrix_of_layer || IsQuantised(stored->dtype) || IsByte(stored->dtype)) continue;
+      const TensorEntry* stored = index.Find(spec.name);
+      if (stored == nullptr || !spec.is_layer_matrix() || IsQuantised(stored->dtype) || IsByte(stored->dtype)) continue;
       if (stored->shape.size() == 2) matrices.insert(stored);
     }
     for (const TensorEntry& t : like_->tensors()) {
@@ -103,6 +103,26 @@ class QuantisedCheckpoint final : public Checkpoint {
     return absl::OkStatus();
   }
 
+  // Columns of codes are made from whole rows, each read once.
+  absl::Status ReadBlock(const TensorEntry& tensor, const TensorBlock& b, std::span<std::byte> dst) const override {
+    const Source& source = sources_[static_cast<size_t>(&tensor - tensors_.data())];
+    if (source.what == What::kScales) return Checkpoint::ReadBlock(tensor, b, dst);
+    if (source.what == What::kAsStored) {
+      SHOAL_RETURN_IF_ERROR(like_->ReadBlock(*source.tensor, b, dst));
+    } else {
+      const auto from = static_cast<int64_t>(RowBytes(type_, b.column));
+      const auto part = static_cast<int64_t>(RowBytes(type_, b.columns));
+      std::vector<std::byte> row(static_cast<size_t>(RowBytesOf(source)));
+      SHOAL_RETURN_IF_ERROR(ForRows(source, b.row, b.row + b.rows, [&](int64_t r, std::span<const float> values) {
+        SHOAL_RETURN_IF_ERROR(MakeRow(source, values, from, from + part, row));
+        std::copy_n(row.begin() + from, part, dst.begin() + (r - b.row) * part);
+        return absl::OkStatus();
+      }));
+    }
+    bytes_read_.fetch_add(static_cast<int64_t>(dst.size()), std::memory_order_relaxed);
+    return absl::OkStatus();
+  }
+
  private:
   enum class What : uint8_t { kAsStored, kCodes, kScales };
   struct Source {
@@ -115,28 +135,41 @@ class QuantisedCheckpoint final : public Checkpoint {
     sources_.push_back(source);
   }
 
-  // Bytes [offset, offset + dst.size()) of the codes or the scales, from the rows that they come of, some at a time.
+  // Of the codes or the scales: what a row of the stored matrix becomes has so many bytes.
+  int64_t RowBytesOf(const Source& source) const {
+    const bool codes = source.what == What::kCodes;
+    return static_cast<int64_t>(RowBytes(codes ? type_ : DType::kF32, codes ? source.tensor->shape[1] : 1));
+  }
+
+  // Bytes [offset, offset + dst.size()) of the codes or the scales, from the rows that they come of.
   absl::Status Make(const Source& source, int64_t offset, std::span<std::byte> dst) const {
+    const int64_t made = RowBytesOf(source), end = offset + static_cast<int64_t>(dst.size());
+    std::vector<std::byte> row(static_cast<size_t>(made));
+    return ForRows(source, offset / made, (end + made - 1) / made, [&](int64_t r, std::span<const float> values) {
+      const int64_t from = std::max(offset, r * made), to = std::min(end, (r + 1) * made);
+      SHOAL_RETURN_IF_ERROR(MakeRow(source, values, from - r * made, to - r * made, row));
+      std::copy(row.begin() + (from - r * made), row.begin() + (to - r * made), dst.begin() + (from - offset));
+      return absl::OkStatus();
+    });
+  }
+
+  // fn(row, its values) for rows [first, last) of the stored matrix, of which some are read at a time.
+  template <typename F>
+  absl::Status ForRows(const Source& source, int64_t first, int64_t last, F fn) const {
     const TensorEntry& t = *source.tensor;
     const int64_t columns = t.shape[1], row_bytes = static_cast<int64_t>(RowBytes(t.dtype, columns));
-    const auto made = static_cast<int64_t>(RowBytes(source.what == What::kCodes ? type_ : DType::kF32,
-                                                    source.what == What::kCodes ? columns : 1));  // of a row
-    const int64_t end = offset + static_cast<int64_t>(dst.size());
-    const int64_t last = (end + made - 1) / made, at_once = std::max<int64_t>(1, kChunkBytes / row_bytes);
-    std::vector<std::byte> stored, row(static_cast<size_t>(made));
+    const int64_t at_once = std::max<int64_t>(1, kChunkBytes / row_bytes);
+    std::vector<std::byte> stored;
     std::vector<float> values;
-    for (int64_t first = offset / made; first < last; first += at_once) {
+    for (; first < last; first += at_once) {
       const int64_t rows = std::min(at_once, last - first);
       stored.resize(static_cast<size_t>(rows * row_bytes));
       values.resize(static_cast<size_t>(rows * columns));
-      SHOAL_RETURN_IF_ERROR(like_->Read(t, first * row_bytes, stored));
+      SHOAL_RETURN_IF_ERROR(like_->ReadBlock(t, {.row = first, .rows = rows, .column = 0, .columns = columns}, stored));
       DequantiseRow(t.dtype, stored.data(), rows * columns, values.data());
       for (int64_t r = 0; r < rows; ++r) {
-        const int64_t begin = (first + r) * made, from = std::max(offset, begin), to = std::min(end, begin + made);
         SHOAL_RETURN_IF_ERROR(
-            MakeRow(source, std::span(values).subspan(static_cast<size_t>(r * columns), static_cast<size_t>(columns)),
-                    from - begin, to - begin, row));
-        std::copy(row.begin() + (from - begin), row.begin() + (to - begin), dst.begin() + (from - offset));
+            fn(first + r, std::span(values).subspan(static_cast<size_t>(r * columns), static_cast<size_t>(columns))));
       }
     }
     return absl::OkStatus();
@@ -188,9 +221,9 @@ absl::StatusOr<std::shared_ptr<const Checkpoint>> QuantiseAs(std::string_view na
   const std::optional<DType> type = DTypeFromName(name);
   if (type == DType::kI4) {
     for (const TensorSpec& spec : TensorTable(config)) {
-      if (spec.layer < 0 || spec.shape.size() != 2 || spec.shape[1] % kQuantBlock == 0) continue;
-      return absl::InvalidArgumentError(absl::StrCat("quantization int4: ", spec.hf_name, " has rows of ",
-                                                     spec.shape[1], ", which are no whole blocks of 32"));
+      if (!spec.is_layer_matrix() || spec.shape[1] % kQuantBlock == 0) continue;
+      return absl::InvalidArgumentError(absl::StrCat("quantization int4: ", spec.name, " has rows of ", spec.shape[1],
+                                                     ", which are no whole blocks of 32"));
     }
   }
   if (type.has_value() && (IsByte(*type) || type == DType::kI4)) return QuantiseAtLoad(std::move(like), config, *type);

@@ -12,8 +12,9 @@
 
 namespace shoal::model {
 
-// Like `like`, but that the matrices inside the layers that are f32, f16 or bf16 are of `type`. Of one byte, each is
-// followed by the scales of its rows, "<name>_scale" f32 [rows, 1]; other tensors are as they were. Of a whole row
+// Like `like`, but that the matrices inside the layers (experts too, routers not) that are f32, f16 or bf16 are of
+// `type`. Of one byte, each is followed by the scales of its rows, "<name>_scale" f32 [rows, 1]; other tensors are as
+// they were. Of a whole row
 //   scale = max|w| / 448 (fp8) or / 127 (int8), 1 for a row of zeros;   code = w / scale, to nearest even,
 // each rounded to f32 before: the same codes in every layout. A code is read from all of its row, so that a rank that
 // holds columns reads the whole matrix; reading codes and scales reads the values twice. What is not a number makes a

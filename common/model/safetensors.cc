@@ -37,15 +37,30 @@ std::optional<DType> DTypeOf(std::string_view name) {
 struct Placed {
   TensorEntry entry;
   int64_t offset = 0;  // in its file
-  size_t file = 0;
+  bool unused = false;
 };
+
+// [begin, end) of the data, inside of it.
+absl::Status ReadRange(const json::object& row, int64_t data_bytes, int64_t* begin, int64_t* end) {
+  const json::value* range = FindValue(row, "data_offsets");
+  if (range == nullptr || !range->is_array() || range->get_array().size() != 2) {
+    return absl::DataLossError("its shape or data_offsets are missing or malformed");
+  }
+  const int64_t* first = range->get_array()[0].if_int64();
+  const int64_t* last = range->get_array()[1].if_int64();
+  if (first == nullptr || last == nullptr || *first < 0 || *last < *first || *last > data_bytes) {
+    return absl::DataLossError(absl::StrCat("its data_offsets lie outside the ", data_bytes,
+                                            " bytes of data that the file has: truncated, or a header that lies"));
+  }
+  *begin = *first;
+  *end = *last;
+  return absl::OkStatus();
+}
 
 // Shape and byte range of one tensor. The range must be exactly what type and shape need.
 absl::Status ReadEntry(const json::object& row, int64_t data_bytes, Placed* out) {
   const json::value* shape = FindValue(row, "shape");
-  const json::value* range = FindValue(row, "data_offsets");
-  if (shape == nullptr || !shape->is_array() || shape->get_array().size() > kMaxDims || range == nullptr ||
-      !range->is_array() || range->get_array().size() != 2) {
+  if (shape == nullptr || !shape->is_array() || shape->get_array().size() > kMaxDims) {
     return absl::DataLossError("its shape or data_offsets are missing or malformed");
   }
   int64_t elements = 1;
@@ -57,23 +72,20 @@ absl::Status ReadEntry(const json::object& row, int64_t data_bytes, Placed* out)
     elements *= *n;
     out->entry.shape.push_back(*n);
   }
-  const int64_t* begin = range->get_array()[0].if_int64();
-  const int64_t* end = range->get_array()[1].if_int64();
-  if (begin == nullptr || end == nullptr || *begin < 0 || *end < *begin || *end > data_bytes) {
-    return absl::DataLossError(absl::StrCat("its data_offsets lie outside the ", data_bytes,
-                                            " bytes of data that the file has: truncated, or a header that lies"));
-  }
+  int64_t end = 0;
+  SHOAL_RETURN_IF_ERROR(ReadRange(row, data_bytes, &out->offset, &end));
   out->entry.bytes = static_cast<int64_t>(RowBytes(out->entry.dtype, elements));
-  out->offset = *begin;
-  if (*end - *begin != out->entry.bytes) {
+  if (end - out->offset != out->entry.bytes) {
     return absl::DataLossError(
-        absl::StrCat("its data_offsets span ", *end - *begin, " bytes, type and shape need ", out->entry.bytes));
+        absl::StrCat("its data_offsets span ", end - out->offset, " bytes, type and shape need ", out->entry.bytes));
   }
   return absl::OkStatus();
 }
 
 class SafetensorsReader final : public Checkpoint {
  public:
+  explicit SafetensorsReader(const std::function<bool(std::string_view)>& is_unused) : is_unused_(is_unused) {}
+
   // Reads one file's header and appends its tensors.
   absl::Status Add(const std::string& path) {
     SHOAL_ASSIGN_OR_RETURN(std::unique_ptr<File> file, File::Open(path));
@@ -94,12 +106,11 @@ class SafetensorsReader final : public Checkpoint {
     SHOAL_RETURN_IF_ERROR(ReadHeader(header, path, file->size() - data, &found));
     SHOAL_RETURN_IF_ERROR(CheckContiguous(path, file->size() - data, &found));
     for (Placed& p : found) {
-      p.offset += data;
-      p.file = files_.size();
       if (!names_.insert(p.entry.name).second) {
         return absl::DataLossError(absl::StrCat(path, ": tensor ", p.entry.name, " is in another file too"));
       }
-      places_.push_back({p.offset, p.file});
+      if (p.unused) continue;
+      places_.push_back({data + p.offset, files_.size()});
       tensors_.push_back(std::move(p.entry));
     }
     file_bytes_ += file->size();
@@ -154,6 +165,16 @@ class SafetensorsReader final : public Checkpoint {
       if (!row.value().is_object()) {
         return absl::DataLossError(absl::StrCat(path, ": tensor ", p.entry.name, ": its description is no object"));
       }
+      if (is_unused_ != nullptr && is_unused_(p.entry.name)) {
+        int64_t end = 0;
+        if (const absl::Status s = ReadRange(row.value().get_object(), data_bytes, &p.offset, &end); !s.ok()) {
+          return absl::Status(s.code(), absl::StrCat(path, ": tensor ", p.entry.name, ": ", s.message()));
+        }
+        p.entry.bytes = end - p.offset;
+        p.unused = true;
+        found->push_back(std::move(p));
+        continue;
+      }
       SHOAL_ASSIGN_OR_RETURN(const std::string type, JsonString(row.value().get_object(), "dtype"));
       const std::optional<DType> dtype = DTypeOf(type);
       if (!dtype.has_value()) {
@@ -185,6 +206,7 @@ class SafetensorsReader final : public Checkpoint {
     return absl::DataLossError(absl::StrCat(path, " has ", data_bytes, " bytes of data, its tensors take ", at));
   }
 
+  const std::function<bool(std::string_view)> is_unused_;
   std::vector<std::unique_ptr<File>> files_;
   std::vector<TensorEntry> tensors_;
   std::vector<Place> places_;  // of tensors_
@@ -217,8 +239,9 @@ absl::StatusOr<std::map<std::string, std::string>> ReadIndex(const std::string& 
 
 }  // namespace
 
-absl::StatusOr<std::shared_ptr<const Checkpoint>> OpenSafetensors(const std::string& directory) {
-  auto reader = std::make_shared<SafetensorsReader>();
+absl::StatusOr<std::shared_ptr<const Checkpoint>> OpenSafetensors(
+    const std::string& directory, const std::function<bool(std::string_view)>& is_unused) {
+  auto reader = std::make_shared<SafetensorsReader>(is_unused);
   const std::string single = directory + "/model.safetensors", index = directory + "/model.safetensors.index.json";
   struct stat st = {};
   if (::stat(index.c_str(), &st) == 0) {

@@ -1,6 +1,7 @@
 #include "common/plan/plan_check.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 
 #include "absl/strings/str_cat.h"
@@ -31,6 +32,35 @@ absl::Status Refuse(SequenceId id, const Args&... rule) {
 
 bool Within(float x, float low, float high) { return std::isfinite(x) && x >= low && x <= high; }
 
+// Far beyond what anybody asks for (vLLM: repetition above 0, the others in [-2, 2]), and near enough that no logit of
+// a sane model becomes infinite by them.
+constexpr float kLeastRepetition = 0.01f, kMostRepetition = 100, kMostPenalty = 100, kMostBias = 1e6f;
+
+// Their lengths and order.
+absl::Status CheckLists(const SamplingParams& s) {
+  const auto refuse = [](const char* rule) { return absl::InvalidArgumentError(rule); };
+  const auto ascending = [](const auto& list, const auto& id) {
+    return std::adjacent_find(list.begin(), list.end(), [&](const auto& a, const auto& b) { return id(a) >= id(b); }) ==
+           list.end();
+  };
+  const auto same = [](int32_t id) { return id; };
+  if (s.end_tokens.size() > kMaxEndTokens) return refuse("end_tokens are more than 1024");
+  if (!ascending(s.end_tokens, same)) return refuse("end_tokens are not ascending");
+  if (s.allowed_tokens.size() > kMaxAllowedTokens) return refuse("allowed_tokens are more than 16384");
+  if (!ascending(s.allowed_tokens, same)) return refuse("allowed_tokens are not ascending");
+  if (s.biases.size() > kMaxTokenBiases) return refuse("biases are more than 1024");
+  if (!ascending(s.biases, [](const TokenBias& b) { return b.token; }))
+    return refuse("biases are not by ascending token");
+  for (const TokenBias& b : s.biases) {
+    if (!Within(b.bias, -kMostBias, kMostBias)) return refuse("a bias of biases is not in [-1000000, 1000000]");
+  }
+  if (s.bad_words.size() > kMaxBadWords) return refuse("bad_words are more than 256");
+  for (const std::vector<int32_t>& word : s.bad_words) {
+    if (word.empty() || word.size() > kMaxBadWordTokens) return refuse("a word of bad_words is not of 1 to 16 tokens");
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::Status CheckLimits(const MirrorLimits& limits) {
@@ -52,11 +82,35 @@ absl::Status CheckSampling(const SamplingParams& s) {
   if (s.top_k < 0) return refuse("top_k is negative");
   if (!Within(s.top_p, 0, 1) || s.top_p == 0) return refuse("top_p is not in (0, 1]");
   if (!Within(s.min_p, 0, 1)) return refuse("min_p is not in [0, 1]");
-  if (s.repetition_penalty != 1) return refuse("repetition_penalty is not supported yet");
-  if (s.presence_penalty != 0) return refuse("presence_penalty is not supported yet");
-  if (s.frequency_penalty != 0) return refuse("frequency_penalty is not supported yet");
-  if (s.min_tokens != 0) return refuse("min_tokens is not supported yet");
+  if (!Within(s.repetition_penalty, kLeastRepetition, kMostRepetition)) {
+    return refuse("repetition_penalty is not in [0.01, 100]");
+  }
+  if (!Within(s.presence_penalty, -kMostPenalty, kMostPenalty)) return refuse("presence_penalty is not in [-100, 100]");
+  if (!Within(s.frequency_penalty, -kMostPenalty, kMostPenalty)) {
+    return refuse("frequency_penalty is not in [-100, 100]");
+  }
+  if (s.min_tokens < 0) return refuse("min_tokens is negative");
+  if (s.logprobs < -1 || s.logprobs > kMaxTopLogprobs) return refuse("logprobs is not in [-1, 20]");
+  if (s.prompt_logprobs < -1 || s.prompt_logprobs > kMaxTopLogprobs)
+    return refuse("prompt_logprobs is not in [-1, 20]");
   if (s.grammar != 0) return refuse("grammars are not supported yet");
+  return CheckLists(s);
+}
+
+absl::Status CheckSampling(const SamplingParams& s, int32_t vocab) {
+  SHOAL_RETURN_IF_ERROR(CheckSampling(s));
+  const auto within = [vocab](const char* name, const auto& ids) {
+    for (const int32_t id : ids) {
+      if (id < 0 || id >= vocab) {
+        return absl::InvalidArgumentError(absl::StrCat(name, ": token ", id, " is not in the vocabulary"));
+      }
+    }
+    return absl::OkStatus();
+  };
+  SHOAL_RETURN_IF_ERROR(within("end_tokens", s.end_tokens));
+  SHOAL_RETURN_IF_ERROR(within("allowed_tokens", s.allowed_tokens));
+  for (const std::vector<int32_t>& word : s.bad_words) SHOAL_RETURN_IF_ERROR(within("bad_words", word));
+  for (const TokenBias& bias : s.biases) SHOAL_RETURN_IF_ERROR(within("biases", std::array{bias.token}));
   return absl::OkStatus();
 }
 
@@ -64,6 +118,7 @@ PlanMirror::PlanMirror(const MirrorLimits& limits) : limits_(limits) {
   SHOAL_CHECK(limits.block_size > 0 && limits.blocks >= 0 && limits.blocks <= kMaxBlocks);
   refs_.resize(limits.blocks, 0);
   gained_.resize(limits.blocks, 0);
+  fresh_.resize(limits.blocks, 0);
 }
 
 absl::Status PlanMirror::Apply(const StepPlan& plan, bool check_digest) {
@@ -104,10 +159,14 @@ absl::Status PlanMirror::Try(const StepPlan& plan, bool check_digest) {
   }
   for (const BlocksAdded& added : plan.blocks_added) SHOAL_RETURN_IF_ERROR(AddBlocks(added));
   SHOAL_RETURN_IF_ERROR(CheckCopies(plan.copies));
-  int64_t tokens = 0;
+  int64_t tokens = 0, outputs = 0;
   for (const Row& row : plan.rows) {
     SHOAL_RETURN_IF_ERROR(ApplyRow(row, plan.stamp.step));
     tokens += row.count;
+    outputs += OutputCount(row);
+  }
+  if (outputs > limits_.max_sequences) {
+    return absl::InvalidArgumentError(absl::StrCat(outputs, " outputs in one plan, at most ", limits_.max_sequences));
   }
   if (tokens > limits_.max_tokens) {
     return absl::InvalidArgumentError(absl::StrCat(tokens, " tokens in one plan, at most ", limits_.max_tokens));
@@ -156,7 +215,9 @@ absl::Status PlanMirror::End(SequenceId id) {
 
 absl::Status PlanMirror::Gain(Entry& entry, int32_t block, bool may_share) {
   if (block < 0 || block >= limits_.blocks) return Refuse(entry.id, "block ", block, " does not exist");
-  if (refs_[block] > 0 && (!may_share || gained_[block] == attempt_)) {
+  const bool twice =
+      gained_[block] == attempt_ && std::find(entry.blocks.begin(), entry.blocks.end(), block) != entry.blocks.end();
+  if (refs_[block] > 0 && (!may_share || fresh_[block] == attempt_ || twice)) {
     return Refuse(entry.id, "block ", block, " is in another table");
   }
   if (entry.blocks.size() >= static_cast<size_t>(BlocksFor(limits_.max_model_len, limits_.block_size))) {
@@ -164,6 +225,7 @@ absl::Status PlanMirror::Gain(Entry& entry, int32_t block, bool may_share) {
   }
   Ref(block, +1);
   gained_[block] = attempt_;
+  if (!may_share) fresh_[block] = attempt_;
   entry.blocks.push_back(block);
   entry.table_hash = Mix(entry.table_hash ^ Mix(static_cast<uint64_t>(block) + 1));
   return absl::OkStatus();
@@ -185,7 +247,7 @@ absl::Status PlanMirror::Start(const SequenceStart& start) {
   if (BlocksFor(start.kv_tokens, limits_.block_size) > static_cast<int64_t>(start.blocks.size())) {
     return Refuse(start.id, "its blocks do not cover the KV of ", start.kv_tokens, " tokens");
   }
-  if (absl::Status s = CheckSampling(start.sampling); !s.ok()) return Refuse(start.id, s.message());
+  if (absl::Status s = CheckSampling(start.sampling, limits_.vocab); !s.ok()) return Refuse(start.id, s.message());
 
   auto owned = std::make_unique<Entry>();
   Entry& entry = *owned;
@@ -252,17 +314,27 @@ absl::Status PlanMirror::CheckRow(const Row& row, const Entry& entry) const {
     default:
       return Refuse(row.id, "this token source is not supported yet");
   }
-  if (row.output == RowOutput::kSample) {
-    if (end != entry.length) return Refuse(row.id, "samples at ", end, " of ", entry.length, " tokens");
-    if (entry.length >= limits_.max_model_len) return Refuse(row.id, "longer than ", limits_.max_model_len, " tokens");
-  } else if (row.output != RowOutput::kNone) {
-    return Refuse(row.id, "this row output is not supported yet");
-  }
+  SHOAL_RETURN_IF_ERROR(CheckOutput(row, entry, end));
   if (BlocksFor(end, limits_.block_size) > static_cast<int64_t>(entry.blocks.size())) {
     return Refuse(row.id, "its blocks do not cover ", end, " tokens");
   }
   for (int64_t i = row.position / limits_.block_size; i * limits_.block_size < end; ++i) {
     if (refs_[entry.blocks[i]] != 1) return Refuse(row.id, "writes block ", entry.blocks[i], " that others hold");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status PlanMirror::CheckOutput(const Row& row, const Entry& entry, int64_t end) const {
+  if (row.output == RowOutput::kPooled) return Refuse(row.id, "this row output is not supported yet");
+  if (Samples(row.output)) {
+    if (end != entry.length) return Refuse(row.id, "samples at ", end, " of ", entry.length, " tokens");
+    if (entry.length >= limits_.max_model_len) return Refuse(row.id, "longer than ", limits_.max_model_len, " tokens");
+  }
+  if (!TellsLogprobs(row.output)) return absl::OkStatus();
+  if (row.source != TokenSource::kLiteral) return Refuse(row.id, "log-probabilities of a row that is not literal");
+  if (entry.sampling.prompt_logprobs < 0) return Refuse(row.id, "log-probabilities that nobody asked for");
+  if (!Samples(row.output) && end >= entry.start_tokens) {
+    return Refuse(row.id, "log-probabilities of the token at ", end, ", it starts with ", entry.start_tokens);
   }
   return absl::OkStatus();
 }
@@ -274,7 +346,7 @@ absl::Status PlanMirror::ApplyRow(const Row& row, uint64_t step) {
   SHOAL_RETURN_IF_ERROR(CheckRow(row, *entry));
   entry->row = attempt_;
   entry->computed = row.position + row.count;
-  if (row.output == RowOutput::kSample) {
+  if (Samples(row.output)) {
     ++entry->length;
     entry->last_sample_step = step;
   }

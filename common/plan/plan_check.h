@@ -36,6 +36,8 @@ absl::Status CheckLimits(const MirrorLimits& limits);
 
 // InvalidArgument names the parameter that is out of its range, or whose feature does not exist yet.
 absl::Status CheckSampling(const SamplingParams& sampling);
+// The same, and InvalidArgument also names the parameter with an id that is not in [0, vocab).
+absl::Status CheckSampling(const SamplingParams& sampling, int32_t vocab);
 
 struct MirroredSequence {
   std::vector<int32_t> tokens;  // known ids: from the start, plus those that RecordSample added
@@ -55,6 +57,8 @@ struct MirroredSequence {
 //   a row begins where the KV ends (position == computed), its blocks cover it, and no other table holds those it
 //   writes a literal row stays within the tokens of the start; a last-sample row is the one token behind them, sampled
 //   earlier a row samples only at the end of its sequence
+//   a row that tells log-probabilities is literal, of a sequence with prompt_logprobs, and the token behind each of its
+//   own is in the start, but for the one that it samples; OutputCount is at most max_sequences
 //   a bucket holds the plan's rows, each of which is one token that samples, and there is no checksum
 // Invariants after every Apply: each sequence's blocks cover `computed`; computed <= length <= max_model_len.
 class PlanMirror {
@@ -66,8 +70,8 @@ class PlanMirror {
   // mirror_digest (receivers); the sender passes false and then stores digest() in the plan.
   absl::Status Apply(const StepPlan& plan, bool check_digest);
 
-  // The id sampled for a sequence, in order; keeps `tokens` whole on the coordinator, which alone decides what counts.
-  // Nothing happens when the sequence is gone.
+  // The id sampled for a sequence, in order; keeps `tokens` whole on the coordinator, which alone decides what counts,
+  // and on the sampling rank, whose masks may depend on them. Nothing happens when the sequence is gone.
   void RecordSample(SequenceId id, int32_t token);
 
   const MirroredSequence* Find(SequenceId id) const;
@@ -100,6 +104,7 @@ class PlanMirror {
   absl::Status CheckCopies(const std::vector<BlockCopy>& copies) const;
   absl::Status ApplyRow(const Row& row, uint64_t step);
   absl::Status CheckRow(const Row& row, const Entry& entry) const;
+  absl::Status CheckOutput(const Row& row, const Entry& entry, int64_t end) const;
   absl::Status Gain(Entry& entry, int32_t block, bool may_share);
   Entry* Touch(SequenceId id);  // null: no such sequence
   void Ref(int32_t block, int32_t delta);
@@ -110,6 +115,7 @@ class PlanMirror {
   absl::flat_hash_map<SequenceId, std::unique_ptr<Entry>> sequences_;
   std::vector<int32_t> refs_;     // [blocks] tables that hold it
   std::vector<uint64_t> gained_;  // [blocks] last attempt in which a table gained it
+  std::vector<uint64_t> fresh_;   // [blocks] the same, without KV of before
   uint64_t digest_ = 0;
   uint64_t last_step_ = 0;
 

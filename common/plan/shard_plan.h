@@ -27,7 +27,8 @@ struct RankShard {
   Range layers;
   Range heads;                 // query heads
   Range kv_heads;              // every kv head that `heads` touch
-  Range ffn;                   // on borders of 32
+  Range ffn;                   // on borders of 32; of layers without experts, empty when there are none
+  Range expert_ffn;            // on borders of 32; of each expert, empty when there are none
   Range vocab;                 // rows of embedding and head, on borders of 32
   bool has_embedding = false;  // stage 0
   bool has_head = false;       // last stage: final norm and head
@@ -45,7 +46,7 @@ struct ShardPlan {
 
 // Uneven work is spread as evenly as whole heads and 32-blocks allow; layers by an even split where stages with the
 // embedding or the head get fewer when that lowers the largest stage. InvalidArgument says the largest usable tp
-// (query heads, 32-blocks of ffn) and pp (layers).
+// (query heads, 32-blocks of ffn and of expert ffn) and pp (layers).
 absl::StatusOr<ShardPlan> MakeShardPlan(const model::ModelConfig& config, int32_t tp, int32_t pp);
 
 // The slice of a stored tensor [rows, columns] that a rank holds; empty when it holds none. A vector is one row.
@@ -57,8 +58,8 @@ struct TensorSlice {
 TensorSlice SliceOf(const model::ModelConfig& config, const RankShard& shard, const model::TensorSpec& spec);
 
 // The bound that uneven work sets against one rank with the whole model: (work of the model / ranks) / (work of the
-// largest rank), in (0, 1]; work is matmul weights read per token. KV heads that several ranks hold count once above
-// and for each of them below.
+// largest rank), in (0, 1]; work is matmul weights read per token, of experts those of the ones that a token uses. KV
+// heads and routers that several ranks hold count once above and for each of them below.
 double BalanceBound(const model::ModelConfig& config, const ShardPlan& plan);
 
 }  // namespace shoal::plan

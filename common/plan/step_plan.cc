@@ -14,7 +14,15 @@ int32_t StepPlan::TokenCount() const {
 
 int32_t StepPlan::SampleCount() const {
   int32_t total = 0;
-  for (const Row& row : rows) total += row.output == RowOutput::kSample ? 1 : 0;
+  for (const Row& row : rows) total += Samples(row.output) ? 1 : 0;
+  return total;
+}
+
+int32_t OutputCount(const Row& row) { return TellsLogprobs(row.output) ? row.count : Samples(row.output) ? 1 : 0; }
+
+int32_t OutputCount(const StepPlan& plan) {
+  int32_t total = 0;
+  for (const Row& row : plan.rows) total += OutputCount(row);
   return total;
 }
 

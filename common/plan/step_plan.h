@@ -20,8 +20,23 @@ struct Stamp {
   bool operator==(const Stamp&) const = default;
 };
 
-// The sampling state is a pure function of these and of the tokens. Fields below the line come with later features:
-// plan_check refuses them when they are not at their defaults.
+// One id whose logit is shifted.
+struct TokenBias {
+  int32_t token = 0;
+  float bias = 0;
+  bool operator==(const TokenBias&) const = default;
+};
+
+inline constexpr int32_t kMaxTopLogprobs = 20;   // beside each token
+inline constexpr size_t kMaxTokenBiases = 1024;  // of one sequence
+inline constexpr size_t kMaxEndTokens = 1024;
+inline constexpr size_t kMaxAllowedTokens = 16384;
+inline constexpr size_t kMaxBadWords = 256;
+inline constexpr size_t kMaxBadWordTokens = 16;  // of one word
+
+// The sampling state is a pure function of these and of the tokens. What they do to logits is in the order of
+// kernels/ops/sample.h. Fields below the line come with later features: plan_check refuses them when they are not at
+// their defaults.
 struct SamplingParams {
   float temperature = 0;  // 0: greedy
   int32_t top_k = 0;      // 0: all
@@ -29,9 +44,15 @@ struct SamplingParams {
   float min_p = 0;
   uint64_t seed = 0;
   uint32_t choice = 0;  // which of the request's n sequences
-  // --
   float repetition_penalty = 1, presence_penalty = 0, frequency_penalty = 0;
-  int32_t min_tokens = 0;
+  int32_t min_tokens = 0;                            // generated ones, before which none of end_tokens may come
+  std::vector<int32_t> end_tokens = {};              // ascending; read when min_tokens is not 0
+  std::vector<TokenBias> biases = {};                // by ascending token
+  std::vector<int32_t> allowed_tokens = {};          // ascending; empty: all
+  std::vector<std::vector<int32_t>> bad_words = {};  // the last token of each may not follow those before it
+  int32_t logprobs = -1;         // how many top ones go along with each sampled token; -1: none, nor its own
+  int32_t prompt_logprobs = -1;  // the same of rows whose output is kLogprobs or kBoth
+  // --
   uint64_t grammar = 0;  // id of a compiled grammar; 0: none
 };
 
@@ -56,7 +77,8 @@ struct BlockCopy {
 };
 
 enum class TokenSource : uint8_t { kLiteral, kLastSample, kDrafts, kEmbeddings };  // the last two come later
-enum class RowOutput : uint8_t { kNone, kSample, kLogprobs, kPooled };             // the last two come later
+// kLogprobs: of the known tokens behind each of the row's own, for prompts. kBoth: that, and a sample at the end.
+enum class RowOutput : uint8_t { kNone, kSample, kLogprobs, kPooled, kBoth };  // kPooled comes later
 
 // `count` tokens of one sequence, at positions [position, position + count).
 // kLiteral: the sequence's own known tokens at those positions. kLastSample: the token sampled last, count 1.
@@ -68,6 +90,8 @@ struct Row {
   RowOutput output = RowOutput::kNone;
   int32_t adapter = 0;  // 0: the base model
 };
+constexpr bool Samples(RowOutput output) { return output == RowOutput::kSample || output == RowOutput::kBoth; }
+constexpr bool TellsLogprobs(RowOutput output) { return output == RowOutput::kLogprobs || output == RowOutput::kBoth; }
 
 struct StepPlan {
   Stamp stamp;
@@ -88,18 +112,35 @@ struct StepPlan {
   int32_t SampleCount() const;
 };
 
+// How many rows of logits that takes: one for a sample, one for each of a row's tokens whose next one is told about.
+// Of a plan at most MirrorLimits::max_sequences.
+int32_t OutputCount(const Row& row);
+int32_t OutputCount(const StepPlan& plan);
+
 // The smallest size of a recorded step that holds `rows` rows (at least 1); 0: none of at most `most` does. Steps of
 // about a quarter: padding costs little, and few graphs are recorded.
 int32_t GraphBucket(int32_t rows, int32_t most);
 // Recording takes time and memory, and larger steps gain little by it.
 inline constexpr int32_t kLargestBucket = 512;
 
-// What happened to one row that wanted a sample, in plan order.
+// Of the logits as they came, before biases, penalties, masks and temperature.
+struct TokenLogprobs {
+  int32_t token = 0;
+  float logprob = 0;
+  int32_t rank = 0;              // 1: the most likely one
+  std::vector<int32_t> top_ids;  // by falling logit; so many as were asked for and exist
+  std::vector<float> top_logprobs;
+  bool operator==(const TokenLogprobs&) const = default;
+};
+
+// What happened to one row whose output is not kNone, in plan order. With an error there is nothing else.
 enum class RowError : uint8_t { kNone, kNotFinite };  // kNotFinite: NaN, +Inf or nothing finite in its logits
 struct RowResult {
   SequenceId id = 0;
   std::vector<int32_t> tokens;  // 0..k
   RowError error = RowError::kNone;
+  std::vector<TokenLogprobs> logprobs =
+      {};  // those of a row's known tokens, in order, then those of `tokens`; or empty
 };
 
 // Times of one rank for one step, CLOCK_MONOTONIC of its host.

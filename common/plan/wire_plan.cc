@@ -61,6 +61,40 @@ void Put(const SamplingParams& in, proto::SamplingParams* out) {
   out->set_frequency_penalty(in.frequency_penalty);
   out->set_min_tokens(in.min_tokens);
   out->set_grammar(in.grammar);
+  out->mutable_end_tokens()->Add(in.end_tokens.begin(), in.end_tokens.end());
+  for (const TokenBias& b : in.biases) {
+    out->add_bias_tokens(b.token);
+    out->add_biases(b.bias);
+  }
+  out->mutable_allowed_tokens()->Add(in.allowed_tokens.begin(), in.allowed_tokens.end());
+  for (const std::vector<int32_t>& word : in.bad_words) {
+    out->mutable_bad_word_tokens()->Add(word.begin(), word.end());
+    out->add_bad_words(static_cast<uint32_t>(word.size()));
+  }
+  out->set_logprobs(static_cast<uint32_t>(in.logprobs) + 1);
+  out->set_prompt_logprobs(static_cast<uint32_t>(in.prompt_logprobs) + 1);
+}
+
+absl::Status GetLists(const proto::SamplingParams& in, SamplingParams* out) {
+  out->end_tokens.assign(in.end_tokens().begin(), in.end_tokens().end());
+  out->allowed_tokens.assign(in.allowed_tokens().begin(), in.allowed_tokens().end());
+  if (in.bias_tokens_size() != in.biases_size()) {
+    return absl::InvalidArgumentError("as many biases as tokens that have one are needed");
+  }
+  for (int i = 0; i < in.biases_size(); ++i) {
+    if (!std::isfinite(in.biases(i))) return absl::InvalidArgumentError("a bias is not finite");
+    out->biases.push_back({in.bias_tokens(i), in.biases(i)});
+  }
+  int64_t left = in.bad_word_tokens_size();
+  auto next = in.bad_word_tokens().begin();
+  for (const uint32_t size : in.bad_words()) {
+    if (size > left) return absl::InvalidArgumentError("bad words have more tokens than came");
+    out->bad_words.emplace_back(next, next + size);
+    next += size;
+    left -= size;
+  }
+  if (left != 0) return absl::InvalidArgumentError("bad words have fewer tokens than came");
+  return absl::OkStatus();
 }
 
 absl::StatusOr<SamplingParams> Get(const proto::SamplingParams& in) {
@@ -80,6 +114,9 @@ absl::StatusOr<SamplingParams> Get(const proto::SamplingParams& in) {
   out.frequency_penalty = in.frequency_penalty();
   out.min_tokens = in.min_tokens();
   out.grammar = in.grammar();
+  out.logprobs = static_cast<int32_t>(in.logprobs() - 1);
+  out.prompt_logprobs = static_cast<int32_t>(in.prompt_logprobs() - 1);
+  SHOAL_RETURN_IF_ERROR(GetLists(in, &out));
   return out;
 }
 
@@ -121,6 +158,44 @@ void Put(const Row& in, proto::Row* out) {
   out->set_count(in.count);
   out->set_output(static_cast<proto::RowOutput>(in.output));
   out->set_adapter(in.adapter);
+}
+
+void Put(const std::vector<TokenLogprobs>& in, proto::RowResult* out) {
+  for (const TokenLogprobs& t : in) {
+    out->add_logprob_tokens(t.token);
+    out->add_logprobs(t.logprob);
+    out->add_ranks(t.rank);
+    out->add_tops(static_cast<uint32_t>(t.top_ids.size()));
+    out->mutable_top_ids()->Add(t.top_ids.begin(), t.top_ids.end());
+    out->mutable_top_logprobs()->Add(t.top_logprobs.begin(), t.top_logprobs.end());
+  }
+}
+
+// -Inf is a log-probability, too.
+absl::Status GetLogprobs(const proto::RowResult& in, std::vector<TokenLogprobs>* out) {
+  const auto refuse = [] { return absl::InvalidArgumentError("log-probabilities of a row do not fit together"); };
+  const int count = in.logprob_tokens_size();
+  if (in.logprobs_size() != count || in.ranks_size() != count || in.tops_size() != count ||
+      in.top_ids_size() != in.top_logprobs_size()) {
+    return refuse();
+  }
+  for (const auto& list : {in.logprobs(), in.top_logprobs()}) {
+    for (const float f : list) {
+      if (std::isnan(f)) return refuse();
+    }
+  }
+  int64_t at = 0;
+  for (int i = 0; i < count; ++i) {
+    const int64_t end = at + in.tops(i);
+    if (end > in.top_ids_size()) return refuse();
+    out->push_back({in.logprob_tokens(i),
+                    in.logprobs(i),
+                    in.ranks(i),
+                    {in.top_ids().begin() + at, in.top_ids().begin() + end},
+                    {in.top_logprobs().begin() + at, in.top_logprobs().begin() + end}});
+    at = end;
+  }
+  return at == in.top_ids_size() ? absl::OkStatus() : refuse();
 }
 
 }  // namespace
@@ -178,6 +253,7 @@ std::string EncodeResult(const StepResult& result) {
     row->set_id(r.id);
     row->mutable_tokens()->Add(r.tokens.begin(), r.tokens.end());
     row->set_error(static_cast<proto::RowError>(r.error));
+    Put(r.logprobs, row);
   }
   out.set_received_ns(result.times.received);
   out.set_started_ns(result.times.started);
@@ -195,8 +271,9 @@ absl::StatusOr<StepResult> DecodeResult(std::string_view bytes) {
   out.stamp = Get(in.stamp());
   out.rank = in.rank();
   for (const auto& r : in.rows()) {
-    RowResult row{r.id(), {r.tokens().begin(), r.tokens().end()}, RowError::kNone};
+    RowResult row{r.id(), {r.tokens().begin(), r.tokens().end()}, RowError::kNone, {}};
     SHOAL_ASSIGN_OR_RETURN(row.error, ToEnum<RowError>(r.error(), proto::RowError_MAX, "row error"));
+    SHOAL_RETURN_IF_ERROR(GetLogprobs(r, &row.logprobs));
     out.rows.push_back(std::move(row));
   }
   out.times = {in.received_ns(), in.started_ns(), in.ended_ns(), in.waited_ns(), in.sampling_ns()};

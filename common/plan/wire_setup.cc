@@ -1,12 +1,27 @@
 #include "common/plan/wire_setup.h"
 
 #include "absl/strings/str_cat.h"
+#include "common/base/status_macros.h"
 #include "common/base/utf8.h"
 #include "common/plan/wire.h"
 #include "worker.pb.h"
 
 namespace shoal::plan {
 namespace {
+
+void Put(const model::Rope& in, proto::Rope* out) {
+  out->set_theta(in.theta);
+  out->set_dim(in.dim);
+  out->set_interleaved(in.interleaved);
+  out->set_factor(in.factor);
+  out->set_low_freq_factor(in.low_freq_factor);
+  out->set_high_freq_factor(in.high_freq_factor);
+  out->set_original_max_position(in.original_max_position);
+  out->set_amplitude(in.amplitude);
+  out->set_scaling(static_cast<int>(in.scaling));
+  out->mutable_short_factors()->Add(in.short_factors.begin(), in.short_factors.end());
+  out->mutable_long_factors()->Add(in.long_factors.begin(), in.long_factors.end());
+}
 
 void Put(const model::ModelConfig& in, proto::ModelConfig* out) {
   out->set_architecture(in.architecture);
@@ -21,25 +36,69 @@ void Put(const model::ModelConfig& in, proto::ModelConfig* out) {
   out->set_norm_eps(in.norm_eps);
   out->set_embedding_scale(in.embedding_scale);
   out->set_attention_scale(in.attention_scale);
-  out->set_activation(static_cast<int>(in.activation));
   out->set_tied_embeddings(in.tied_embeddings);
-  out->set_rope_theta(in.rope.theta);
-  out->set_rope_dim(in.rope.dim);
-  out->set_rope_interleaved(in.rope.interleaved);
-  out->set_rope_scaling(static_cast<int>(in.rope.scaling));
-  out->set_rope_factor(in.rope.factor);
-  out->set_rope_low_freq_factor(in.rope.low_freq_factor);
-  out->set_rope_high_freq_factor(in.rope.high_freq_factor);
-  out->set_rope_original_max_position(in.rope.original_max_position);
+  out->set_final_norm(in.final_norm);
+  out->set_qk_norm(in.qk_norm);
+  out->set_norm_weight_bias(in.norm_weight_bias);
+  out->set_qkv_bias(in.qkv_bias);
+  out->set_output_bias(in.output_bias);
+  out->set_ffn_bias(in.ffn_bias);
+  out->set_norm_bias(in.norm_bias);
+  out->set_causal(in.causal);
+  out->set_attention_soft_cap(in.attention_soft_cap);
+  out->set_gated(in.gated);
+  out->set_embedding_norm(in.embedding_norm);
+  out->set_learned_positions(in.learned_positions);
+  out->set_token_types(in.token_types);
+  out->set_logit_scale(in.logit_scale);
+  out->set_logit_soft_cap(in.logit_soft_cap);
+  out->set_normalise(in.normalise);
+  out->set_bos_token(in.bos_token);
+  out->set_activation(static_cast<int>(in.activation));
+  out->set_task(static_cast<int>(in.task));
+  out->set_norm(static_cast<int>(in.norm));
+  out->set_norm_place(static_cast<int>(in.norm_place));
+  out->set_pooling(static_cast<int>(in.pooling));
+  for (const model::LayerKind& kind : in.kinds) {
+    proto::LayerKind* k = out->add_kinds();
+    k->set_window(kind.window);
+    k->set_other_rope(kind.other_rope);
+    k->set_has_experts(kind.has_experts);
+  }
+  out->mutable_experts()->set_count(in.experts.count);
+  out->mutable_experts()->set_used(in.experts.used);
+  out->mutable_experts()->set_ffn(in.experts.ffn);
+  out->mutable_experts()->set_renormalise(in.experts.renormalise);
+  Put(in.rope, out->mutable_rope());
+  Put(in.other_rope, out->mutable_other_rope());
+  out->mutable_eos_tokens()->Add(in.eos_tokens.begin(), in.eos_tokens.end());
+}
+
+// A value of an enumeration that ends with `last`.
+template <typename T>
+absl::Status Take(const char* what, int value, T last, T* out) {
+  if (value < 0 || value > static_cast<int>(last)) {
+    return absl::InvalidArgumentError(absl::StrCat("unknown ", what, " ", value));
+  }
+  *out = static_cast<T>(value);
+  return absl::OkStatus();
+}
+
+absl::Status Get(const proto::Rope& in, model::Rope* out) {
+  out->theta = in.theta();
+  out->dim = in.dim();
+  out->interleaved = in.interleaved();
+  out->factor = in.factor();
+  out->low_freq_factor = in.low_freq_factor();
+  out->high_freq_factor = in.high_freq_factor();
+  out->original_max_position = in.original_max_position();
+  out->amplitude = in.amplitude();
+  out->short_factors.assign(in.short_factors().begin(), in.short_factors().end());
+  out->long_factors.assign(in.long_factors().begin(), in.long_factors().end());
+  return Take("rotary scaling", in.scaling(), model::RopeScaling::kLongRope, &out->scaling);
 }
 
 absl::StatusOr<model::ModelConfig> Get(const proto::ModelConfig& in) {
-  if (in.activation() < 0 || in.activation() > static_cast<int>(model::Activation::kGeluTanh)) {
-    return absl::InvalidArgumentError(absl::StrCat("unknown activation ", in.activation()));
-  }
-  if (in.rope_scaling() < 0 || in.rope_scaling() > static_cast<int>(model::RopeScaling::kLlama3)) {
-    return absl::InvalidArgumentError(absl::StrCat("unknown rotary scaling ", in.rope_scaling()));
-  }
   model::ModelConfig out;
   out.architecture = in.architecture();
   out.layers = in.layers();
@@ -53,16 +112,39 @@ absl::StatusOr<model::ModelConfig> Get(const proto::ModelConfig& in) {
   out.norm_eps = in.norm_eps();
   out.embedding_scale = in.embedding_scale();
   out.attention_scale = in.attention_scale();
-  out.activation = static_cast<model::Activation>(in.activation());
   out.tied_embeddings = in.tied_embeddings();
-  out.rope.theta = in.rope_theta();
-  out.rope.dim = in.rope_dim();
-  out.rope.interleaved = in.rope_interleaved();
-  out.rope.scaling = static_cast<model::RopeScaling>(in.rope_scaling());
-  out.rope.factor = in.rope_factor();
-  out.rope.low_freq_factor = in.rope_low_freq_factor();
-  out.rope.high_freq_factor = in.rope_high_freq_factor();
-  out.rope.original_max_position = in.rope_original_max_position();
+  out.final_norm = in.final_norm();
+  out.qk_norm = in.qk_norm();
+  out.norm_weight_bias = in.norm_weight_bias();
+  out.qkv_bias = in.qkv_bias();
+  out.output_bias = in.output_bias();
+  out.ffn_bias = in.ffn_bias();
+  out.norm_bias = in.norm_bias();
+  out.causal = in.causal();
+  out.attention_soft_cap = in.attention_soft_cap();
+  out.gated = in.gated();
+  out.embedding_norm = in.embedding_norm();
+  out.learned_positions = in.learned_positions();
+  out.token_types = in.token_types();
+  out.logit_scale = in.logit_scale();
+  out.logit_soft_cap = in.logit_soft_cap();
+  out.normalise = in.normalise();
+  out.bos_token = in.bos_token();
+  SHOAL_RETURN_IF_ERROR(Take("activation", in.activation(), model::Activation::kGelu, &out.activation));
+  SHOAL_RETURN_IF_ERROR(Take("task", in.task(), model::Task::kEmbed, &out.task));
+  SHOAL_RETURN_IF_ERROR(Take("norm", in.norm(), model::Norm::kLayer, &out.norm));
+  SHOAL_RETURN_IF_ERROR(Take("place of norms", in.norm_place(), model::NormPlace::kAfter, &out.norm_place));
+  SHOAL_RETURN_IF_ERROR(Take("pooling", in.pooling(), model::Pooling::kMean, &out.pooling));
+  for (const proto::LayerKind& kind : in.kinds()) {
+    out.kinds.push_back({.window = kind.window(), .other_rope = kind.other_rope(), .has_experts = kind.has_experts()});
+  }
+  out.experts = {.count = in.experts().count(),
+                 .used = in.experts().used(),
+                 .ffn = in.experts().ffn(),
+                 .renormalise = in.experts().renormalise()};
+  SHOAL_RETURN_IF_ERROR(Get(in.rope(), &out.rope));
+  SHOAL_RETURN_IF_ERROR(Get(in.other_rope(), &out.other_rope));
+  out.eos_tokens.assign(in.eos_tokens().begin(), in.eos_tokens().end());
   return out;
 }
 

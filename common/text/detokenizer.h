@@ -20,6 +20,9 @@ class Detokenizer {
 
   // The text that this token completes; may be empty.
   std::string Push(int32_t id);
+  const std::shared_ptr<const Tokenizer>& tokenizer() const { return tokenizer_; }
+  // A character has begun that further tokens may complete.
+  bool holds() const { return !held_.empty(); }
   // The rest at the end of the answer. A sequence cut in the middle of a character is dropped, not shown broken.
   std::string Finish();
 

@@ -6,12 +6,13 @@
 
 #include "absl/status/status.h"
 #include "common/base/clock.h"
+#include "common/plan/plan_check.h"
 #include "coordinator/core/request.h"
 
 namespace shoal::core {
 
 // InvalidArgument says what about a request can never be served.
-absl::Status CheckRequest(const GenerateRequest& request, int32_t max_model_len, int32_t vocab);
+absl::Status CheckRequest(const GenerateRequest& request, const plan::MirrorLimits& limits);
 
 // How fast requests have been finishing lately.
 class ServiceRate {

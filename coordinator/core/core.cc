@@ -261,7 +261,7 @@ class Core::Impl {
   }
 
   void On(const RequestArrived& e) { serving_.Arrive(e.request, Admission(), now_, fx_); }
-  void On(const RequestCancelled& e) { serving_.Cancel(e.id, e.cause, now_, fx_); }
+  void On(const RequestCancelled& e) { serving_.Cancel(e.id, e.cause, e.choice, now_, fx_); }
   void On(const AgentRegistered& e) { membership_.Registered(e.info, now_, fx_); }
   void On(const AgentLost& e) { membership_.AgentLost(e.agent, e.reason, now_, fx_); }
   void On(const HeartbeatReceived& e) { membership_.Heartbeat(e.heartbeat, now_, fx_); }

@@ -14,7 +14,7 @@ struct EffectList {
   // SendJoin, SendLoad, SendConnect, SendPreload, SendPlan, SendAbort, SendDrain, SetTimer, LogLine,
   // Report, CanaryLearned
   std::vector<Effect> control;
-  std::vector<Effect> client;  // EmitTokens, FinishRequest
+  std::vector<Effect> client;  // EmitTokens, EmitPromptLogprobs, FinishChoice, FinishRequest
 
   void Log(LogLine::Level level, std::string text) { control.push_back(LogLine{level, std::move(text)}); }
   void Info(std::string text) { Log(LogLine::Level::kInfo, std::move(text)); }

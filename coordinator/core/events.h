@@ -23,6 +23,7 @@ enum class CancelCause : uint8_t { kDisconnect, kStopString };
 struct RequestCancelled {
   RequestId id;
   CancelCause cause;
+  int32_t choice = -1;  // this one alone; -1: all
 };
 
 struct AgentRegistered {
@@ -124,8 +125,22 @@ struct EmitTokens {
   std::vector<int32_t> tokens;
   int32_t preemptions;  // of the request, so far
   int32_t reforms;      // changes of the group's layout or numerics since it was accepted
+  int32_t choice = 0;
+  std::vector<plan::TokenLogprobs> logprobs{};  // one for each token; empty: they were not asked for
 };
-// The one terminal event of a request. kError: `error` is ResourceExhausted (queue full; retry_after_s says when),
+// Once, before the first token, when they were asked for: those of the prompt's second token, third, ...
+struct EmitPromptLogprobs {
+  RequestId id;
+  std::vector<plan::TokenLogprobs> logprobs;
+};
+// This choice has all that it gets, and others of its request have not: kStop or kLength.
+struct FinishChoice {
+  RequestId id;
+  int32_t choice;
+  FinishReason reason;
+};
+// The one terminal event of a request: of all choices without a FinishChoice, which is one when `reason` is kStop or
+// kLength. kError: `error` is ResourceExhausted (queue full; retry_after_s says when),
 // Unavailable (no group; cluster fault), InvalidArgument, FailedPrecondition (poison: it makes ranks fail, and shall
 // not be sent again), or Internal.
 struct FinishRequest {
@@ -155,6 +170,6 @@ struct CanaryLearned {
 };
 
 using Effect = std::variant<SendJoin, SendLoad, SendConnect, SendPreload, SendPlan, SendAbort, SendDrain, EmitTokens,
-                            FinishRequest, SetTimer, LogLine, Report, CanaryLearned>;
+                            EmitPromptLogprobs, FinishChoice, FinishRequest, SetTimer, LogLine, Report, CanaryLearned>;
 
 }  // namespace shoal::core

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "common/plan/plan_check.h"
 #include "common/plan/step_plan.h"
 
 namespace shoal::core {
@@ -16,19 +17,22 @@ class Flight {
   struct Row {
     plan::SequenceId id;
     bool sample;
-    int32_t end;  // position behind its last token: up to there every rank has written KV once this is answered
+    bool logprobs;   // go along with the sample
+    int32_t scored;  // tokens of the prompt, behind its own, whose log-probabilities it gives
+    int32_t end;     // position behind its last token: up to there every rank has written KV once this is answered
   };
 
   Flight(int32_t ranks, int32_t sampling_rank) : answered_(ranks, 0), sampling_rank_(sampling_rank) {}
 
-  void Sent(const plan::StepPlan& plan);
+  // `mirror`: after the plan.
+  void Sent(const plan::StepPlan& plan, const plan::PlanMirror& mirror);
   int32_t size() const { return static_cast<int32_t>(plans_.size()); }
   uint64_t last_sent() const { return last_sent_; }
 
   enum class Verdict : uint8_t {
     kStale,   // answered before; nothing to do
     kNoted,   // a rank that does not sample is done with the plan
-    kTokens,  // the plan is answered: its rows are in `rows`, and the result has one token or error for each sample
+    kTokens,  // the plan is answered: its rows are in `rows`, and the result has what those with outputs ask for
     kBroken,  // no rank that works as agreed answers so; `why` says how
   };
   // Precondition: 0 <= result.rank < ranks; the epoch is right.
@@ -52,6 +56,7 @@ class Flight {
     uint64_t step;
     std::vector<Row> rows;
   };
+  static std::string RowMismatch(const Row& row, const plan::RowResult& result, int32_t vocab);
   std::string Mismatch(const Plan& plan, const plan::StepResult& result, int32_t vocab) const;
 
   std::vector<uint64_t> answered_;  // [ranks] last step

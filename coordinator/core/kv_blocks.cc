@@ -9,10 +9,12 @@ BlockPool::BlockPool(int32_t blocks) : holders_(blocks, 0) {
   for (int32_t b = blocks - 1; b >= 0; --b) free_.push_back(b);
 }
 
-void BlockPool::Take(const std::vector<int32_t>& blocks) {
-  for (const int32_t block : blocks) {
-    SHOAL_CHECK(block >= 0 && block < size() && holders_[block] == 0);
-    holders_[block] = 1;
+void BlockPool::Take(const std::vector<int32_t>& blocks, int32_t shared) {
+  for (int32_t i = 0; i < static_cast<int32_t>(blocks.size()); ++i) {
+    const int32_t block = blocks[i];
+    SHOAL_CHECK(block >= 0 && block < size());
+    SHOAL_CHECK(holders_[block] == 0 || i < shared);
+    ++holders_[block];
   }
   std::erase_if(free_, [this](int32_t block) { return holders_[block] > 0; });
 }

@@ -15,8 +15,9 @@ class BlockPool {
   int32_t free() const { return static_cast<int32_t>(free_.size()); }
   int32_t holders(int32_t block) const { return holders_[block]; }
 
-  // Gives free blocks, named one by one, one holder each. Aborts when one of them is not free.
-  void Take(const std::vector<int32_t>& blocks);
+  // One more holder for blocks that are named one by one. Aborts when one of them is not free, but for the first
+  // `shared` of them.
+  void Take(const std::vector<int32_t>& blocks, int32_t shared = 0);
   // Appends `count` blocks with one holder each. False, and nothing has changed, when fewer are free.
   bool Allocate(int32_t count, std::vector<int32_t>* out);
   // One more holder of a block that has one already.

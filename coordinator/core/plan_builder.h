@@ -17,6 +17,7 @@ class PlanBuilder {
   void End(plan::SequenceId id) { next_.ends.push_back(id); }
   void Start(plan::SequenceStart start) { next_.starts.push_back(std::move(start)); }
   void AddBlocks(plan::SequenceId id, std::vector<int32_t> blocks);
+  void Copy(const plan::BlockCopy& copy) { next_.copies.push_back(copy); }
   void AddRow(const plan::Row& row) { next_.rows.push_back(row); }
   bool has_rows() const { return !next_.rows.empty(); }
 

@@ -15,6 +15,7 @@ struct Request;
 struct Sequence {
   Request* request = nullptr;
   int32_t choice = 0;
+  bool ended = false;           // it has all that it gets; others of its request go on
   uint64_t order = 0;           // of arrival; who goes first, and who gives way
   std::vector<int32_t> tokens;  // the prompt, then every accepted token: enough to start it anywhere
   bool running = false;         // on the ranks; else waiting
@@ -28,10 +29,14 @@ struct Sequence {
   // While it runs, as every rank will have it once all sent plans have been executed.
   int32_t cohort = 0;
   int32_t start_tokens = 0;
-  int32_t length = 0;           // known and promised tokens
-  int32_t computed = 0;         // tokens whose KV is in the cache
-  bool started = false;         // a plan of this group has started it
-  std::vector<int32_t> blocks;  // kept without a group: the ranks may come back with what they had written
+  int32_t length = 0;    // known and promised tokens
+  int32_t computed = 0;  // tokens whose KV is in the cache
+  bool started = false;  // a plan of this group has started it
+  // Its rows at positions [scored_from, scored_to) give log-probabilities of the prompt.
+  int32_t scored_from = 0, scored_to = 0;
+  // Kept without a group: the ranks may come back with what they had written. The first PromptBlocks() of them may be
+  // in the tables of its siblings, too: either all of them, or none.
+  std::vector<int32_t> blocks;
 };
 
 struct Request {
@@ -39,7 +44,9 @@ struct Request {
   plan::SamplingParams sampling;
   int32_t prompt_tokens = 0, max_tokens = 0;
   std::vector<int32_t> stop_tokens;
-  std::vector<Sequence> sequences;  // 1 for now; never resized, so that pointers into it stay good
+  std::vector<Sequence> sequences;  // one for each choice; never resized, so that pointers into it stay good
+  std::vector<plan::TokenLogprobs> prompt_logprobs;  // of the prompt's second token and on; empty once they are out
+  int32_t prompt_scored = 0;                         // how many of these have come
   RequestStats stats;
   Suspicion suspicion;
 };

@@ -15,6 +15,7 @@ class Planner {
       : v_(view),
         tokens_left_(view.max_tokens),
         blocks_left_(view.blocks_free),
+        outputs_left_(view.max_sequences - static_cast<int32_t>(view.running.size())),
         last_(static_cast<int32_t>(view.running.size()) - 1),
         out_(view.running.size(), 0) {}
 
@@ -44,8 +45,7 @@ class Planner {
   bool MakeRoom(int32_t need, int32_t i) {
     while (blocks_left_ < need) {
       while (out_[last_]) --last_;  // i is not out, so this ends at i or behind it
-      out_[last_] = 1;
-      blocks_left_ += v_.running[last_].blocks;
+      TakeOut(last_);
       decision_.preempt.push_back(last_);
       if (last_ != i) continue;
       SHOAL_CHECK(std::find(out_.begin(), out_.begin() + i, 0) != out_.begin() + i);  // not alone
@@ -54,12 +54,35 @@ class Planner {
     return true;
   }
 
+  void TakeOut(int32_t i) {
+    const RunningView& s = v_.running[i];
+    out_[i] = 1;
+    blocks_left_ += s.blocks - s.shared;
+    if (s.shared == 0) return;
+    for (size_t k = 0; k < v_.running.size(); ++k) {
+      if (out_[k] == 0 && v_.running[k].prompt == s.prompt) return;
+    }
+    blocks_left_ += s.shared;
+  }
+
+  // Of the tokens [computed, end), as many as the next row has. One output of each sequence is not in outputs_left_.
+  int32_t Chunk(int32_t computed, int32_t end, const Scored& scored) {
+    int32_t count = std::min(tokens_left_, end - computed);
+    if (computed < scored.from) {
+      count = std::min(count, scored.from - computed);
+    } else if (computed < scored.to) {
+      count = std::min({count, scored.to - computed, outputs_left_ + 1});
+      outputs_left_ -= count - 1;
+    }
+    tokens_left_ -= count;
+    return count;
+  }
+
   void Prefill() {
     for (int32_t i = 0; i < static_cast<int32_t>(v_.running.size()) && tokens_left_ > 0; ++i) {
       const RunningView& s = v_.running[i];
       if (out_[i] || !Ready(s) || s.computed >= s.start_tokens) continue;
-      const int32_t count = std::min(tokens_left_, s.start_tokens - s.computed);
-      tokens_left_ -= count;
+      const int32_t count = Chunk(s.computed, s.start_tokens, s.scored);
       decision_.rows.push_back({i, count, 0});
     }
   }
@@ -73,15 +96,15 @@ class Planner {
     const int32_t share = (running + places + v_.cohorts - 1) / v_.cohorts - static_cast<int32_t>(mine);
     int32_t admitted = 0;
     for (const WaitingView& w : v_.waiting) {
-      if (admitted >= std::min(places, share) || tokens_left_ <= 0 || !w.settled) break;
+      if (admitted >= std::min(places, share) || tokens_left_ <= 0 || outputs_left_ <= 0 || !w.settled) break;
       // Half a block for each that runs stays free: a sequence that starts only to be preempted at once is work for
       // nothing.
       const int32_t reserve = (running + admitted) / 2;
-      if (plan::BlocksFor(w.tokens + 1, v_.block_size) + reserve > blocks_left_) break;
-      const int32_t blocks = plan::BlocksFor(w.tokens, v_.block_size);
-      const int32_t count = std::min(tokens_left_, w.tokens);
+      if (plan::BlocksFor(w.tokens + 1, v_.block_size) - w.shared + reserve > blocks_left_) break;
+      const int32_t blocks = plan::BlocksFor(w.tokens, v_.block_size) - w.shared;
+      --outputs_left_;
+      const int32_t count = Chunk(w.computed, w.tokens, w.scored);
       blocks_left_ -= blocks;
-      tokens_left_ -= count;
       ++admitted;
       decision_.admit.push_back({count, blocks});
     }
@@ -89,6 +112,7 @@ class Planner {
 
   const SchedulerView& v_;
   int32_t tokens_left_, blocks_left_;
+  int32_t outputs_left_;      // beside one for each that runs
   int32_t last_;              // no sequence behind it is left to preempt
   std::vector<uint8_t> out_;  // [running] preempted or ended by this decision
   Decision decision_;

@@ -11,6 +11,12 @@ namespace shoal::core {
 // A sequence is in at most so many plans that have not been answered.
 inline constexpr int32_t kMaxUnanswered = 2;
 
+// Prompt rows at positions [from, to) give an output for each of their tokens. None of them lies across `from` or `to`,
+// and all outputs of a plan are at most `max_sequences`.
+struct Scored {
+  int32_t from = 0, to = 0;
+};
+
 struct RunningView {
   int32_t cohort = 0;
   int32_t unanswered = 0;    // plans with a row of it
@@ -18,11 +24,19 @@ struct RunningView {
   int32_t computed = 0;      // tokens whose KV is in the cache once all sent plans have run
   int32_t blocks = 0;        // in its table
   bool wants_more = false;   // fewer tokens are promised than it may generate
+  Scored scored{};
+  // So many of its blocks are in the tables of all others that name the same `prompt`. They are free when the last of
+  // those gives way.
+  int32_t shared = 0;
+  int32_t prompt = -1;
 };
 
 struct WaitingView {
-  int32_t tokens = 0;   // that it will start with
-  bool settled = true;  // no plan of a former run is unanswered: its tokens are final
+  int32_t tokens = 0;    // that it will start with
+  bool settled = true;   // no plan of a former run is unanswered: its tokens are final
+  int32_t computed = 0;  // of them, whose KV is there already
+  int32_t shared = 0;    // blocks that it does not need: it holds those of another one
+  Scored scored{};
 };
 
 struct SchedulerView {
@@ -45,7 +59,7 @@ struct Decision {
   };
   struct Admission {  // of the first, second, ... waiting sequence
     int32_t count;    // tokens of its first row
-    int32_t blocks;   // its table: for all of its tokens, so that a begun prefill never waits for blocks
+    int32_t blocks;   // new ones: its table is for all of its tokens, so that a begun prefill never waits for blocks
   };
   std::vector<int32_t> preempt;  // indices into running; none of them has a row
   std::vector<Row> rows;

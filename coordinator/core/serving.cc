@@ -32,12 +32,10 @@ Serving::Group::Group(ServingGroup g)
 void Serving::Arrive(GenerateRequest request, const absl::Status& admit_error, TimeNs now, EffectList& fx) {
   SHOAL_CHECK(!requests_.contains(request.id));
   if (!admit_error.ok()) return Refuse(request, admit_error, kRetryWithoutGroupS, now, fx);
-  if (absl::Status s = CheckRequest(request, limits_.max_model_len, limits_.vocab); !s.ok()) {
-    return Refuse(request, s, 0, now, fx);
-  }
+  if (absl::Status s = CheckRequest(request, limits_); !s.ok()) return Refuse(request, s, 0, now, fx);
   // Those that find a place with the next plan do not queue.
   const int32_t places = std::max(0, limits_.max_sequences - running());
-  if (waiting() >= max_queued_ + places) {
+  if (waiting() + request.n > max_queued_ + places) {
     return Refuse(request, absl::ResourceExhaustedError(absl::StrCat(waiting(), " requests are waiting already")),
                   rate_.RetryAfter(waiting(), now), now, fx);
   }
@@ -45,18 +43,20 @@ void Serving::Arrive(GenerateRequest request, const absl::Status& admit_error, T
   auto owned = std::make_unique<Request>();
   Request& r = *owned;
   r.id = request.id;
-  r.sampling = request.sampling;
+  r.sampling = std::move(request.sampling);
   r.prompt_tokens = r.stats.prompt_tokens = static_cast<int32_t>(request.prompt.size());
   r.max_tokens = request.max_tokens;
   r.stop_tokens = std::move(request.stop_tokens);
   r.stats.arrived = request.arrived;
-  r.sequences.resize(1);
-  Sequence& s = r.sequences[0];
-  s.request = &r;
-  s.order = next_order_++;
-  s.tokens = std::move(request.prompt);
+  r.sequences.resize(static_cast<size_t>(request.n));
+  for (Sequence& s : r.sequences) {
+    s.request = &r;
+    s.choice = static_cast<int32_t>(&s - r.sequences.data());
+    s.order = next_order_++;
+    s.tokens = request.prompt;
+    waiting_.emplace(s.order, &s);
+  }
   requests_.emplace(RequestId{r.id}, std::move(owned));
-  waiting_.emplace(s.order, &s);
 }
 
 void Serving::Refuse(const GenerateRequest& request, absl::Status error, int32_t retry_after_s, TimeNs now,
@@ -68,10 +68,15 @@ void Serving::Refuse(const GenerateRequest& request, absl::Status error, int32_t
   fx.client.push_back(FinishRequest{request.id, FinishReason::kError, std::move(error), retry_after_s, stats});
 }
 
-void Serving::Cancel(RequestId id, CancelCause cause, TimeNs now, EffectList& fx) {
+void Serving::Cancel(RequestId id, CancelCause cause, int32_t choice, TimeNs now, EffectList& fx) {
   auto it = requests_.find(id);
-  if (it == requests_.end()) return;
+  if (it == requests_.end() || choice >= static_cast<int32_t>(it->second->sequences.size())) return;
   const auto reason = cause == CancelCause::kStopString ? FinishReason::kStop : FinishReason::kCancelled;
+  if (choice >= 0) {
+    Sequence& s = it->second->sequences[static_cast<size_t>(choice)];
+    if (!s.ended) FinishChoice(s, reason, now, fx);
+    return;
+  }
   Finish(*it->second, reason, absl::OkStatus(), 0, now, fx);
 }
 
@@ -84,14 +89,7 @@ void Serving::EndAll(const absl::Status& error, int32_t retry_after_s, TimeNs no
 
 void Serving::Finish(Request& request, FinishReason reason, absl::Status error, int32_t retry_after_s, TimeNs now,
                      EffectList& fx) {
-  for (Sequence& s : request.sequences) {
-    if (s.running) {
-      StopRunning(s);
-    } else {
-      waiting_.erase(s.order);
-    }
-    Forget(s);
-  }
+  for (Sequence& s : request.sequences) TakeOff(s);
   request.stats.finished = now;
   if (reason == FinishReason::kStop || reason == FinishReason::kLength) rate_.Finished(now);
   fx.client.push_back(FinishRequest{request.id, reason, std::move(error), retry_after_s, request.stats});
@@ -161,7 +159,7 @@ void Serving::Resume() {
   for (Sequence* s : kept) {
     const auto need = static_cast<size_t>(plan::BlocksFor(static_cast<int64_t>(s->tokens.size()), limits_.block_size));
     s->blocks.resize(std::min(s->blocks.size(), need));
-    group_->pool.Take(s->blocks);
+    group_->pool.Take(s->blocks, OneOfMany(*s) ? PromptBlocks(*s->request) : 0);
   }
   int32_t cohort = 0;
   for (Sequence* s : kept) {
@@ -212,14 +210,14 @@ bool Serving::Answered(const plan::StepResult& result, std::string* why, TimeNs 
     }
   }
   if (verdict != Flight::Verdict::kTokens) return true;
-  size_t next_sample = 0;
+  size_t next_answer = 0;
   for (const Flight::Row& row : answered_rows_) {
-    Settle(row, row.sample ? &result.rows[next_sample++] : nullptr, now, fx);
+    Settle(row, row.sample || row.scored > 0 ? &result.rows[next_answer++] : nullptr, now, fx);
   }
   return true;
 }
 
-void Serving::Settle(const Flight::Row& row, const plan::RowResult* sampled, TimeNs now, EffectList& fx) {
+void Serving::Settle(const Flight::Row& row, const plan::RowResult* answer, TimeNs now, EffectList& fx) {
   auto it = by_id_.find(row.id);
   if (it == by_id_.end()) return;  // it has ended since: overshoot
   Sequence& s = *it->second;
@@ -230,29 +228,37 @@ void Serving::Settle(const Flight::Row& row, const plan::RowResult* sampled, Tim
     s.kv_before = std::max(s.kv_before, s.kv);
   }
   if (!s.running && s.unanswered == 0) Forget(s);
-  const bool finite = sampled == nullptr || sampled->error == plan::RowError::kNone;
+  const bool finite = answer == nullptr || answer->error == plan::RowError::kNone;
   if (finite && s.request != canary_.get()) group_->proven = true;
-  if (sampled != nullptr) Accept(s, *sampled, now, fx);
+  if (answer != nullptr) Accept(s, row, *answer, now, fx);
 }
 
-void Serving::Accept(Sequence& s, const plan::RowResult& row, TimeNs now, EffectList& fx) {
+void Serving::Accept(Sequence& s, const Flight::Row& row, const plan::RowResult& answer, TimeNs now, EffectList& fx) {
   Request& r = *s.request;
-  if (&r == canary_.get()) return AcceptCanary(row);
-  if (row.error != plan::RowError::kNone) {
+  if (&r == canary_.get()) return AcceptCanary(answer);
+  if (answer.error != plan::RowError::kNone) {
     not_finite_ = true;
     return Finish(r, FinishReason::kError, absl::InternalError("the model's output is not a number"), 0, now, fx);
   }
-  const int32_t token = row.tokens[0];
+  const auto prompt_end = answer.logprobs.begin() + row.scored;
+  if (row.scored > 0) TakePromptLogprobs(r, {answer.logprobs.begin(), prompt_end}, fx);
+  if (row.sample) AcceptToken(s, answer.tokens[0], {prompt_end, answer.logprobs.end()}, now, fx);
+}
+
+void Serving::AcceptToken(Sequence& s, int32_t token, std::vector<plan::TokenLogprobs> logprobs, TimeNs now,
+                          EffectList& fx) {
+  Request& r = *s.request;
   GotOn(&r.suspicion);
   if (r.stats.first_token == 0) r.stats.first_token = now;
   if (std::find(r.stop_tokens.begin(), r.stop_tokens.end(), token) != r.stop_tokens.end()) {
-    return Finish(r, FinishReason::kStop, absl::OkStatus(), 0, now, fx);
+    return FinishChoice(s, FinishReason::kStop, now, fx);
   }
   s.tokens.push_back(token);
   ++r.stats.output_tokens;
   ++output_tokens_;
-  fx.client.push_back(EmitTokens{r.id, {token}, r.stats.preemptions, r.stats.reforms});
-  if (r.stats.output_tokens == r.max_tokens) Finish(r, FinishReason::kLength, absl::OkStatus(), 0, now, fx);
+  fx.client.push_back(EmitTokens{r.id, {token}, r.stats.preemptions, r.stats.reforms, s.choice, std::move(logprobs)});
+  const auto generated = static_cast<int32_t>(s.tokens.size()) - r.prompt_tokens;
+  if (generated == r.max_tokens) FinishChoice(s, FinishReason::kLength, now, fx);
 }
 
 std::vector<PlanNote> Serving::RecentPlans() const {

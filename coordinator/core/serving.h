@@ -47,8 +47,8 @@ class Serving {
   // Accepts it, or ends it at once: InvalidArgument, ResourceExhausted when the queue is full. Before the first group
   // the limits are unknown; then `admit_error` must say why nothing is admitted, as while draining.
   void Arrive(GenerateRequest request, const absl::Status& admit_error, TimeNs now, EffectList& fx);
-  // Nothing happens when it has ended.
-  void Cancel(RequestId id, CancelCause cause, TimeNs now, EffectList& fx);
+  // `choice` alone, or all of them: -1. Nothing happens when it has ended.
+  void Cancel(RequestId id, CancelCause cause, int32_t choice, TimeNs now, EffectList& fx);
   void EndAll(const absl::Status& error, int32_t retry_after_s, TimeNs now, EffectList& fx);
 
   // --- The group ---
@@ -112,16 +112,35 @@ class Serving {
   // others are still under way.
   bool MakeWay(Sequence& s);
   void FillView(int32_t cohort);
+  void FillWaiting();
+  void ViewWaiting(Sequence& s);
   void Rebalance();
   void Resume();
   void Carry(const Decision& decision, TimeNs now);
   void PutOnRanks(Sequence& s, int32_t cohort);
-  void StartSequence(Sequence& s, const Decision::Admission& admission, int32_t cohort, TimeNs now);
+  void StartSequence(Sequence& s, const Sequence* source, const Decision::Admission& admission, int32_t cohort,
+                     TimeNs now);
   void AddRow(Sequence& s, int32_t count);
+
+  // --- Choices of one request (serving_choices.cc) ---
+  int32_t PromptBlocks(const Request& r) const;
+  bool OneOfMany(const Sequence& s) const { return s.request->sequences.size() > 1; }
+  // A sibling that runs and whose KV of the prompt `s` may take over in the next plan; null: none.
+  const Sequence* Source(const Sequence& s) const;
+  // Another one of the request computes the prompt, or comes first to do it.
+  bool AwaitsPrompt(const Sequence& s) const;
+  void TakePrompt(const Sequence& source, Sequence& s);     // whole blocks, shared
+  void CopyPromptEnd(const Sequence& source, Sequence& s);  // into a block of its own
+  Scored ScoredRows(const Sequence& s) const;
+  void TakePromptLogprobs(Request& r, std::vector<plan::TokenLogprobs> logprobs, EffectList& fx);
+  void FinishChoice(Sequence& s, FinishReason reason, TimeNs now, EffectList& fx);
+  void TakeOff(Sequence& s);  // wherever it is
+
   void Send(int32_t cohort, EffectList& fx);
 
-  void Settle(const Flight::Row& row, const plan::RowResult* sampled, TimeNs now, EffectList& fx);
-  void Accept(Sequence& s, const plan::RowResult& row, TimeNs now, EffectList& fx);
+  void Settle(const Flight::Row& row, const plan::RowResult* answer, TimeNs now, EffectList& fx);
+  void Accept(Sequence& s, const Flight::Row& row, const plan::RowResult& answer, TimeNs now, EffectList& fx);
+  void AcceptToken(Sequence& s, int32_t token, std::vector<plan::TokenLogprobs> logprobs, TimeNs now, EffectList& fx);
   void AcceptCanary(const plan::RowResult& row);
   // Of the requests that were in plans under way when the group was lost.
   void BlameAll(const std::vector<Request*>& aboard, const std::string& reason, TimeNs now, EffectList& fx);
@@ -136,6 +155,8 @@ class Serving {
   int32_t running() const;  // of clients
   int32_t waiting() const;
   void CheckOne(const Request& r) const;
+  void CheckSequence(const Request& r, const Sequence& s) const;
+  void CheckGroup() const;
 
   const int32_t max_queued_;
   uint64_t next_order_ = 1;
@@ -149,8 +170,13 @@ class Serving {
   ServiceRate rate_;
   SchedulerView view_;             // kept for its memory
   std::vector<Sequence*> viewed_;  // those of view_.running, in its order
-  bool quarantine_ = false;        // perhaps somebody has to run alone
-  Sequence* alone_ = nullptr;      // of the plan that is being made: the only one in it
+  struct Candidate {
+    Sequence* sequence;
+    const Sequence* source;  // whose prompt it takes over; null: nobody's
+  };
+  std::vector<Candidate> viewed_waiting_;  // those of view_.waiting, in its order
+  bool quarantine_ = false;                // perhaps somebody has to run alone
+  Sequence* alone_ = nullptr;              // of the plan that is being made: the only one in it
   std::unique_ptr<Request> canary_;
   bool canary_first_ = false;
   std::optional<CanaryAnswer> canary_answer_;

@@ -17,7 +17,7 @@ Sequence* Serving::FindAlone() {
   for (const auto& [id, request] : requests_) {
     if (!RunsAlone(request->suspicion)) continue;
     for (Sequence& s : request->sequences) {
-      if (first == nullptr || s.order < first->order) first = &s;
+      if (!s.ended && (first == nullptr || s.order < first->order)) first = &s;
     }
   }
   quarantine_ = first != nullptr;
@@ -94,13 +94,7 @@ void Serving::AcceptCanary(const plan::RowResult& row) {
 }
 
 void Serving::DropCanary() {
-  Sequence& s = canary_->sequences[0];
-  if (s.running) {
-    StopRunning(s);
-  } else {
-    waiting_.erase(s.order);
-  }
-  Forget(s);
+  TakeOff(canary_->sequences[0]);
   canary_.reset();
 }
 

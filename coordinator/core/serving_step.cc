@@ -54,27 +54,51 @@ void Serving::FillView(int32_t cohort) {
   view_.running.clear();
   for (const Sequence* s : viewed_) {
     const bool wants_more = s->length - s->request->prompt_tokens < s->request->max_tokens;
-    view_.running.push_back(
-        {s->cohort, s->unanswered, s->start_tokens, s->computed, static_cast<int32_t>(s->blocks.size()), wants_more});
+    RunningView& view = view_.running.emplace_back(RunningView{s->cohort, s->unanswered, s->start_tokens, s->computed,
+                                                               static_cast<int32_t>(s->blocks.size()), wants_more});
+    view.scored = {s->scored_from, s->scored_to};
+    if (!OneOfMany(*s) || PromptBlocks(*s->request) == 0) continue;
+    view.shared = PromptBlocks(*s->request);
+    view.prompt = s->blocks[0];
   }
   // One plan at a time is enough for a canary, which is never beside others: a client's request that arrives finds a
   // place in the next one.
   if (canary_ != nullptr && !viewed_.empty() && viewed_[0]->unanswered > 0) {
     view_.running[0].unanswered = kMaxUnanswered;
   }
+  FillWaiting();
+}
+
+void Serving::FillWaiting() {
   view_.waiting.clear();
+  viewed_waiting_.clear();
   view_.waiting_total = static_cast<int32_t>(waiting_.size());
   if (alone_ != nullptr) {
     view_.waiting_total = alone_->running ? 0 : 1;
-    if (!alone_->running)
-      view_.waiting.push_back({static_cast<int32_t>(alone_->tokens.size()), alone_->unanswered == 0});
+    if (!alone_->running) ViewWaiting(*alone_);
     return;
   }
   const int32_t head = std::min(kMaxAdmissions, limits_.max_sequences - static_cast<int32_t>(running_.size()));
   for (const auto& [order, s] : waiting_) {
     if (static_cast<int32_t>(view_.waiting.size()) >= head) break;
-    view_.waiting.push_back({static_cast<int32_t>(s->tokens.size()), s->unanswered == 0});
+    if (AwaitsPrompt(*s)) {
+      --view_.waiting_total;
+    } else {
+      ViewWaiting(*s);
+    }
   }
+}
+
+void Serving::ViewWaiting(Sequence& s) {
+  WaitingView view{static_cast<int32_t>(s.tokens.size()), s.unanswered == 0};
+  const Sequence* const source = Source(s);
+  if (source != nullptr) {
+    view.computed = std::min(s.request->prompt_tokens, view.tokens - 1);
+    view.shared = PromptBlocks(*s.request);
+  }
+  view.scored = ScoredRows(s);
+  view_.waiting.push_back(view);
+  viewed_waiting_.push_back({&s, source});
 }
 
 void Serving::Rebalance() {
@@ -85,11 +109,6 @@ void Serving::Rebalance() {
 }
 
 void Serving::Carry(const Decision& decision, TimeNs now) {
-  // Those that wait, before any that gives way comes to them.
-  std::vector<Sequence*> admitted;
-  auto waiting = alone_ != nullptr ? waiting_.find(alone_->order) : waiting_.begin();
-  for (size_t k = 0; k < decision.admit.size(); ++k) admitted.push_back((waiting++)->second);
-
   for (int32_t i : decision.preempt) Preempt(*viewed_[i]);
   for (const Decision::Row& row : decision.rows) {
     Sequence& s = *viewed_[row.index];
@@ -100,7 +119,10 @@ void Serving::Carry(const Decision& decision, TimeNs now) {
     }
     AddRow(s, row.count);
   }
-  for (size_t k = 0; k < admitted.size(); ++k) StartSequence(*admitted[k], decision.admit[k], view_.cohort, now);
+  for (size_t k = 0; k < decision.admit.size(); ++k) {
+    const Candidate& next = viewed_waiting_[k];
+    StartSequence(*next.sequence, next.source, decision.admit[k], view_.cohort, now);
+  }
 }
 
 void Serving::Preempt(Sequence& s) {
@@ -111,7 +133,8 @@ void Serving::Preempt(Sequence& s) {
   ++preemptions_;
 }
 
-void Serving::StartSequence(Sequence& s, const Decision::Admission& admission, int32_t cohort, TimeNs now) {
+void Serving::StartSequence(Sequence& s, const Sequence* source, const Decision::Admission& admission, int32_t cohort,
+                            TimeNs now) {
   Request& r = *s.request;
   SHOAL_CHECK(!s.running && s.id == 0 && s.unanswered == 0);
   if (r.stats.first_scheduled == 0) {
@@ -119,7 +142,9 @@ void Serving::StartSequence(Sequence& s, const Decision::Admission& admission, i
     if (&r != canary_.get()) prompt_tokens_ += static_cast<uint64_t>(r.prompt_tokens);
   }
   PutOnRanks(s, cohort);
+  if (source != nullptr) TakePrompt(*source, s);
   SHOAL_CHECK(group_->pool.Allocate(admission.blocks, &s.blocks));
+  if (source != nullptr) CopyPromptEnd(*source, s);
   AddRow(s, admission.count);
 }
 
@@ -134,6 +159,9 @@ void Serving::PutOnRanks(Sequence& s, int32_t cohort) {
   s.cohort = cohort;
   s.start_tokens = s.length = static_cast<int32_t>(s.tokens.size());
   s.computed = 0;
+  const Scored scored = ScoredRows(s);
+  s.scored_from = scored.from;
+  s.scored_to = scored.to;
   by_id_.emplace(s.id, &s);
 }
 
@@ -156,10 +184,13 @@ void Serving::AddRow(Sequence& s, int32_t count) {
   row.source = s.computed < s.start_tokens ? plan::TokenSource::kLiteral : plan::TokenSource::kLastSample;
   row.position = s.computed;
   row.count = count;
+  const bool scored = s.computed >= s.scored_from && s.computed < s.scored_to;
   s.computed += count;
   if (s.computed == s.length) {
-    row.output = plan::RowOutput::kSample;
+    row.output = scored ? plan::RowOutput::kBoth : plan::RowOutput::kSample;
     ++s.length;
+  } else if (scored) {
+    row.output = plan::RowOutput::kLogprobs;
   }
   ++s.unanswered;
   group_->builder.AddRow(row);
@@ -169,7 +200,7 @@ void Serving::Send(int32_t cohort, EffectList& fx) {
   plan::StepPlan plan = group_->builder.Finish(cohort);
   plan.checksum = group_->checksums.Ask(plan.stamp.step, canary_runs());
   if (group_->info.graphs) plan.bucket = plan::BucketOf(plan, group_->info.limits);
-  group_->flight.Sent(plan);
+  group_->flight.Sent(plan, group_->builder.mirror());
   ++steps_;
   fx.control.push_back(SendPlan{group_->info.agents, plan.stamp, plan::EncodePlan(plan)});
 }

@@ -25,22 +25,32 @@ std::string Prefix(const AnswerHead& head, bool chunk) {
   return out;
 }
 
-void AppendEnd(const AnswerEnd& end, std::string* out) {
-  out->append(R"("logprobs":null,"finish_reason":")").append(end.finish_reason);
-  out->append(R"(","stop_reason":)").append(end.stop_reason).append("}]");
+void AppendEnd(const AnswerEnd& end, std::string_view logprobs, std::string* out) {
+  out->append(R"("logprobs":)").append(logprobs);
+  out->append(R"(,"finish_reason":")").append(end.finish_reason);
+  out->append(R"(","stop_reason":)").append(end.stop_reason);
 }
 
 }  // namespace
 
-std::string AnswerBody(const AnswerHead& head, std::string_view text, const AnswerEnd& end, const Usage& usage) {
+std::string AnswerBody(const AnswerHead& head, const std::vector<ChoiceBody>& choices, std::string_view prompt_logprobs,
+                       const Usage& usage) {
   std::string out = Prefix(head, false);
-  out += R"(,"choices":[{"index":0,)";
-  out += head.chat ? R"("message":{"role":"assistant","content":)" : R"("text":)";
-  AppendJsonString(text, &out);
-  out += head.chat ? R"(,"refusal":null},)" : ",";
-  AppendEnd(end, &out);
-  out += R"(,"usage":)";
+  out += R"(,"choices":[)";
+  for (size_t i = 0; i < choices.size(); ++i) {
+    if (i > 0) out += ',';
+    out.append(R"({"index":)").append(std::to_string(i));
+    out += head.chat ? R"(,"message":{"role":"assistant","content":)" : R"(,"text":)";
+    AppendJsonString(choices[i].text, &out);
+    out += head.chat ? R"(,"refusal":null},)" : ",";
+    AppendEnd(choices[i].end, choices[i].logprobs, &out);
+    // vLLM has them beside the choices of a chat, and in each of a completion.
+    if (!head.chat && !prompt_logprobs.empty()) out.append(R"(,"prompt_logprobs":)").append(prompt_logprobs);
+    out += '}';
+  }
+  out += R"(],"usage":)";
   AppendUsage(usage, &out);
+  if (head.chat && !prompt_logprobs.empty()) out.append(R"(,"prompt_logprobs":)").append(prompt_logprobs);
   out += "}";
   return out;
 }
@@ -60,28 +70,37 @@ void ChunkWriter::AppendTail(const Usage& usage, std::string* event) const {
   *event += "}\n\n";
 }
 
-std::string ChunkWriter::Role(const Usage& usage) const {
-  std::string event = prefix_;
-  event += R"(,"choices":[{"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}])";
-  AppendTail(usage, &event);
-  return event;
-}
-
-std::string ChunkWriter::Text(std::string_view text, const Usage& usage) const {
+// An event up to what is in the choice, with room for `more` bytes.
+std::string ChunkWriter::Begin(int32_t choice, size_t more) const {
   std::string event;
-  event.reserve(prefix_.size() + text.size() + 128);
-  event += prefix_;
-  event += chat_ ? R"(,"choices":[{"index":0,"delta":{"content":)" : R"(,"choices":[{"index":0,"text":)";
-  AppendJsonString(text, &event);
-  event += chat_ ? R"(},"logprobs":null,"finish_reason":null}])" : R"(,"logprobs":null,"finish_reason":null}])";
+  event.reserve(prefix_.size() + more + 160);
+  event.append(prefix_).append(R"(,"choices":[{"index":)").append(std::to_string(choice));
+  return event;
+}
+
+std::string ChunkWriter::Role(int32_t choice, const Usage& usage) const {
+  std::string event = Begin(choice, 0);
+  event += R"(,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}])";
   AppendTail(usage, &event);
   return event;
 }
 
-std::string ChunkWriter::End(const AnswerEnd& end, const Usage& usage) const {
-  std::string event = prefix_;
-  event += chat_ ? R"(,"choices":[{"index":0,"delta":{},)" : R"(,"choices":[{"index":0,"text":"",)";
-  AppendEnd(end, &event);
+std::string ChunkWriter::Text(int32_t choice, std::string_view text, std::string_view logprobs,
+                              const Usage& usage) const {
+  std::string event = Begin(choice, text.size() + logprobs.size());
+  event += chat_ ? R"(,"delta":{"content":)" : R"(,"text":)";
+  AppendJsonString(text, &event);
+  event += chat_ ? R"(},"logprobs":)" : R"(,"logprobs":)";
+  event.append(logprobs).append(R"(,"finish_reason":null}])");
+  AppendTail(usage, &event);
+  return event;
+}
+
+std::string ChunkWriter::End(int32_t choice, const AnswerEnd& end, const Usage& usage) const {
+  std::string event = Begin(choice, 0);
+  event += chat_ ? R"(,"delta":{},)" : R"(,"text":"",)";
+  AppendEnd(end, "null", &event);
+  event += "}]";
   AppendTail(usage, &event);
   return event;
 }

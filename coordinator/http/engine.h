@@ -4,6 +4,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -20,7 +21,8 @@ struct ServedModel {
   int64_t created = 0;             // seconds since 1970
   std::string root;                // path or org/name as given
   int32_t max_model_len = 0;
-  int32_t vocab = 0;  // token ids below it have an embedding; the tokenizer may know more or fewer
+  int32_t max_num_seqs = 0;  // answers that can be made at once
+  int32_t vocab = 0;         // token ids below it have an embedding; the tokenizer may know more or fewer
   std::vector<int32_t> eos_tokens;
   bool add_bos = false;
   std::shared_ptr<const text::Tokenizer> tokenizer;
@@ -28,11 +30,20 @@ struct ServedModel {
   std::string system_fingerprint;                           // numerics id
 };
 
+// What is new of one choice.
+struct ChoiceUpdate {
+  int32_t choice = 0;
+  std::vector<int32_t> tokens;                 // in order
+  std::vector<plan::TokenLogprobs> logprobs;   // one for each token, when they were asked for
+  std::optional<core::FinishReason> finished;  // kStop or kLength: it has ended, and others have not
+};
+
 struct GenerateUpdate {
-  std::vector<int32_t> tokens;  // new ones, in order
-  bool finished = false;        // the last update of the request
-  core::FinishReason reason = core::FinishReason::kStop;
-  absl::Status error;  // with kError
+  std::vector<ChoiceUpdate> choices;                 // each at most once
+  std::vector<plan::TokenLogprobs> prompt_logprobs;  // once, with or before the first token, when they were asked for
+  bool finished = false;                             // the last update of the request: what had not ended has now
+  core::FinishReason reason = core::FinishReason::kStop;  // of those that had not ended
+  absl::Status error;                                     // with kError
   int32_t retry_after_s = 0;
   int32_t preemptions = 0;   // so far
   int32_t reforms = 0;       // so far; when it grows, Model() has the fingerprint of what comes from here on
@@ -50,8 +61,8 @@ class Engine {
   // `on_update` is called on the engine's thread: hand over and return, never block. After the update with `finished`
   // it is called no more. Exactly one such update comes for every request.
   virtual core::RequestId Submit(core::GenerateRequest request, std::function<void(GenerateUpdate)> on_update) = 0;
-  // Harmless when the request has ended.
-  virtual void Cancel(core::RequestId id, core::CancelCause cause) = 0;
+  // `choice` alone, or all: -1. Harmless when it has ended.
+  virtual void Cancel(core::RequestId id, core::CancelCause cause, int32_t choice = -1) = 0;
 
   // The agent's ranks go to another one, as the cluster's state tells. Harmless when it is unknown, or drained already.
   virtual void DrainAgent(const plan::AgentId& agent) = 0;

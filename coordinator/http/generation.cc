@@ -2,6 +2,10 @@
 
 #include <time.h>
 
+#include <algorithm>
+#include <iterator>
+#include <utility>
+
 #include "coordinator/http/json_writer.h"
 #include "coordinator/http/prepare.h"
 #include "coordinator/http/response_head.h"
@@ -69,8 +73,12 @@ void Generation::OnPrepared(std::shared_ptr<Prepared> prepared) {
   head_.system_fingerprint = model_->system_fingerprint;
   usage_.prompt_tokens = static_cast<int32_t>(prepared->request.prompt.size());
   if (spec_.stream) chunks_.emplace(head_, spec_.include_usage, spec_.continuous_usage);
-  detokenizer_.emplace(model_->tokenizer, !spec_.skip_special_tokens);
-  stops_.emplace(spec_.stop, spec_.include_stop);
+  const auto n = static_cast<size_t>(spec_.n);
+  choices_.reserve(n);
+  for (size_t i = 0; i < n; ++i) choices_.emplace_back(spec_, model_->tokenizer);
+  bodies_.resize(n);
+  scored_.resize(n);
+  if (spec_.echo) prompt_ = prepared->request.prompt;
 
   prepared->request.arrived = arrived_;
   const Record record{context_.metrics, prepared->request.max_tokens};
@@ -96,27 +104,68 @@ void Generation::OnUpdate(const GenerateUpdate& update) {
   if (done_) return;
   Measure(update);
   TakeCounts(update);
-  std::string text;
-  const bool stopped = PushTokens(update, &text);
-  if (stopped) {
-    context_.engine->Cancel(id_, core::CancelCause::kStopString);
-  } else if (update.finished) {
-    if (update.reason == core::FinishReason::kError) return Fail(FromStatus(update.error, update.retry_after_s));
-    if (update.reason == core::FinishReason::kCancelled) {
-      return Fail(FromStatus(absl::UnavailableError("the server ended this request"), update.retry_after_s));
-    }
-    text += stops_->Finish();  // a character that has begun and not ended is dropped
+  if (!update.prompt_logprobs.empty()) prompt_logprobs_ = update.prompt_logprobs;
+  for (const ChoiceUpdate& choice : update.choices) {
+    OnChoice(choice);
+    if (done_) return;
   }
-  if (!update.tokens.empty() || update.finished) Deliver(text);
+  FinishIfDone();
+  if (done_ || !update.finished) return;
+  if (update.reason == core::FinishReason::kError) return Fail(FromStatus(update.error, update.retry_after_s));
+  if (update.reason == core::FinishReason::kCancelled) {
+    return Fail(FromStatus(absl::UnavailableError("the server ended this request"), update.retry_after_s));
+  }
+  Echo();
+  for (size_t i = 0; i < choices_.size() && !done_; ++i) EndChoice(i, update.reason);
+  FinishIfDone();
+}
+
+void Generation::OnChoice(const ChoiceUpdate& update) {
+  const auto index = static_cast<size_t>(update.choice);
+  Choice& choice = choices_[index];
+  if (choice.done) return;
+  Echo();
+  for (size_t i = 0; i < update.tokens.size() && !spec_.prompt_only; ++i) {
+    choice.Push(update.tokens[i], update.logprobs.empty() ? nullptr : &update.logprobs[i]);
+  }
+  if (choice.stopped()) {
+    context_.engine->Cancel(id_, core::CancelCause::kStopString, update.choice);
+    return EndChoice(index, core::FinishReason::kStop);
+  }
+  if (update.finished.has_value()) return EndChoice(index, *update.finished);
+  if (!update.tokens.empty()) Deliver(index);
+}
+
+// In front of all that is generated.
+void Generation::Echo() {
+  if (!spec_.echo || std::exchange(echoed_, true)) return;
+  std::string text = spec_.prompt;
+  if (!spec_.prompt_ids.empty()) {
+    text::Detokenizer whole(model_->tokenizer, !spec_.skip_special_tokens, /*at_text_start=*/true);
+    for (const int32_t token : prompt_) text += whole.Push(token);
+  }
+  for (Choice& choice : choices_) choice.Echo(prompt_, text, prompt_logprobs_);
+}
+
+void Generation::EndChoice(size_t index, core::FinishReason reason) {
+  Choice& choice = choices_[index];
+  if (choice.done) return;
+  choice.End();
+  Deliver(index);
   if (done_) return;
-  if (!stopped && !update.finished) return;
+  choice.done = true;
   AnswerEnd end;
-  end.finish_reason = !stopped && update.reason == core::FinishReason::kLength ? "length" : "stop";
-  if (stopped) {
+  end.finish_reason = reason == core::FinishReason::kLength || spec_.prompt_only ? "length" : "stop";
+  if (choice.stopped()) {
     end.stop_reason.clear();
-    AppendJsonString(stop_, &end.stop_reason);
+    AppendJsonString(choice.stop(), &end.stop_reason);
   }
-  Finish(end);
+  usage_.completion_tokens += UsageOf(choice).completion_tokens;
+  if (!spec_.stream) {
+    bodies_[index].end = end;
+  } else if (!responder_->Write(chunks_->End(static_cast<int32_t>(index), end, UsageOf(choice)))) {
+    OnGone();
+  }
 }
 
 // After a change of the group's layout the text may differ from what it would have been: what says how it was computed
@@ -129,46 +178,60 @@ void Generation::TakeCounts(const GenerateUpdate& update) {
   if (spec_.stream) chunks_.emplace(head_, spec_.include_usage, spec_.continuous_usage);
 }
 
-// Text that the tokens complete and that may be shown. True when a stop string ended the answer: what comes after it is
-// neither shown nor counted.
-bool Generation::PushTokens(const GenerateUpdate& update, std::string* text) {
-  for (const int32_t token : update.tokens) {
-    ++usage_.completion_tokens;
-    const text::StopMatcher::Output out = stops_->Push(detokenizer_->Push(token));
-    *text += out.text;
-    if (out.stopped) {
-      stop_ = spec_.stop[static_cast<size_t>(out.stop_index)];
-      return true;
-    }
+std::string Generation::LogprobsOf(const std::vector<ScoredToken>& tokens) const {
+  if (!spec_.logprobs.has_value()) return "null";
+  std::string out;
+  const LogprobFormat format{model_->tokenizer.get(), spec_.tokens_as_ids};
+  if (spec_.chat) {
+    AppendChatLogprobs(tokens, format, &out);
+  } else {
+    AppendCompletionLogprobs(tokens, format, &out);
   }
-  return false;
+  return out;
 }
 
-void Generation::Deliver(const std::string& text) {
+void Generation::Deliver(size_t index) {
+  Choice::Piece piece = choices_[index].Take();
   if (!spec_.stream) {
-    text_ += text;
+    bodies_[index].text += piece.text;
+    std::move(piece.tokens.begin(), piece.tokens.end(), std::back_inserter(scored_[index]));
     return;
   }
-  bool alive = true;
-  if (!stream_begun_) {
-    stream_begun_ = true;
-    responder_->BeginStream();
-    if (spec_.chat) alive = responder_->Write(chunks_->Role(usage_));
+  bool alive = BeginStream();
+  if (alive && (!piece.text.empty() || !piece.tokens.empty())) {
+    alive = responder_->Write(chunks_->Text(static_cast<int32_t>(index), piece.text,
+                                            piece.tokens.empty() ? "null" : LogprobsOf(piece.tokens),
+                                            UsageOf(choices_[index])));
   }
-  if (alive && !text.empty()) alive = responder_->Write(chunks_->Text(text, usage_));
   if (!alive) OnGone();
 }
 
-void Generation::Finish(const AnswerEnd& end) {
+// With the first sign of life. False: the client is gone.
+bool Generation::BeginStream() {
+  if (std::exchange(stream_begun_, true)) return true;
+  responder_->BeginStream();
+  bool alive = true;
+  for (int32_t i = 0; spec_.chat && i < spec_.n && alive; ++i) {
+    alive = responder_->Write(chunks_->Role(i, {usage_.prompt_tokens, 0}));
+  }
+  return alive;
+}
+
+void Generation::FinishIfDone() {
+  if (done_ || !std::all_of(choices_.begin(), choices_.end(), [](const Choice& c) { return c.done; })) return;
   done_ = true;
   if (!spec_.stream) {
+    std::string prompt_logprobs;
+    if (spec_.prompt_logprobs.has_value()) {
+      AppendPromptLogprobs(prompt_logprobs_, {model_->tokenizer.get()}, &prompt_logprobs);
+    }
+    for (size_t i = 0; i < bodies_.size(); ++i) bodies_[i].logprobs = LogprobsOf(scored_[i]);
     Response response;
-    response.body = AnswerBody(head_, text_, end, usage_);
+    response.body = AnswerBody(head_, bodies_, prompt_logprobs, usage_);
     response.headers.emplace_back("X-Shoal-Preemptions", std::to_string(preemptions_));
     response.headers.emplace_back("X-Shoal-Reforms", std::to_string(reforms_));
     return responder_->Respond(std::move(response));
   }
-  responder_->Write(chunks_->End(end, usage_));
   if (spec_.include_usage) responder_->Write(chunks_->FinalUsage(usage_));
   responder_->Write(ChunkWriter::Done());
   responder_->End();
@@ -193,14 +256,14 @@ void Generation::OnGone() {
 // It waits in the queue, or its prompt is long. From here on the status is 200.
 void Generation::OnIdle() {
   if (done_) return;
-  Deliver({});
-  if (!done_ && !responder_->Write(ChunkWriter::KeepAlive())) OnGone();
+  if (!BeginStream() || !responder_->Write(ChunkWriter::KeepAlive())) OnGone();
 }
 
 void Generation::Measure(const GenerateUpdate& update) {
-  if (update.tokens.empty()) return;
+  int32_t tokens = 0;
+  for (const ChoiceUpdate& choice : update.choices) tokens += static_cast<int32_t>(choice.tokens.size());
+  if (tokens == 0) return;
   const TimeNs now = RealClock().Now();
-  const int32_t tokens = static_cast<int32_t>(update.tokens.size());
   if (last_tokens_ == 0) {
     context_.metrics->OnFirstToken(now - arrived_);
     context_.metrics->OnTokens(tokens, 0);

@@ -5,10 +5,11 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "common/base/clock.h"
-#include "common/text/detokenizer.h"
 #include "coordinator/http/answer_format.h"
+#include "coordinator/http/choice.h"
 #include "coordinator/http/engine.h"
 #include "coordinator/http/generation_spec.h"
 #include "coordinator/http/kept.h"
@@ -52,9 +53,15 @@ class Generation : public std::enable_shared_from_this<Generation> {
   void OnGone();
   void OnIdle();
 
-  bool PushTokens(const GenerateUpdate& update, std::string* text);
-  void Deliver(const std::string& text);
-  void Finish(const AnswerEnd& end);
+  // One choice's part of an update, and whether that was its end.
+  void OnChoice(const ChoiceUpdate& update);
+  void EndChoice(size_t index, core::FinishReason reason);
+  void Echo();
+  void Deliver(size_t index);
+  bool BeginStream();
+  void FinishIfDone();
+  Usage UsageOf(const Choice& choice) const { return {usage_.prompt_tokens, spec_.prompt_only ? 0 : choice.tokens()}; }
+  std::string LogprobsOf(const std::vector<ScoredToken>& tokens) const;
   void Fail(const ApiError& error);
   void TakeCounts(const GenerateUpdate& update);
   void Measure(const GenerateUpdate& update);
@@ -69,10 +76,13 @@ class Generation : public std::enable_shared_from_this<Generation> {
   AnswerHead head_;
   Usage usage_;
   std::optional<ChunkWriter> chunks_;
-  std::optional<text::Detokenizer> detokenizer_;
-  std::optional<text::StopMatcher> stops_;
-  std::string text_;  // of an answer that is not streamed
-  std::string stop_;  // the stop string that ended it
+  std::vector<int32_t> prompt_;  // with echo
+  std::vector<plan::TokenLogprobs> prompt_logprobs_;
+  std::vector<Choice> choices_;
+  // Of an answer that is not streamed: what the choices have so far.
+  std::vector<ChoiceBody> bodies_;
+  std::vector<std::vector<ScoredToken>> scored_;
+  bool echoed_ = false;
   core::RequestId id_ = 0;
   int32_t preemptions_ = 0, reforms_ = 0;  // as of the engine's last update
   TimeNs last_tokens_ = 0;

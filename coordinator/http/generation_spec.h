@@ -23,13 +23,20 @@ struct GenerationSpec {
   bool continuous_usage = false;  // stream_options.continuous_usage_stats
 
   std::optional<int32_t> max_tokens;
-  plan::SamplingParams sampling;
+  bool prompt_only = false;  // max_tokens 0 with echo: nothing is generated
+  int32_t n = 1;
+  plan::SamplingParams sampling;  // without bad_words, end_tokens and prompt_logprobs, see Prepare
   std::optional<uint64_t> seed;
   std::vector<std::string> stop;
   std::vector<int32_t> stop_token_ids;
   bool include_stop = false;  // include_stop_str_in_output
   bool ignore_eos = false;
   bool skip_special_tokens = true;
+  std::vector<std::string> bad_words;
+  std::optional<int32_t> logprobs;         // so many top ones beside each token of the answer
+  std::optional<int32_t> prompt_logprobs;  // of the prompt, in vLLM's shape
+  bool echo = false;                       // completions: the prompt is in front of each text
+  bool tokens_as_ids = false;              // return_tokens_as_token_ids
 
   std::string context_json;  // chat: what the template sees
 

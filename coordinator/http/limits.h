@@ -31,6 +31,7 @@ struct Limits {
   size_t stops = 16;  // OpenAI allows 4; vLLM clients send more
   size_t stop_bytes = 64;
   size_t stop_token_ids = 64;
+  size_t bad_words = 128;
   size_t messages = 4096;
   size_t model_name_bytes = 256;
   size_t request_id_bytes = 128;

@@ -14,6 +14,10 @@ void RefuseUnsupported(bool chat, Fields* fields);
 // model, stream, stream_options, sampling, stop, limits: what chat and completions have in common.
 void ParseSampling(const Limits& limits, Fields* fields, GenerationSpec* spec);
 
+// What shapes logits, n, and log-probabilities: those of vLLM's and OpenAI's fields that are numbers, lists and flags.
+// After all others: it looks at stream and max_tokens.
+void ParseLogits(const Limits& limits, Fields* fields, GenerationSpec* spec);
+
 // "messages" and what else the chat template sees, into spec->context_json.
 void ParseMessages(const boost::json::object& body, const Limits& limits, Fields* fields, GenerationSpec* spec);
 

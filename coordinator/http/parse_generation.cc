@@ -1,4 +1,5 @@
 // Tested by: tests/http/bad_request_test.cc
+#include <algorithm>
 #include <boost/json/array.hpp>
 #include <cstdint>
 #include <limits>
@@ -63,10 +64,14 @@ void ParseStop(const Limits& limits, Fields* fields, GenerationSpec* spec) {
   }
 }
 
-// max_completion_tokens wins over max_tokens.
+// max_completion_tokens wins over max_tokens. A prompt that is echoed may be all that is wanted.
 void ParseMaxTokens(Fields* fields, GenerationSpec* spec) {
+  if (!spec->chat) fields->Bool("echo", &spec->echo);
   int64_t value = 0;
-  if (fields->Integer("max_tokens", 1, kInt32Max, &value)) spec->max_tokens = static_cast<int32_t>(value);
+  if (fields->Integer("max_tokens", spec->echo ? 0 : 1, kInt32Max, &value)) {
+    spec->prompt_only = value == 0;
+    spec->max_tokens = std::max(1, static_cast<int32_t>(value));
+  }
   if (spec->chat && fields->Integer("max_completion_tokens", 1, kInt32Max, &value)) {
     spec->max_tokens = static_cast<int32_t>(value);
   }
@@ -157,6 +162,7 @@ std::optional<ApiError> ParseChat(std::string_view body, const Limits& limits, G
   Fields fields(object, "");
   spec->chat = true;
   ParseSampling(limits, &fields, spec);
+  ParseLogits(limits, &fields, spec);
   RefuseUnsupported(true, &fields);
   ParseMessages(object, limits, &fields, spec);
   return fields.error();
@@ -168,6 +174,7 @@ std::optional<ApiError> ParseCompletion(std::string_view body, const Limits& lim
   Fields fields(object, "");
   ParseSampling(limits, &fields, spec);
   if (!spec->max_tokens.has_value()) spec->max_tokens = 16;  // OpenAI's default for this route
+  ParseLogits(limits, &fields, spec);
   RefuseUnsupported(false, &fields);
   fields.Bool("add_special_tokens", &spec->add_special_tokens);
   if (const json::value* prompt = fields.Find("prompt")) {

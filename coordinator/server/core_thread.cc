@@ -27,6 +27,15 @@ void Log(const core::LogLine& line) {
   }
 }
 
+http::ChoiceUpdate& ChoiceOf(int32_t choice, http::GenerateUpdate* update) {
+  for (http::ChoiceUpdate& known : update->choices) {
+    if (known.choice == choice) return known;
+  }
+  http::ChoiceUpdate& fresh = update->choices.emplace_back();
+  fresh.choice = choice;
+  return fresh;
+}
+
 }  // namespace
 
 CoreThread::CoreThread(core::CoreOptions options, ModelFn make_model)
@@ -101,7 +110,9 @@ core::RequestId CoreThread::Submit(core::GenerateRequest request, UpdateFn on_up
   return id;
 }
 
-void CoreThread::Cancel(core::RequestId id, core::CancelCause cause) { Post(core::RequestCancelled{id, cause}); }
+void CoreThread::Cancel(core::RequestId id, core::CancelCause cause, int32_t choice) {
+  Post(core::RequestCancelled{id, cause, choice});
+}
 
 std::shared_ptr<const http::ServedModel> CoreThread::Model() const {
   MutexLock lock(shown_mutex_);
@@ -170,9 +181,15 @@ void CoreThread::Apply(const core::Effect& effect) {
   };
   if (const auto* emit = std::get_if<core::EmitTokens>(&effect)) {
     http::GenerateUpdate& more = update(emit->id);
-    more.tokens.insert(more.tokens.end(), emit->tokens.begin(), emit->tokens.end());
+    http::ChoiceUpdate& choice = ChoiceOf(emit->choice, &more);
+    choice.tokens.insert(choice.tokens.end(), emit->tokens.begin(), emit->tokens.end());
+    choice.logprobs.insert(choice.logprobs.end(), emit->logprobs.begin(), emit->logprobs.end());
     more.preemptions = emit->preemptions;
     more.reforms = emit->reforms;
+  } else if (const auto* prompt = std::get_if<core::EmitPromptLogprobs>(&effect)) {
+    update(prompt->id).prompt_logprobs = prompt->logprobs;
+  } else if (const auto* end = std::get_if<core::FinishChoice>(&effect)) {
+    ChoiceOf(end->choice, &update(end->id)).finished = end->reason;
   } else if (const auto* finish = std::get_if<core::FinishRequest>(&effect)) {
     http::GenerateUpdate& last = update(finish->id);
     last.finished = true;

@@ -38,7 +38,7 @@ class CoreThread final : public http::Engine {
 
   std::shared_ptr<const http::ServedModel> Model() const override;
   core::RequestId Submit(core::GenerateRequest request, std::function<void(http::GenerateUpdate)> on_update) override;
-  void Cancel(core::RequestId id, core::CancelCause cause) override;
+  void Cancel(core::RequestId id, core::CancelCause cause, int32_t choice = -1) override;
   void DrainAgent(const plan::AgentId& agent) override { Post(core::DrainRequested{agent}); }
   core::ClusterState Cluster() const override;
   bool Ready() const override;

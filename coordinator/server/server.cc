@@ -62,6 +62,7 @@ absl::StatusOr<http::ServedModel> DescribeModel(const CoordinatorOptions& option
   served.root = options.model;
   served.vocab = files.config.vocab;
   served.eos_tokens = files.config.eos_tokens;
+  served.max_num_seqs = std::min(options.core.max_num_seqs, options.core.max_num_batched_tokens);
   served.add_bos = files.add_bos;
   SHOAL_ASSIGN_OR_RETURN(served.tokenizer, model::OpenTokenizer(files));
   if (!files.chat_template.empty()) {

@@ -52,7 +52,10 @@ AttendTask TaskOf(const AttentionArgs& a, const Unit& u) {
           .heads = u.heads,
           .head_dim = a.cache.head_dim,
           .position = s.position + u.row_begin,
+          .window = a.window,
+          .keys = a.causal ? 0 : s.position + s.row_count,
           .scale = a.scale,
+          .soft_cap = a.soft_cap,
           .k = static_cast<const uint8_t*>(a.cache.k),
           .v = static_cast<const uint8_t*>(a.cache.v),
           .dtype = static_cast<uint8_t>(a.cache.dtype),
@@ -60,8 +63,8 @@ AttendTask TaskOf(const AttentionArgs& a, const Unit& u) {
           .kv_heads = a.cache.kv_heads,
           .kv_head = a.q_to_kv[u.head_begin],
           .block_table = s.block_table,
-          .split_begin = 0,
-          .split_end = SplitsOf(s.position + u.row_begin + u.rows - 1),
+          .split_begin = FirstSeen(a, s, u.row_begin) / kContextSplit,
+          .split_end = SplitsOf(EndSeen(a, s, u.row_begin + u.rows - 1) - 1),
           .partial = nullptr};
 }
 
@@ -75,7 +78,7 @@ void AttendSplits(const KernelSet& set, Stream& stream, const AttentionArgs& a, 
     const Unit& u = units[static_cast<size_t>(i % count)];
     AttendTask task = TaskOf(a, u);
     const int split = i / count;
-    if (split >= task.split_end) return;
+    if (split < task.split_begin || split >= task.split_end) return;
     task.split_begin = split;
     task.split_end = split + 1;
     task.partial = a.workspace + split * split_floats + u.first_state * state_floats;
@@ -83,10 +86,13 @@ void AttendSplits(const KernelSet& set, Stream& stream, const AttentionArgs& a, 
   });
   for (const Unit& u : units) {
     const AttendTask task = TaskOf(a, u);
+    const AttentionSequence& s = a.sequences[u.sequence];
     for (int i = 0; i < u.rows * u.heads; ++i) {
+      const int row = u.row_begin + i / u.heads;
       set.fold({.partial = a.workspace + (u.first_state + i) * state_floats,
                 .stride = split_floats,
-                .splits = SplitsOf(task.position + i / u.heads),
+                .first = FirstSeen(a, s, row) / kContextSplit,
+                .splits = SplitsOf(EndSeen(a, s, row) - 1),
                 .head_dim = task.head_dim,
                 .out = task.out + i / u.heads * task.out_stride + static_cast<int64_t>(i % u.heads) * task.head_dim});
     }
@@ -102,6 +108,7 @@ int64_t AttentionWorkspace(int /*threads*/, int tokens, int q_heads, int head_di
 
 absl::Status Attention(const KernelSet& set, Stream& stream, const AttentionArgs& a) {
   if (a.cache.head_dim > kMaxHeadDim) return absl::UnimplementedError("attention: head_dim above 256");
+  if (a.window > 0 && !a.causal) return absl::InvalidArgumentError("attention: a window without an order");
   int tokens = 0, splits = 1;
   for (int i = 0; i < a.sequence_count; ++i) {
     tokens += a.sequences[i].row_count;

@@ -28,6 +28,13 @@ struct AttendScratch {
 
 inline int Padded(int head_dim) { return (head_dim + Vec::kLanes - 1) / Vec::kLanes * Vec::kLanes; }
 
+// What row `row` of the task sees: [FirstKey, EndKey).
+inline int EndKey(const AttendTask& t, int row) { return t.keys > 0 ? t.keys : t.position + row + 1; }
+inline int FirstKey(const AttendTask& t, int row) {
+  const int first = t.position + row + 1 - t.window;
+  return t.window > 0 && first > 0 ? first : 0;
+}
+
 inline Vec LoadCached(DType type, const uint8_t* p, int at) {
   if (type == DType::kF32) return Vec::Load(reinterpret_cast<const float*>(p) + at);
   return type == DType::kF16 ? Vec::LoadF16(p + 2 * at) : Vec::LoadBF16(p + 2 * at);
@@ -61,15 +68,16 @@ inline void WidenTile(const AttendTask& t, int begin, int count, AttendScratch& 
   }
 }
 
-// weights[i] = exp(score_i - m) for the tile's first `count` keys, 0 beyond; updates m and l; returns acc's rescaling.
-inline float TileSoftmax(const AttendTask& t, AttendScratch& s, int state, int count, float* weights) {
+// weights[i] = exp(score_i - m) for the tile's keys [first, end), 0 for others; updates m and l; returns acc's
+// rescaling.
+inline float TileSoftmax(const AttendTask& t, AttendScratch& s, int state, int first, int end, float* weights) {
   constexpr int kVectors = kTile / Vec::kLanes;
   const int padded = Padded(t.head_dim);
   const Vec scale = Vec::Set(t.scale), none = Vec::Set(-__builtin_inff());
   Vec score[kVectors], max = none;
   for (int g = 0; g < kVectors; ++g) {
     score[g] = none;
-    if (g * Vec::kLanes >= count) continue;
+    if (g * Vec::kLanes >= end) continue;
     Vec dot[Vec::kLanes];
     for (int i = 0; i < Vec::kLanes; ++i) dot[i] = Vec::Set(0);
     for (int d = 0; d < padded; d += Vec::kLanes) {
@@ -78,7 +86,10 @@ inline float TileSoftmax(const AttendTask& t, AttendScratch& s, int state, int c
       for (int i = 0; i < Vec::kLanes; ++i)
         dot[i] = Fma(q, Vec::Load(s.k + (g * Vec::kLanes + i) * padded + d), dot[i]);
     }
-    score[g] = Head(count - g * Vec::kLanes, Mul(ReduceEach(dot), scale), none);
+    Vec scaled = Mul(ReduceEach(dot), scale);
+    if (t.soft_cap > 0) scaled = SoftCap(scaled, Vec::Set(t.soft_cap));
+    score[g] = Head(end - g * Vec::kLanes, scaled, none);
+    if (first > g * Vec::kLanes) score[g] = Head(first - g * Vec::kLanes, none, score[g]);
     max = Max(max, score[g]);
   }
   const float m = ReduceMax(Max(Vec::Set(s.m[state]), max));
@@ -95,16 +106,16 @@ inline float TileSoftmax(const AttendTask& t, AttendScratch& s, int state, int c
   return rescale[0];
 }
 
-inline void AttendTile(const AttendTask& t, AttendScratch& s, int state, int count) {
+inline void AttendTile(const AttendTask& t, AttendScratch& s, int state, int first, int end) {
   alignas(64) float weights[kTile];
-  const Vec rescale = Vec::Set(TileSoftmax(t, s, state, count, weights));
+  const Vec rescale = Vec::Set(TileSoftmax(t, s, state, first, end, weights));
   constexpr int kStep = 64 / Vec::kLanes;  // vectors of the head that stay in registers over the tile's keys
   const int padded = Padded(t.head_dim);
   int d = 0;
   for (; d + kStep * Vec::kLanes <= padded; d += kStep * Vec::kLanes) {
     Vec acc[kStep];
     for (int i = 0; i < kStep; ++i) acc[i] = Mul(Vec::Load(s.acc + state * padded + d + i * Vec::kLanes), rescale);
-    for (int key = 0; key < count; ++key) {
+    for (int key = first; key < end; ++key) {
       const Vec w = Vec::Set(weights[key]);
 #pragma GCC unroll 8
       for (int i = 0; i < kStep; ++i) acc[i] = Fma(w, Vec::Load(s.v + key * padded + d + i * Vec::kLanes), acc[i]);
@@ -113,12 +124,12 @@ inline void AttendTile(const AttendTask& t, AttendScratch& s, int state, int cou
   }
   for (; d < padded; d += Vec::kLanes) {
     Vec acc = Mul(Vec::Load(s.acc + state * padded + d), rescale);
-    for (int key = 0; key < count; ++key) acc = Fma(Vec::Set(weights[key]), Vec::Load(s.v + key * padded + d), acc);
+    for (int key = first; key < end; ++key) acc = Fma(Vec::Set(weights[key]), Vec::Load(s.v + key * padded + d), acc);
     acc.Store(s.acc + state * padded + d);
   }
 }
 
-// One split for all states; the keys of row r end with its own position.
+// One split for all states.
 inline void AttendSplit(const AttendTask& t, AttendScratch& s, int split) {
   const int padded = Padded(t.head_dim), states = t.rows * t.heads;
   for (int i = 0; i < states; ++i) {
@@ -126,14 +137,17 @@ inline void AttendSplit(const AttendTask& t, AttendScratch& s, int split) {
     s.l[i] = 0;
     for (int d = 0; d < padded; d += Vec::kLanes) Vec::Set(0).Store(s.acc + i * padded + d);
   }
-  const int keys = t.position + t.rows;
+  const int keys = EndKey(t, t.rows - 1);
   const int end = keys < (split + 1) * kSplit ? keys : (split + 1) * kSplit;
-  for (int begin = split * kSplit; begin < end; begin += kTile) {
+  const int seen = FirstKey(t, 0) / kTile * kTile;  // the first tile that any row sees
+  for (int begin = seen > split * kSplit ? seen : split * kSplit; begin < end; begin += kTile) {
     WidenTile(t, begin, end - begin < kTile ? end - begin : kTile, s);
     for (int row = 0; row < t.rows; ++row) {
-      const int visible = t.position + row + 1 - begin;
-      if (visible <= 0) continue;
-      for (int h = 0; h < t.heads; ++h) AttendTile(t, s, row * t.heads + h, visible < kTile ? visible : kTile);
+      const int first = FirstKey(t, row) - begin, last = EndKey(t, row) - begin;
+      if (last <= 0 || first >= kTile) continue;
+      for (int h = 0; h < t.heads; ++h) {
+        AttendTile(t, s, row * t.heads + h, first > 0 ? first : 0, last < kTile ? last : kTile);
+      }
     }
   }
 }
@@ -178,7 +192,7 @@ void AttendKernel(const AttendTask& t) {
         out[0] = s.m[i];
         out[1] = s.l[i];
         for (int d = 0; d < t.head_dim; ++d) out[2 + d] = s.acc[i * padded + d];
-      } else if (t.position + i / t.heads >= split * kSplit) {
+      } else if (EndKey(t, i / t.heads) > split * kSplit && FirstKey(t, i / t.heads) < (split + 1) * kSplit) {
         FoldSplit(s.total_m[i], s.total_l[i], s.total + i * padded, s.m[i], s.l[i], s.acc + i * padded, t.head_dim);
       }
     }
@@ -193,7 +207,7 @@ void AttendKernel(const AttendTask& t) {
 void FoldKernel(const FoldTask& t) {
   alignas(64) float total[kMaxHeadDim] = {};
   float m = -__builtin_inff(), l = 0;
-  for (int split = 0; split < t.splits; ++split) {
+  for (int split = t.first; split < t.splits; ++split) {
     const float* p = t.partial + split * t.stride;
     FoldSplit(m, l, total, p[0], p[1], p + 2, t.head_dim);
   }

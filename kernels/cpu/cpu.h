@@ -23,6 +23,8 @@ absl::Status RopeKv(const KernelSet&, Stream&, const RopeKvArgs&);
 absl::Status Attention(const KernelSet&, Stream&, const AttentionArgs&);
 int64_t AttentionWorkspace(int threads, int tokens, int q_heads, int head_dim, int max_context);
 absl::Status Glu(const KernelSet&, Stream&, const GluArgs&);
+absl::Status ExpertMatmul(const KernelSet&, Stream&, const ExpertMatmulArgs&);
+absl::Status SoftCap(const KernelSet&, Stream&, const SoftCapArgs&);
 absl::Status Sample(const KernelSet&, Stream&, const SampleArgs&);
 absl::Status CopyBlocks(Stream&, const CopyBlocksArgs&);
 

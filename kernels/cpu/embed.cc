@@ -23,8 +23,11 @@ absl::Status Embed(const KernelSet& set, Stream& stream, const EmbedArgs& a) {
       if (a.table.row_scale != nullptr) {
         for (int64_t i = 0; i < dim; ++i) x[i] *= a.table.row_scale[row];
       }
-      if (a.scale == 1.0f) continue;
-      for (int64_t i = 0; i < dim; ++i) x[i] *= a.scale;
+      if (a.scale != 1.0f) {
+        for (int64_t i = 0; i < dim; ++i) x[i] *= a.scale;
+      }
+      if (a.add == nullptr) continue;
+      for (int64_t i = 0; i < dim; ++i) x[i] += a.add[i];
     }
   });
   return absl::OkStatus();

@@ -38,7 +38,9 @@ struct AttendTask {
   int64_t q_stride, out_stride;
   int rows, heads, head_dim;
   int position;  // of the first row
-  float scale;
+  int window;    // ops::AttentionArgs's
+  int keys;      // 0: causal; else what every row sees
+  float scale, soft_cap;
   const uint8_t* k;  // the layer's caches
   const uint8_t* v;
   uint8_t dtype;  // shoal::DType
@@ -51,8 +53,8 @@ struct AttendTask {
 struct FoldTask {
   const float* partial;  // of split 0 of this (row, head); the next split's is `stride` floats on
   int64_t stride;
-  int splits, head_dim;
-  float* out;  // [head_dim]
+  int first, splits, head_dim;  // splits [first, splits) are joined
+  float* out;                   // [head_dim]
 };
 
 struct KernelSet {
@@ -63,8 +65,8 @@ struct KernelSet {
   void (*quantise)(const float* x, int k, int8_t* q, float* scale, float* sum);
   void (*rms_norm)(float* x, const float* add, const float* w, float* y, int dim, float eps, float weight_bias);
   void (*layer_norm)(float* x, const float* add, const float* w, const float* bias, float* y, int dim, float eps);
-  void (*silu)(const float* gate, const float* up, float* y, int64_t count);
-  void (*gelu_tanh)(const float* gate, const float* up, float* y, int64_t count);
+  void (*glu[3])(const float* gate, const float* up, float* y, int64_t count);  // by ops::Activation; up may be null
+  void (*soft_cap)(float* y, int64_t count, float scale, float cap);
   void (*store)(uint8_t dtype, const float* src, int count, void* dst);  // f32 to f32, f16 or bf16
   // w[i] = exp((logits[i] - max) / temperature), and the sum of all of them.
   void (*weights)(const float* logits, int64_t count, double max, double temperature, double* w);

@@ -92,22 +92,50 @@ void LayerNormKernel(float* x, const float* add, const float* w, const float* bi
   }
 }
 
-void SiluKernel(const float* gate, const float* up, float* y, int64_t count) {
-  const Vec one = Vec::Set(1);
+struct Silu {
+  static Vec Of(const Vec& x) { return Div(x, Add(Vec::Set(1), Exp(Sub(Vec::Set(0), x)))); }
+};
+// 0.5 (1 + tanh(z)) = 1 / (1 + exp(-2 z)),   z = sqrt(2 / pi) (x + 0.044715 x^3)
+struct GeluTanh {
+  static Vec Of(const Vec& x) {
+    const Vec z = Mul(Vec::Set(-2 * 0.7978845608f), Fma(Mul(Mul(x, x), x), Vec::Set(0.044715f), x));
+    return Div(x, Add(Vec::Set(1), Exp(z)));
+  }
+};
+// x Phi(x). With z = |x| / sqrt(2), 1 - Phi(|x|) = 0.5 erfc(z); erfc(z) = t exp(-z^2 + c0 + t (c1 + t (c2 + ..))),
+// t = 1 / (1 + z / 2), within 1.2e-7 of its value: Press et al., Numerical Recipes in C, section 6.2.
+struct Gelu {
+  static Vec Of(const Vec& x) {
+    const Vec z = Mul(Abs(x), Vec::Set(0.70710678f)), one = Vec::Set(1);
+    const Vec t = Div(one, Fma(z, Vec::Set(0.5f), one));
+    Vec sum = Vec::Set(0.17087277f);
+    for (const float c : {-0.82215223f, 1.48851587f, -1.13520398f, 0.27886807f, -0.18628806f, 0.09678418f, 0.37409196f,
+                          1.00002368f, -1.26551223f}) {
+      sum = Fma(sum, t, Vec::Set(c));
+    }
+    const Vec tail = Mul(Mul(t, Exp(Sub(sum, Mul(z, z)))), Vec::Set(0.5f));
+    return Sub(Max(x, Vec::Set(0)), Mul(Abs(x), tail));  // x (1 - tail) above 0, x tail below
+  }
+};
+
+template <typename Act>
+void GluKernel(const float* gate, const float* up, float* y, int64_t count) {
   for (int64_t i = 0; i < count; i += Vec::kLanes) {
-    const Vec g = LoadSome(gate + i, count - i);
-    const Vec silu = Div(g, Add(one, Exp(Sub(Vec::Set(0), g))));
-    StoreSome(Mul(silu, LoadSome(up + i, count - i)), y + i, count - i);
+    const Vec act = Act::Of(LoadSome(gate + i, count - i));
+    StoreSome(up == nullptr ? act : Mul(act, LoadSome(up + i, count - i)), y + i, count - i);
   }
 }
 
-// 0.5 (1 + tanh(z)) = 1 / (1 + exp(-2 z)),   z = sqrt(2 / pi) (x + 0.044715 x^3)
-void GeluTanhKernel(const float* gate, const float* up, float* y, int64_t count) {
-  const Vec one = Vec::Set(1), c1 = Vec::Set(-2 * 0.7978845608f), c3 = Vec::Set(0.044715f);
+// cap tanh(x / cap), tanh(z) = 1 - 2 / (exp(2 z) + 1)
+inline Vec SoftCap(const Vec& x, const Vec& cap) {
+  const Vec one = Vec::Set(1), two = Vec::Set(2);
+  return Mul(cap, Sub(one, Div(two, Add(Exp(Mul(two, Div(x, cap))), one))));
+}
+
+void SoftCapKernel(float* y, int64_t count, float scale, float cap) {
   for (int64_t i = 0; i < count; i += Vec::kLanes) {
-    const Vec g = LoadSome(gate + i, count - i);
-    const Vec z = Mul(c1, Fma(Mul(Mul(g, g), g), c3, g));
-    StoreSome(Mul(Div(g, Add(one, Exp(z))), LoadSome(up + i, count - i)), y + i, count - i);
+    const Vec x = Mul(LoadSome(y + i, count - i), Vec::Set(scale));
+    StoreSome(cap > 0 ? SoftCap(x, Vec::Set(cap)) : x, y + i, count - i);
   }
 }
 

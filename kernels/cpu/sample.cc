@@ -143,6 +143,10 @@ int32_t SampleOne(const KernelSet& set, const float* logits, int vocab, const Sa
   return ranking.Id(kept - 1);
 }
 
+void Bias(const SampleBias* biases, int count, float* logits) {
+  for (int i = 0; i < count; ++i) logits[biases[i].id] += biases[i].bias;
+}
+
 // Most words allow all their ids or none of them.
 void Forbid(const uint32_t* mask, int vocab, float* logits) {
   for (int begin = 0; begin < vocab; begin += 32) {
@@ -177,7 +181,8 @@ SampleLogprobs Logprobs(const KernelSet& set, const float* logits, int vocab, in
   SampleLogprobs out = {.logprob = -INFINITY, .rank = 0, .top_ids = {}, .top_logprobs = {}};
   std::fill_n(out.top_ids, kMaxTopLogprobs, -1);
   std::fill_n(out.top_logprobs, kMaxTopLogprobs, -INFINITY);
-  if (token < 0) return out;
+  const int32_t largest = token < 0 ? -1 : ArgMax(logits, vocab);
+  if (largest < 0 || std::isinf(logits[largest])) return out;
   const Candidate chosen = {logits[token], token};
   std::vector<Candidate> best;  // by order, at most `most`
   const auto most = static_cast<size_t>(std::min(top, kMaxTopLogprobs));
@@ -190,7 +195,7 @@ SampleLogprobs Logprobs(const KernelSet& set, const float* logits, int vocab, in
     best.insert(std::upper_bound(best.begin(), best.end(), c, Before), c);
     if (best.size() == most) last = best.back().logit;
   }
-  const double max = logits[ArgMax(logits, vocab)], log_sum = std::log(set.total_weight(logits, vocab, max, 1));
+  const double max = logits[largest], log_sum = std::log(set.total_weight(logits, vocab, max, 1));
   const auto logprob = [&](float logit) { return static_cast<float>(static_cast<double>(logit) - max - log_sum); };
   out.logprob = logprob(chosen.logit);
   for (size_t i = 0; i < best.size(); ++i) {
@@ -204,11 +209,15 @@ void SampleRowOf(const KernelSet& set, const SampleArgs& a, int r) {
   const SampleRow& p = a.params[r];
   const float* const logits = a.logits + r * a.stride;
   const bool penalised = a.counts != nullptr && IsPenalised(p), masked = a.masks != nullptr && p.mask >= 0;
+  const bool biased = a.biases != nullptr && p.bias_count > 0;
   if (p.top_k < 0) {
     a.tokens[r] = -1;
-  } else if (penalised || masked) {
+  } else if (p.forced >= 0) {
+    a.tokens[r] = p.forced;
+  } else if (penalised || masked || biased) {
     std::vector<float> changed(logits, logits + a.vocab);
     if (masked) Forbid(a.masks + p.mask * MaskWords(a.vocab), a.vocab, changed.data());
+    if (biased) Bias(a.biases + p.bias_first, p.bias_count, changed.data());
     if (penalised) Penalise(a.counts + p.place * CountsStride(a.vocab), a.vocab, p, changed.data());
     a.tokens[r] = SampleOne(set, changed.data(), a.vocab, p);
   } else {

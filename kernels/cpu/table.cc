@@ -26,6 +26,8 @@ struct Bound {
   static absl::Status Attention(Stream& s, const AttentionArgs& a) { return cpu::Attention(kSet, s, a); }
   static absl::Status Sample(Stream& s, const SampleArgs& a) { return cpu::Sample(kSet, s, a); }
   static absl::Status Glu(Stream& s, const GluArgs& a) { return cpu::Glu(kSet, s, a); }
+  static absl::Status ExpertMatmul(Stream& s, const ExpertMatmulArgs& a) { return cpu::ExpertMatmul(kSet, s, a); }
+  static absl::Status SoftCap(Stream& s, const SoftCapArgs& a) { return cpu::SoftCap(kSet, s, a); }
 
   static const OpTable& Table() {
     static const OpTable table = {.name = kSet.name,
@@ -50,6 +52,11 @@ struct Bound {
                                   .attention_plan_bytes = nullptr,
                                   .attention_plan = nullptr,
                                   .glu = Glu,
+                                  .route = RouteOnHost,
+                                  .expert_matmul = ExpertMatmul,
+                                  .join_experts = JoinExpertsOnHost,
+                                  .soft_cap = SoftCap,
+                                  .pool = PoolOnHost,
                                   .sample = Sample,
                                   .clear_counts = ClearCountsOnHost,
                                   .count_tokens = CountTokensOnHost,

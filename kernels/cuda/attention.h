@@ -1,13 +1,14 @@
 // kernels/ops/attention.h on a device: decode and prefill by the same arithmetic.
-//   out[t, h, :] = sum over p <= pos(t) of 2^(x_p - m) V[p, kv(h), :] / sum of 2^(x_p - m)    x_p = scale log2(e) q .
-//   K_p
+//   out[t, h, :] = sum over the p that t sees of 2^(x_p - m) V[p, kv(h), :] / sum of 2^(x_p - m)
+//   x_p = scale log2(e) q . K_p, or soft_cap log2(e) tanh(scale q . K_p / soft_cap) where there is a cap
 // To the bit, for a (token, head) alone: q . K_p in f32 by mma over rising d. Key tiles of kAttentionTile at absolute
 // positions in order: m = the greatest x so far, rounded up to an integer, so that rescaling is by powers of two;
 // weights rounded to bf16, their sum and their products with V in f32 by mma. Each kAttentionSplit keys begin anew at
 // an absolute position; splits fold in ascending order, an f32 fma for each element. A tile or a split that a row does
 // not see changes nothing in it. So batch, chunks, blocks, lists of work and their workers do not show. What is not
 // finite in V at positions that follow the row's in its own last tile shows as NaN if the same launch reads it (the
-// later tokens of its own chunk); unwritten slots are never read.
+// later tokens of its own chunk), and so does what a window hides of the tiles that it does not hide as a whole;
+// unwritten slots are never read.
 #pragma once
 
 #include "kernels/cuda/attention_work.h"
@@ -41,6 +42,10 @@ struct Attention {
   // warps share what it copies, made for prefill.
   AttentionList narrow, wide;
   int narrow_rows;  // NarrowRows() of the largest group of heads; the tiling of `narrow`
+
+  int window = 0;      // positions that a row sees, its own among them; 0: all before. Only of causal attention
+  float soft_cap = 0;  // 0: none
+  bool causal = true;  // or each row sees its whole sequence; as the lists were made
 };
 absl::Status Enqueue(DeviceStream stream, const Attention& op);
 

@@ -89,10 +89,12 @@ AttentionPlanLayout LayoutOf(const ops::AttentionPlanShape& s) {
   layout.narrow.tiling =
       NarrowTiling(s.threads, s.max_tokens, s.q_heads, s.head_dim, s.max_context, NarrowRows(s.head_dim, heads_max));
   layout.narrow.tiling.tokens_max = std::min(narrow_tokens, longest);
+  layout.narrow.tiling.causal = s.causal;
   if (longest > narrow_tokens) {
     layout.wide.tiling = WideTiling(s.threads, s.max_tokens, s.q_heads, s.head_dim, s.max_context);
     layout.wide.tiling.tokens_min = narrow_tokens + 1;
     layout.wide.tiling.tokens_max = longest;
+    layout.wide.tiling.causal = s.causal;
   }
   layout.wide.partials = PartialFloats(layout.narrow.tiling, s.head_dim);
   Places places;

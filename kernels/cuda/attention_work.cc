@@ -28,7 +28,7 @@ void ForEachUnit(std::span<const ops::AttentionSequence> sequences, std::span<co
       const int heads = heads_begin[h + 1] - heads_begin[h], rows = s.row_count * heads;
       for (int tile = 0; tile * tiling.tile_rows < rows; ++tile) {
         const int last_row = std::min((tile + 1) * tiling.tile_rows, rows) - 1;
-        const int keys = s.position + last_row / heads + 1;
+        const int keys = s.position + (tiling.causal ? last_row / heads + 1 : s.row_count);
         f(Unit{static_cast<int32_t>(i), static_cast<int32_t>(h), tile, DivideUp(keys, kAttentionTile)});
       }
     }

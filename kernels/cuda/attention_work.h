@@ -1,9 +1,10 @@
 // Who does what in attention.h: a list of items for a fixed number of workers, made on the host from what it knows of a
 // step (rows and positions) and read by the kernels. A result does not depend on the list.
 //
-// A unit is (sequence, kv head, tile of rows) with all context splits that its last row sees. Workers take the splits
-// of all units in order, each about as many key tiles as the next; a border between two workers inside a unit cuts it,
-// and its splits meet in slots of the list's partials (attention.h), which a join folds.
+// A unit is (sequence, kv head, tile of rows) with all context splits that its last row sees, or, when attention is not
+// causal, all of the sequence. A list serves layers with a window and without: what a window hides is passed over
+// there. Workers take the splits of all units in order, each about as many key tiles as the next; a border between two
+// workers inside a unit cuts it, and its splits meet in slots of the list's partials (attention.h), which a join folds.
 #pragma once
 
 #include <cstdint>
@@ -40,6 +41,7 @@ struct AttentionTiling {
   int slots;      // of the partials; a unit is cut only while there are slots for it
   // Only sequences with so many tokens; the others are another list's.
   int tokens_min = 1, tokens_max = std::numeric_limits<int>::max();
+  bool causal = true;
 };
 // A list, in memory of the caller's.
 struct AttentionWork {

@@ -207,8 +207,8 @@ absl::StatusOr<bool> CublasLtGemm::Multiply(DeviceStream stream, const GemmProdu
   if (plan == nullptr || !plan->found) return false;
   SHOAL_ASSIGN_OR_RETURN(cublasLtMatmulDesc_t const product, ProductFor(p));
   const Layouts& l = *plan->layouts;
-  const float one = 1, zero = 0;
-  const cublasStatus_t status = lt_.matmul(handle_, product, &one, p.w, l.a, p.x, l.b, &zero, p.y, l.d, p.y, l.d,
+  const float one = 1, before = p.adds ? 1 : 0;  // y is C and D
+  const cublasStatus_t status = lt_.matmul(handle_, product, &one, p.w, l.a, p.x, l.b, &before, p.y, l.d, p.y, l.d,
                                            &plan->algo, workspace_, kGemmWorkspaceBytes, stream);
   // Factors that do not go with types are refused here at the latest (cublasLt.h,
   // CUBLASLT_MATMUL_DESC_A_SCALE_POINTER).

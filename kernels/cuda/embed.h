@@ -1,6 +1,6 @@
 // kernels/ops/embed.h on a device.
-//   x[t, :] = bf16(table[ids[t] - row_begin, :] * row_scale[..] * scale), zeros when ids[t] is outside [row_begin,
-//   row_begin + table.n)
+//   x[t, :] = bf16(table[ids[t] - row_begin, :] * row_scale[..] * scale + add[:]), zeros when ids[t] is outside
+//   [row_begin, row_begin + table.n)
 // The table is as PackLinear leaves it (linear.h), so that one which is the head too is held once. Defined to the bit.
 #pragma once
 
@@ -16,6 +16,7 @@ struct Embed {
   float scale;
   bf16* x;  // [tokens, dim], contiguous
   int tokens;
+  const float* add;  // [dim] or null
 };
 absl::Status Enqueue(DeviceStream stream, const Embed& op);
 

@@ -5,6 +5,7 @@
 #include "kernels/cuda/fast_matmul.h"
 #include "kernels/cuda/lang.h"
 #include "kernels/cuda/library_gemm.h"
+#include "kernels/cuda/place_bias.h"
 #include "kernels/cuda/quantise_rows.h"
 
 namespace shoal::cuda {
@@ -24,7 +25,22 @@ GemmProduct ProductOf(const ops::MatmulArgs& a, int part) {
           .y_stride = p.y_stride,
           .tokens = a.tokens,
           .n = p.w.n,
-          .k = a.k};
+          .k = a.k,
+          .adds = p.w.bias != nullptr};
+}
+
+// A product that the library Has; the library adds it to its bias, which is put where it goes. (As an epilogue of
+// cuBLASLt's it would have to be of y's type.) A bias in bf16 is added as it is, another rounded to y's type before.
+absl::StatusOr<bool> Multiply(QueueStream& stream, const GemmProduct& p, const float* bias) {
+  if (bias != nullptr) {
+    SHOAL_RETURN_IF_ERROR(Enqueue(stream.queue(), PlaceBias{.bias = bias,
+                                                            .y = p.y,
+                                                            .f32_out = p.f32_out,
+                                                            .y_stride = p.y_stride,
+                                                            .tokens = static_cast<int>(p.tokens),
+                                                            .n = static_cast<int>(p.n)}));
+  }
+  return stream.gemm()->Multiply(stream.queue(), p);
 }
 
 // Tokens [begin, begin + count) of a product, whose x is quantised in the scratch.
@@ -58,8 +74,8 @@ absl::Status MultiplyQuantised(QueueStream& stream, const ops::MatmulArgs& a, Pa
                                                                .dim = a.k}));
     for (int p = 0; p < a.part_count; ++p) {
       if (!wanted[p]) continue;
-      SHOAL_ASSIGN_OR_RETURN(wanted[p],
-                             gemm.Multiply(stream.queue(), QuantisedPiece(ProductOf(a, p), scratch, begin, count)));
+      SHOAL_ASSIGN_OR_RETURN(
+          wanted[p], Multiply(stream, QuantisedPiece(ProductOf(a, p), scratch, begin, count), a.parts[p].w.bias));
     }
   }
   return absl::OkStatus();
@@ -78,7 +94,7 @@ absl::Status FastMatmul(QueueStream& stream, const ops::MatmulArgs& a, ops::Matm
     if (quantised[p]) continue;
     SHOAL_ASSIGN_OR_RETURN(plain[p], gemm->Has(product));
     if (!plain[p]) continue;
-    SHOAL_ASSIGN_OR_RETURN(plain[p], gemm->Multiply(stream.queue(), product));
+    SHOAL_ASSIGN_OR_RETURN(plain[p], Multiply(stream, product, a.parts[p].w.bias));
   }
   if (std::find(quantised, quantised + a.part_count, true) != quantised + a.part_count) {
     SHOAL_RETURN_IF_ERROR(MultiplyQuantised(stream, a, quantised));

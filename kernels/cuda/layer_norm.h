@@ -9,11 +9,11 @@
 namespace shoal::cuda {
 
 struct LayerNorm {
-  bf16* x;            // [tokens, dim]; written only when add != nullptr
+  bf16* x;            // [tokens, dim]; written only when add != nullptr, or as y
   const bf16* add;    // [tokens, dim] or null; must not alias x
   const float* w;     // [dim]; null: no output is wanted, only the join
   const float* bias;  // [dim] or null: 0
-  bf16* y;            // [tokens, dim]; must not alias x or add
+  bf16* y;            // [tokens, dim]; may be x, which then keeps the norm alone; must not alias add
   int tokens;
   int dim;  // a multiple of 8; rows are 16-byte aligned
   float eps;

@@ -10,7 +10,8 @@
 
 namespace shoal::cuda {
 
-// y[t, n] = x_scale[t] * w_scale[n] * sum over k of x[t, k] * w[n, k], sums in f32. All on the device.
+// y[t, n] = x_scale[t] * w_scale[n] * sum over k of x[t, k] * w[n, k], sums in f32; or that added to what y holds, in
+// f32, and rounded once. All on the device.
 struct GemmProduct {
   const void* x;         // [tokens, k], contiguous: bf16, or with weights in e4m3 the same (quantise_rows.h)
   const float* x_scale;  // [tokens], with weights in e4m3; else null
@@ -21,6 +22,7 @@ struct GemmProduct {
   bool f32_out;          // y is f32
   int64_t y_stride;      // in elements
   int64_t tokens, n, k;
+  bool adds = false;  // to what y holds
 };
 
 // Where activations are quantised for products with weights in e4m3, on the device. Of a device that does not multiply

@@ -1,5 +1,6 @@
 // kernels/ops/matmul.h on a device, with activations in bf16:
-//   y_p[t, n] = row_scale_p[n] * sum over k of x[t, k] * W_p[n, k]        products exact, sums in f32, for each part p
+//   y_p[t, n] = row_scale_p[n] * sum over k of x[t, k] * W_p[n, k] + bias_p[n]
+// products exact, sums in f32, the scaled sum rounded before the bias is added, for each part p.
 // Parts that share x (q/k/v, gate/up) go in one call: one launch for each type of weight among them.
 // A result's bits depend on its row of x and its row of W alone: not on `tokens`, the tile, or which parts share the
 // call. What makes it so is written in linear_schedule.h.
@@ -21,6 +22,7 @@ struct LinearPart {
   int64_t y_stride;  // in elements, at least n
 
   const float* row_scale = nullptr;  // [n]; null: 1
+  const float* bias = nullptr;       // [n]; null: 0
 };
 struct Linear {
   const bf16* x;  // [tokens, k], contiguous, 16-byte aligned

@@ -94,6 +94,30 @@ inline int TileFor(DType type, int tokens, int rows) {
   return blocks(5) >= kSms * 3 / 4 ? 5 : 4;
 }
 
+// The same for the rows of several experts, of which each has tiles of its own (experts.h). Tiles that lie between two
+// others are left out: few experts have as many rows as to miss them. So is the largest of types of one byte, for
+// registers: which expert it is, and where its weights and rows are, takes some that it has not.
+SHOAL_HD constexpr bool HasExpertTile(DType type, int tile) {
+  const bool byte = type == DType::kF8E4M3 || type == DType::kI8;
+  return tile != 2 && tile != 4 && HasTile(type, tile) && !(tile == 6 && byte);
+}
+// `features`: rows of an expert's weights in all parts together. Experts have about the mean of the rows, or up to
+// several times that: a tile that holds twice as many reads most weights once.
+inline int ExpertTileFor(DType type, int rows, int experts, int features) {
+  const int busy = rows < experts ? rows : experts, mean = CeilDiv(rows, busy);
+  const auto blocks = [&](int tile) {
+    return busy * CeilDiv(mean, kTiles[tile].tokens) * CeilDiv(features, kTiles[tile].rows());
+  };
+  if (mean <= 4) return blocks(1) < kSms / 2 ? 0 : 1;
+  if (mean > 64 && HasExpertTile(type, 6) && blocks(6) >= 2 * kSms) return 6;
+  return mean > 16 && blocks(5) >= kSms * 3 / 4 ? 5 : 3;
+}
+// Tiles of tokens that `rows` rows of so many experts fill at most, however they are spread.
+inline int ExpertTokenBlocks(int tile_tokens, int rows, int experts) {
+  const int64_t busy = rows < experts ? rows : experts;
+  return static_cast<int>((rows + busy * (tile_tokens - 1)) / tile_tokens);
+}
+
 // Which part of the result a thread block makes.
 struct Place {
   int part;

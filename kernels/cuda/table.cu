@@ -1,4 +1,5 @@
 // Tested by: tests/kernels/cuda/table_test.cc
+#include <algorithm>
 #include <string>
 
 #include "kernels/cuda/all_reduce.h"
@@ -8,6 +9,7 @@
 #include "kernels/cuda/copy_blocks.h"
 #include "kernels/cuda/dummy_matrix.h"
 #include "kernels/cuda/embed.h"
+#include "kernels/cuda/experts.h"
 #include "kernels/cuda/fast_matmul.h"
 #include "kernels/cuda/gather_ids.h"
 #include "kernels/cuda/gather_rows.h"
@@ -16,10 +18,12 @@
 #include "kernels/cuda/linear.h"
 #include "kernels/cuda/linear_layout.h"
 #include "kernels/cuda/place_columns.h"
+#include "kernels/cuda/pool.h"
 #include "kernels/cuda/queue_stream.h"
 #include "kernels/cuda/rms_norm.h"
 #include "kernels/cuda/rope_kv.h"
 #include "kernels/cuda/sample.h"
+#include "kernels/cuda/soft_cap.h"
 #include "kernels/cuda/sum_ranks.h"
 #include "kernels/cuda/table.h"
 #include "kernels/cuda/token_counts.h"
@@ -50,7 +54,8 @@ absl::Status EmbedIds(ops::Stream& stream, const ops::EmbedArgs& a) {
                                         .row_begin = a.row_begin,
                                         .scale = a.scale,
                                         .x = a.x.as<bf16>(),
-                                        .tokens = a.tokens});
+                                        .tokens = a.tokens,
+                                        .add = a.add});
 }
 
 absl::Status Gather(ops::Stream& stream, const ops::GatherRowsArgs& a) {
@@ -92,7 +97,8 @@ absl::Status Multiply(ops::Stream& stream, const ops::MatmulArgs& a) {
                                  .y = a.f32_out ? nullptr : part.y.as<bf16>(),
                                  .y_f32 = a.f32_out ? part.y.as<float>() : nullptr,
                                  .y_stride = part.y_stride,
-                                 .row_scale = part.w.row_scale};
+                                 .row_scale = part.w.row_scale,
+                                 .bias = part.w.bias};
   }
   return Enqueue(QueueOf(stream), op);
 }
@@ -118,12 +124,15 @@ absl::Status Rope(ops::Stream& stream, const ops::RopeKvArgs& a) {
                                          .interleaved = a.interleaved});
 }
 
+// A window that is no window, and which positions can be added to.
+constexpr int kPositionsMax = 1 << 30;
+
 absl::Status Attend(ops::Stream& stream, const ops::AttentionArgs& a) {
   if (a.plan == nullptr || a.plan_shape == nullptr) return absl::InvalidArgumentError("attention: there is no plan");
   if (a.cache.dtype != DType::kBF16) return absl::InvalidArgumentError("attention: the cache is not bf16");
   const ops::AttentionPlanShape& s = *a.plan_shape;
   if (s.q_heads != a.q_heads || s.kv_heads != a.cache.kv_heads || s.head_dim != a.cache.head_dim ||
-      s.threads != stream.threads()) {
+      s.threads != stream.threads() || s.causal != a.causal) {
     return absl::InvalidArgumentError("attention: the plan is of another shape");
   }
   Attention op = {.q = a.q.as<bf16>(),
@@ -140,7 +149,10 @@ absl::Status Attend(ops::Stream& stream, const ops::AttentionArgs& a) {
                   .heads_begin = nullptr,
                   .narrow = {},
                   .wide = {},
-                  .narrow_rows = 0};
+                  .narrow_rows = 0,
+                  .window = std::min(a.window, kPositionsMax),
+                  .soft_cap = a.soft_cap,
+                  .causal = a.causal};
   TakeAttentionPlan(s, a.plan, a.workspace, &op);
   return Enqueue(QueueOf(stream), op);
 }
@@ -156,6 +168,51 @@ absl::Status Activate(ops::Stream& stream, const ops::GluArgs& a) {
                                       .tokens = a.tokens,
                                       .dim = a.dim,
                                       .activation = a.activation});
+}
+
+// A matrix without rows is nothing to do, as in a matmul.
+absl::Status MultiplyExperts(ops::Stream& stream, const ops::ExpertMatmulArgs& a) {
+  if (a.part_count == 0) return absl::OkStatus();
+  const ops::ExpertWeights& first = a.parts[0].w;
+  ExpertLinear op = {.x = a.x.as<bf16>(),
+                     .parts = {},
+                     .type = first.first.dtype,
+                     .n = static_cast<int>(first.first.n),
+                     .stride = first.stride,
+                     .first = a.first,
+                     .rows = a.rows,
+                     .experts = a.experts,
+                     .k = a.k};
+  for (int p = 0; p < a.part_count; ++p) {
+    const ops::ExpertWeights& w = a.parts[p].w;
+    if (w.first.dtype != op.type || w.first.n != op.n || w.stride != op.stride) {
+      return absl::InvalidArgumentError("expert_matmul: parts of several types or sizes");
+    }
+    op.parts[p] = {
+        .w = w.first.data, .y = a.parts[p].y.as<bf16>(), .row_scale = w.first.row_scale, .bias = w.first.bias};
+  }
+  return Enqueue(QueueOf(stream), op);
+}
+
+absl::Status Join(ops::Stream& stream, const ops::JoinExpertsArgs& a) {
+  return Enqueue(QueueOf(stream), JoinExperts{.y = a.y.as<bf16>(),
+                                              .weights = a.weights,
+                                              .sorted = a.sorted,
+                                              .out = a.out.as<bf16>(),
+                                              .tokens = a.tokens,
+                                              .used = a.used,
+                                              .dim = a.dim});
+}
+
+absl::Status PoolRows(ops::Stream& stream, const ops::PoolArgs& a) {
+  return Enqueue(QueueOf(stream), Pool{.x = a.x.as<bf16>(),
+                                       .first = a.first,
+                                       .rows = a.rows,
+                                       .y = a.y,
+                                       .count = a.count,
+                                       .dim = a.dim,
+                                       .pooling = a.pooling,
+                                       .normalise = a.normalise});
 }
 
 absl::Status Sum(ops::Stream& stream, const ops::SumRanksArgs& a) {
@@ -184,8 +241,10 @@ absl::Status CheckSizes(const ops::OpSizes& s) {
   const auto check = [&](bool served, const std::string& problem) {
     if (!served) problems += (problems.empty() ? "" : "; ") + problem;
   };
-  for (const auto& [name, columns] :
-       {std::pair{"hidden size", s.hidden}, {"width of attention", s.q_dim}, {"feed-forward width", s.ffn}}) {
+  for (const auto& [name, columns] : {std::pair{"hidden size", s.hidden},
+                                      {"width of attention", s.q_dim},
+                                      {"feed-forward width", s.ffn},
+                                      {"experts' feed-forward width", s.expert_ffn}}) {
     check(columns % kQuantBlock == 0,
           std::string("the ") + name + ", " + std::to_string(columns) + " on a rank, is no multiple of 32");
   }
@@ -195,6 +254,9 @@ absl::Status CheckSizes(const ops::OpSizes& s) {
   check(s.rot_dim >= 0 && s.rot_dim <= s.head_dim && s.rot_dim % rot_unit == 0,
         "the " + std::to_string(s.rot_dim) + " dimensions that rotate are no multiple of " + std::to_string(rot_unit) +
             " up to head_dim");
+  check(s.experts <= ops::kMaxExperts && s.experts_used <= ops::kMaxExpertsUsed && s.experts_used <= s.experts,
+        std::to_string(s.experts_used) + " of " + std::to_string(s.experts) + " experts for a token, at most " +
+            std::to_string(ops::kMaxExpertsUsed) + " of " + std::to_string(ops::kMaxExperts));
   check(s.vocab <= kMaxSampledVocab, "a vocabulary of " + std::to_string(s.vocab) + ", at most " +
                                          std::to_string(kMaxSampledVocab) + " can be sampled from");
   check(s.kv_type == DType::kBF16, "a KV cache of " + std::string(Info(s.kv_type).name) + ", it has to be bf16");
@@ -225,6 +287,11 @@ constexpr ops::OpTable kInvariantTable = {.name = "cuda-sm80",
                                           .attention_plan_bytes = PlanBytes,
                                           .attention_plan = MakeAttentionPlan,
                                           .glu = Activate,
+                                          .route = Same<ops::RouteArgs>,
+                                          .expert_matmul = MultiplyExperts,
+                                          .join_experts = Join,
+                                          .soft_cap = Same<ops::SoftCapArgs>,
+                                          .pool = PoolRows,
                                           .sample = Same<ops::SampleArgs>,
                                           .clear_counts = Same<ops::ClearCountsArgs>,
                                           .count_tokens = Same<ops::CountTokensArgs>,

@@ -4,7 +4,7 @@
 // it, and no layout of ranks does.
 //
 // Every value is an integer below 2^24, exact in f32, so that sums over ranks are exact in any order:
-//   embed      x[t, 0] = id, the rest 0                       (0 outside the shard)
+//   embed      x[t, 0] = id, the rest 0                       (0 outside the shard); nothing is added
 //   rms_norm   x[t, 0] = (x + add)[t, 0] mod 2^20; y[t, 0] = x[t, 0], the rest 0
 //   layer_norm the same
 //   quantise   scale[t, b] = x[t, 32 b]
@@ -13,7 +13,10 @@
 //   rope_kv    the first element of each k and v head, as uint32, at the start of its cache row
 //   attention  out[t, h, 0] = 12 bits of a hash of the cached ids of positions 0..pos and of the head's number in the
 //              whole model, the rest of the head 0: the output projection sums them over heads and ranks (<= 256 heads)
-//   glu        0, so the feed-forward part adds nothing
+//   glu        0, so the feed-forward part adds nothing; nor do experts: expert_matmul leaves its rows as they are,
+//              join_experts gives 0
+//   soft_cap   nothing
+//   pool       y[s, 0] = x[t, 0] of the sequence's last row t, the rest 0
 //   sample     a hash of logits[r, 0], of `uniform` when the temperature is not 0, of the penalties and all counts when
 //              there are penalties, mod vocab; the next id that the mask allows. Its rank is 1, its log-probability 0;
 //              the top ids are it and those behind it, each one lower by 1
@@ -35,6 +38,10 @@ absl::Status Matmul(Stream&, const MatmulArgs&);
 absl::Status RopeKv(Stream&, const RopeKvArgs&);
 absl::Status Attention(Stream&, const AttentionArgs&);
 absl::Status Glu(Stream&, const GluArgs&);
+absl::Status ExpertMatmul(Stream&, const ExpertMatmulArgs&);
+absl::Status JoinExperts(Stream&, const JoinExpertsArgs&);
+absl::Status SoftCap(Stream&, const SoftCapArgs&);
+absl::Status Pool(Stream&, const PoolArgs&);
 absl::Status Sample(Stream&, const SampleArgs&);
 absl::Status CopyBlocks(Stream&, const CopyBlocksArgs&);
 

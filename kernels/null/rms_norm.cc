@@ -12,9 +12,10 @@ absl::Status RmsNorm(Stream& stream, const RmsNormArgs& a) {
     float* x = a.x + t * a.dim;
     if (a.add != nullptr) x[0] = static_cast<float>(ToInteger(x[0] + a.add[t * a.dim]) & kHiddenMask);
     if (a.w == nullptr) continue;
+    const auto carried = static_cast<float>(ToInteger(x[0]) & kHiddenMask);
     float* y = a.y + t * a.dim;
-    std::fill(y, y + a.dim, 0.0f);
-    y[0] = static_cast<float>(ToInteger(x[0]) & kHiddenMask);
+    std::fill(y, y + a.dim, 0.0f);  // may be x
+    y[0] = carried;
   }
   stream.Advance();
   return absl::OkStatus();

@@ -17,6 +17,11 @@ uint32_t Bits(float x) {
   return bits;
 }
 
+uint64_t HashBiases(uint64_t hash, const SampleBias* biases, int count) {
+  for (int i = 0; i < count; ++i) hash = Mix(hash, static_cast<uint64_t>(biases[i].id) << 32 | Bits(biases[i].bias));
+  return hash;
+}
+
 uint64_t HashCounts(uint64_t hash, const uint16_t* counts, int vocab) {
   for (int id = 0; id < vocab; ++id) {
     if (counts[id] != 0) hash = Mix(hash, static_cast<uint64_t>(id) << 16 | counts[id]);
@@ -35,8 +40,10 @@ int32_t NextAllowed(const uint32_t* mask, int32_t id, int vocab) {
 int32_t SampleOne(const SampleArgs& a, int64_t r) {
   const SampleRow& p = a.params[r];
   if (p.top_k < 0) return -1;
+  if (p.forced >= 0) return p.forced;
   uint64_t hash = Mix(0, ToInteger(a.logits[r * a.stride]));
   if (p.temperature > 0) hash = Mix(hash, Bits(p.uniform));
+  if (a.biases != nullptr) hash = HashBiases(hash, a.biases + p.bias_first, p.bias_count);
   if (a.counts != nullptr && IsPenalised(p)) {
     for (const float penalty : {p.repetition, p.presence, p.frequency}) hash = Mix(hash, Bits(penalty));
     hash = HashCounts(hash, a.counts + p.place * CountsStride(a.vocab), a.vocab);

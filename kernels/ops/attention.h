@@ -1,8 +1,12 @@
-// out[t, h, :] = softmax over positions p <= pos(t) of (scale * q[t, h, :] . K[p, kv(h), :]) times V[p, kv(h), :]
+// out[t, h, :] = softmax over the positions p that t sees of score(t, h, p), times V[p, kv(h), :], with
+//   score = scale * q[t, h, :] . K[p, kv(h), :],   or soft_cap * tanh(that / soft_cap) when there is a cap
+// A token at position pos sees p <= pos; with a window only p > pos - window of these; when attention is not causal all
+// p of its sequence's last row and before, which are in the cache then.
 // K and V are read only from the cache, after rounding, also for tokens of the current chunk (written before by
 // rope_kv). Exactness: key tiles lie at absolute positions (multiples of kKeyTile) and combine in ascending order by
 // online softmax; long contexts are split at absolute multiples of kContextSplit, and the splits combine in order. So a
-// token's result depends on its own q and context alone, not on the chunking, the batch or the threads.
+// token's result depends on its own q and context alone, not on the chunking, the batch or the threads
+// (not causal: the chunk is the sequence). Tiles and splits that a window hides as a whole may be passed over.
 #pragma once
 
 #include "absl/status/status.h"
@@ -35,10 +39,21 @@ struct AttentionArgs {
   int q_heads;
   int q_head_begin;  // this rank's first query head, counted over the whole model
   float scale;
-  float* workspace;            // at least attention_workspace(...) floats
+  float* workspace;    // at least attention_workspace(...) floats
+  int window = 0;      // positions, its own among them; 0: no window. Only of causal attention
+  float soft_cap = 0;  // 0: none
+  bool causal = true;
   const void* plan = nullptr;  // what attention_plan wrote for these sequences; null where the backend has none
   const AttentionPlanShape* plan_shape = nullptr;  // that it was written for, in host memory; read during the call
 };
+// The positions that row `row` of a sequence sees are [FirstSeen, EndSeen).
+inline int EndSeen(const AttentionArgs& a, const AttentionSequence& s, int row) {
+  return s.position + (a.causal ? row + 1 : s.row_count);
+}
+inline int FirstSeen(const AttentionArgs& a, const AttentionSequence& s, int row) {
+  const int first = s.position + row + 1 - a.window;
+  return a.window > 0 && first > 0 ? first : 0;
+}
 using AttentionFn = absl::Status (*)(Stream&, const AttentionArgs&);
 
 // Floats of workspace for a batch of at most `tokens` rows and contexts of at most `max_context` tokens.
@@ -50,7 +65,8 @@ struct AttentionPlanShape {
   int max_tokens, max_sequences, max_context;  // of a batch
   const int32_t* q_to_kv;                      // [q_heads], in host memory
   int q_heads, kv_heads, head_dim;
-  int max_rows = 0;  // of one sequence in a batch; 0: max_tokens. 1 where all batches decode: then less is launched
+  int max_rows = 0;    // of one sequence in a batch; 0: max_tokens. 1 where all batches decode: then less is launched
+  bool causal = true;  // as of all calls
 };
 // Which part of a batch's attention is whose is decided on the host, once for all layers of a step. A backend that does
 // so says how many bytes its decision takes, at most, for such batches (a multiple of 16, the same whatever the batch),

@@ -1,4 +1,5 @@
-// x[t, :] = table[id[t] - row_begin, :] * row_scale[..] * scale (two roundings in this order), or zeros when id[t] is
+// x[t, :] = table[id[t] - row_begin, :] * row_scale[..] * scale + add[:] (three roundings in this order; no factor and
+// no summand where there is none), or zeros when id[t] is
 // outside [row_begin, row_begin + table.n) (a vocabulary shard: summing over the shards then gives the row, exactly).
 #pragma once
 
@@ -16,6 +17,7 @@ struct EmbedArgs {
   float scale;
   Acts x;  // [tokens, dim], contiguous
   int tokens;
+  const float* add = nullptr;  // [dim]
 };
 using EmbedFn = absl::Status (*)(Stream&, const EmbedArgs&);
 

@@ -1,4 +1,5 @@
-// For each part p: y_p[t, n] = row_scale_p[n] * sum over k of x[t, k] * W_p[n, k], no factor where it is null.
+// For each part p: y_p[t, n] = row_scale_p[n] * sum over k of x[t, k] * W_p[n, k] + bias_p[n], without those that are
+// null.
 // Several weights that share one input (q/k/v, gate/up) go in one call: one parallel region, one read of x.
 // Plain weight types, those of one byte too, take x (f32) and sum in f32, in blocks of columns that are added in
 // ascending order; quantised types take xq, multiply int8 by int8 exactly within each block of 32 and sum the scaled

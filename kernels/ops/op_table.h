@@ -12,16 +12,19 @@
 #include "kernels/ops/copy_blocks.h"
 #include "kernels/ops/dummy_matrix.h"
 #include "kernels/ops/embed.h"
+#include "kernels/ops/experts.h"
 #include "kernels/ops/gather_ids.h"
 #include "kernels/ops/gather_rows.h"
 #include "kernels/ops/glu.h"
 #include "kernels/ops/layer_norm.h"
 #include "kernels/ops/matmul.h"
 #include "kernels/ops/place_columns.h"
+#include "kernels/ops/pool.h"
 #include "kernels/ops/quantise.h"
 #include "kernels/ops/rms_norm.h"
 #include "kernels/ops/rope_kv.h"
 #include "kernels/ops/sample.h"
+#include "kernels/ops/soft_cap.h"
 #include "kernels/ops/sum_ranks.h"
 #include "kernels/ops/token_counts.h"
 
@@ -35,6 +38,8 @@ struct OpSizes {
   int64_t vocab;     // logits of a row that is sampled; 0: none is
   DType kv_type;
   int block_size;
+  int experts = 0, experts_used = 0;  // of a layer, and of a token; 0: there are none
+  int64_t expert_ffn = 0;             // columns of an expert's weights on the way back
 };
 
 struct OpTable {
@@ -73,6 +78,11 @@ struct OpTable {
   AttentionPlanBytesFn attention_plan_bytes;  // both null: no plan
   AttentionPlanFn attention_plan;
   GluFn glu;
+  RouteFn route;
+  ExpertMatmulFn expert_matmul;
+  JoinExpertsFn join_experts;
+  SoftCapFn soft_cap;
+  PoolFn pool;
   SampleFn sample;
   ClearCountsFn clear_counts;
   CountTokensFn count_tokens;

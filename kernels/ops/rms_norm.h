@@ -9,10 +9,10 @@
 namespace shoal::ops {
 
 struct RmsNormArgs {
-  Acts x;          // [tokens, dim]; written only when add != nullptr
+  Acts x;          // [tokens, dim]; written only when add != nullptr, or as y
   ConstActs add;   // [tokens, dim] or null; must not alias x
   const float* w;  // [dim]; null: no output is wanted, only the join
-  Acts y;          // [tokens, dim]; must not alias x or add
+  Acts y;          // [tokens, dim]; may be x, which then keeps the norm alone; must not alias add
   int tokens;
   int dim;
   float eps;

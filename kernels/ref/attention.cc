@@ -18,21 +18,22 @@ void LoadRow(const KvLayer& c, const void* cache, const AttentionSequence& s, in
 }
 
 void AttendHead(const AttentionArgs& a, const AttentionSequence& s, int row, int head) {
-  const int dim = a.cache.head_dim, kv_head = a.q_to_kv[head], count = s.position + row + 1;
+  const int dim = a.cache.head_dim, kv_head = a.q_to_kv[head], first = FirstSeen(a, s, row), end = EndSeen(a, s, row);
   const int64_t token = s.row_begin + row;
   const float* q = a.q + token * a.q_stride + static_cast<int64_t>(head) * dim;
   std::vector<float> kv(static_cast<size_t>(dim));
-  std::vector<double> score(static_cast<size_t>(count)), out(static_cast<size_t>(dim), 0.0);
+  std::vector<double> score(static_cast<size_t>(end)), out(static_cast<size_t>(dim), 0.0);
   double max = -std::numeric_limits<double>::infinity();
-  for (int p = 0; p < count; ++p) {
+  for (int p = first; p < end; ++p) {
     LoadRow(a.cache, a.cache.k, s, p, kv_head, kv.data());
     double dot = 0;
     for (int d = 0; d < dim; ++d) dot += static_cast<double>(q[d]) * kv[static_cast<size_t>(d)];
-    score[static_cast<size_t>(p)] = dot * a.scale;
+    const double scaled = dot * a.scale;
+    score[static_cast<size_t>(p)] = a.soft_cap > 0 ? a.soft_cap * std::tanh(scaled / a.soft_cap) : scaled;
     max = std::max(max, score[static_cast<size_t>(p)]);
   }
   double total = 0;
-  for (int p = 0; p < count; ++p) {
+  for (int p = first; p < end; ++p) {
     const double w = std::exp(score[static_cast<size_t>(p)] - max);
     LoadRow(a.cache, a.cache.v, s, p, kv_head, kv.data());
     for (int d = 0; d < dim; ++d) out[static_cast<size_t>(d)] += w * kv[static_cast<size_t>(d)];

@@ -21,6 +21,8 @@ absl::Status Embed(Stream& stream, const EmbedArgs& a) {
     DequantiseRow(a.table.dtype, static_cast<const char*>(a.table.data) + row_bytes * static_cast<size_t>(row), dim, x);
     const float row_scale = a.table.row_scale == nullptr ? 1.0f : a.table.row_scale[row];
     for (int64_t i = 0; i < dim; ++i) x[i] = x[i] * row_scale * a.scale;
+    if (a.add == nullptr) continue;
+    for (int64_t i = 0; i < dim; ++i) x[i] += a.add[i];
   }
   stream.Advance();
   return absl::OkStatus();

@@ -39,7 +39,8 @@ Block Unpack(DType t, const void* row, int64_t b) {
 
 float Scaled(const Weight& w, int64_t n, double sum) {
   const float rounded = static_cast<float>(sum);
-  return w.row_scale == nullptr ? rounded : rounded * w.row_scale[n];
+  const float scaled = w.row_scale == nullptr ? rounded : rounded * w.row_scale[n];
+  return w.bias == nullptr ? scaled : scaled + w.bias[n];
 }
 
 void QuantisedRow(const MatmulArgs& a, const MatmulPart& part, int64_t n) {

@@ -16,6 +16,8 @@ absl::Status Matmul(Stream&, const MatmulArgs&);
 absl::Status RopeKv(Stream&, const RopeKvArgs&);
 absl::Status Attention(Stream&, const AttentionArgs&);
 absl::Status Glu(Stream&, const GluArgs&);
+absl::Status ExpertMatmul(Stream&, const ExpertMatmulArgs&);
+absl::Status SoftCap(Stream&, const SoftCapArgs&);
 absl::Status Sample(Stream&, const SampleArgs&);
 absl::Status CopyBlocks(Stream&, const CopyBlocksArgs&);
 

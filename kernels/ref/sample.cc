@@ -70,6 +70,13 @@ bool Allowed(const SampleArgs& a, const SampleRow& p, int id) {
   return (a.masks[p.mask * MaskWords(a.vocab) + id / 32] >> (id % 32) & 1) != 0;
 }
 
+float Biased(const SampleArgs& a, const SampleRow& p, int id, float logit) {
+  for (int i = p.bias_first; a.biases != nullptr && i < p.bias_first + p.bias_count; ++i) {
+    if (a.biases[i].id == id) logit += a.biases[i].bias;
+  }
+  return logit;
+}
+
 float Penalised(float logit, uint16_t count, const SampleRow& p) {
   if (count == 0) return logit;
   logit = logit > 0 ? logit / p.repetition : logit * p.repetition;
@@ -87,6 +94,7 @@ std::vector<float> Changed(const SampleArgs& a, int row) {
   for (int id = 0; id < a.vocab; ++id) {
     float& logit = logits[static_cast<size_t>(id)];
     if (!Allowed(a, p, id) && logit < kInfinity) logit = -kInfinity;
+    logit = Biased(a, p, id, logit);
     if (counted) logit = Penalised(logit, a.counts[p.place * CountsStride(a.vocab) + id], p);
   }
   return logits;
@@ -96,7 +104,7 @@ SampleLogprobs Logprobs(const float* logits, int vocab, int32_t token, int top) 
   SampleLogprobs out = {.logprob = -kInfinity, .rank = 0, .top_ids = {}, .top_logprobs = {}};
   std::fill_n(out.top_ids, kMaxTopLogprobs, -1);
   std::fill_n(out.top_logprobs, kMaxTopLogprobs, -kInfinity);
-  if (token < 0) return out;
+  if (token < 0 || SampleOne(logits, vocab, {}) < 0) return out;
   std::vector<int32_t> order(static_cast<size_t>(vocab));
   std::iota(order.begin(), order.end(), 0);
   std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return logits[a] > logits[b]; });
@@ -121,7 +129,7 @@ SampleLogprobs Logprobs(const float* logits, int vocab, int32_t token, int top) 
 absl::Status Sample(Stream& stream, const SampleArgs& a) {
   ParallelFor(stream, a.rows, [&](int r) {
     const SampleRow& p = a.params[r];
-    a.tokens[r] = p.top_k < 0 ? -1 : SampleOne(Changed(a, r).data(), a.vocab, p);
+    a.tokens[r] = p.top_k < 0 ? -1 : p.forced >= 0 ? p.forced : SampleOne(Changed(a, r).data(), a.vocab, p);
     if (p.logprobs < 0 || a.logprobs == nullptr) return;
     a.logprobs[r] = Logprobs(a.logits + r * a.stride, a.vocab, a.tokens[r], p.logprobs);
   });

@@ -37,6 +37,20 @@ TEST(BlockPool, ASharedBlockIsFreeAfterItsLastHolder) {
   EXPECT_EQ(pool.free(), 2);
 }
 
+TEST(BlockPool, BlocksThatAreNamedMayBeSharedInFront) {
+  BlockPool pool(5);
+  pool.Take({3, 1, 0}, 2);
+  pool.Take({3, 1, 2}, 2);
+  EXPECT_EQ(pool.holders(3), 2);
+  EXPECT_EQ(pool.holders(1), 2);
+  EXPECT_EQ(pool.holders(2), 1);
+  EXPECT_EQ(pool.free(), 1);
+  EXPECT_DEATH(pool.Take({3, 1, 2}, 2), "");
+  pool.Release(std::vector<int32_t>{3, 1, 0});
+  EXPECT_EQ(pool.free(), 2);
+  pool.CheckInvariants();
+}
+
 TEST(BlockPool, GivesTheBlocksThatAreNamed) {
   BlockPool pool(5);
   pool.Take({3, 1});

@@ -152,11 +152,21 @@ TEST(CheckRequest, BordersOfWhatFits) {
   GenerateRequest r;
   r.prompt = {0, 99};
   r.max_tokens = 8;
-  EXPECT_TRUE(CheckRequest(r, 10, 100).ok());
-  EXPECT_FALSE(CheckRequest(r, 9, 100).ok());
-  EXPECT_FALSE(CheckRequest(r, 10, 99).ok());
+  const auto check = [&](int32_t max_model_len, int32_t vocab) {
+    return CheckRequest(r, {.max_sequences = 4, .max_model_len = max_model_len, .vocab = vocab});
+  };
+  EXPECT_TRUE(check(10, 100).ok());
+  EXPECT_FALSE(check(9, 100).ok());
+  EXPECT_FALSE(check(10, 99).ok());
   r.prompt[0] = -1;
-  EXPECT_FALSE(CheckRequest(r, 10, 100).ok());
+  EXPECT_FALSE(check(10, 100).ok());
+  r.prompt[0] = 0;
+  r.n = 4;
+  EXPECT_TRUE(check(10, 100).ok());
+  for (const int32_t n : {5, 0, -1}) {
+    r.n = n;
+    EXPECT_FALSE(check(10, 100).ok()) << n;
+  }
 }
 
 TEST(ServiceRate, ForetellsFromWhatFinishedLately) {

@@ -601,7 +601,7 @@ TEST(Recovery, AnswersThatNoRankWouldGiveBreakTheGroupOnly) {
     result.stamp = {run.cluster.state().epoch, TestOptions().incarnation, run.cluster.state().steps};
     result.rank = 2;  // the sampling rank
     if (kind == 0) result.stamp.step += 100;
-    if (kind == 1) result.stamp.step -= 1, result.rows.push_back({4711, {1}, plan::RowError::kNone});
+    if (kind == 1) result.stamp.step -= 1, result.rows.push_back({4711, {1}, plan::RowError::kNone, {}});
     if (kind == 2) result.stamp.step -= 2;
     if (kind == 3) result.rank = 1, result.stamp.step += 1;
     run.cluster.Post(StepAnswered{kind == 3 ? "a" : "b", result});

@@ -33,6 +33,17 @@ RunningView Done(RunningView s) {
   return s;
 }
 
+// With `shared` blocks of the siblings that name the same prompt.
+RunningView Sibling(RunningView s, int32_t shared, int32_t prompt) {
+  s.shared = shared;
+  s.prompt = prompt;
+  return s;
+}
+RunningView With(RunningView s, Scored scored) {
+  s.scored = scored;
+  return s;
+}
+
 struct Case {
   const char* what;
   SchedulerView view;
@@ -77,6 +88,20 @@ TEST(Decide, Table) {
       {"and with it there is room", View({At(4, 9), At(4, 9)}, {{3}}, 2), "rows 0:1 1:1 | admit 3/1"},
       {"tokens of a former run are still to come", View({}, {{3, false}, {3}}, 8), "rows"},
       {"who came last gives way", View({At(4, 8), At(4, 9), At(4, 9)}, {}, 0), "rows 0:1+1 1:1 | preempt 2"},
+      {"of two siblings that give way, the second frees what they share",
+       View({At(4, 8), At(4, 8), At(4, 8), At(4, 8), Sibling(At(4, 9), 2, 7), Sibling(At(4, 9), 2, 7)}, {}, 0),
+       "rows 0:1+1 1:1+1 2:1+1 3:1+1 | preempt 5 4"},
+      {"but not when a third one holds it",
+       View({Sibling(At(4, 9), 2, 7), At(4, 8), At(4, 8), At(4, 8), Sibling(At(4, 9), 2, 7)}, {}, 0),
+       "rows 0:1 1:1+1 2:1+1 | preempt 4 3"},
+      {"a sibling's prompt need not be computed", View({}, {{9, true, 8, 2}}, 8), "rows | admit 1/1"},
+      {"rows with outputs for each token are short", View({With(At(20, 0), {0, 20})}, {}, 8), "rows 0:4"},
+      {"one output stays for each that runs", View({With(At(20, 0), {0, 20}), At(4, 9), At(4, 9)}, {}, 8),
+       "rows 1:1 2:1 0:2"},
+      {"what has its outputs is computed without", View({With(At(20, 0), {8, 20})}, {}, 8), "rows 0:8"},
+      {"and what is behind the prompt", View({With(At(20, 17), {8, 19})}, {}, 8), "rows 0:2"},
+      {"also at its start", View({}, {{20, true, 0, 0, {0, 20}}}, 8), "rows | admit 4/5"},
+      {"without an output left nobody starts", View({With(At(20, 0), {0, 20})}, {{1}}, 8), "rows 0:4"},
       {"even itself", View({At(4, 9), At(4, 8)}, {}, 0), "rows 0:1 | preempt 1"},
       {"nobody is left for the second", View({At(4, 8), At(4, 8), At(1, 1)}, {}, 0), "rows 0:1+1 | preempt 2 1"},
       {"nobody starts when somebody gave way", View({At(4, 8), At(40, 9)}, {{1}}, 0), "rows 0:1+1 | preempt 1"},

@@ -334,7 +334,7 @@ TEST(Serving, WhatCanNeverBeServedIsRefused) {
   bad[2].max_tokens = 0;
   bad[3].prompt[1] = kVocab;
   bad[4].sampling.top_p = 0;
-  bad[5].sampling.presence_penalty = 1;
+  bad[5].sampling.presence_penalty = 1000;
   for (size_t i = 0; i < bad.size(); ++i) {
     bad[i].id = i + 1;
     cluster->Submit(bad[i]);

@@ -1,6 +1,7 @@
 // Attention on the device: beside the reference, and a token's bits whatever the batch, the chunks and the blocks.
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <memory>
 
 #include "common/base/rng.h"
@@ -94,6 +95,7 @@ class Backend {
  public:
   struct Most {
     int tokens, sequences, context, rows = 0;
+    bool causal = true;
   };
   Backend(const Shape& shape, const Most& most)
       : shape_(shape),
@@ -105,7 +107,8 @@ class Backend {
                      .q_heads = shape_.q_heads(),
                      .kv_heads = shape_.kv_heads,
                      .head_dim = shape_.head_dim,
-                     .max_rows = most.rows}),
+                     .max_rows = most.rows,
+                     .causal = most.causal}),
         q_to_kv_(shape_.q_to_kv),
         plan_(static_cast<size_t>(Table().attention_plan_bytes(plan_shape_))),
         workspace_(static_cast<size_t>(Table().attention_workspace(plan_shape_.threads, most.tokens, shape_.q_heads(),
@@ -157,6 +160,9 @@ class Backend {
   void ExpectNear(const std::vector<Part>& parts) {
     ops::ExpectRowsNear(Reference(parts), Attend(parts), static_cast<size_t>(shape_.head_dim), kTolerance);
   }
+  // Of the layer.
+  int window = 0;
+  float soft_cap = 0;
 
  private:
   ops::AttentionArgs ArgsOf(int count, const ops::AttentionSequence* sequences) const {
@@ -170,7 +176,10 @@ class Backend {
             .q_heads = shape_.q_heads(),
             .q_head_begin = 0,
             .scale = kScale,
-            .workspace = nullptr};
+            .workspace = nullptr,
+            .window = window,
+            .soft_cap = soft_cap,
+            .causal = plan_shape_.causal};
   }
 
   const Shape shape_;
@@ -234,6 +243,52 @@ TEST(GpuAttention, ADecodingShapeGivesTheSameBits) {
 }
 
 TEST(GpuAttention, PaddingIsNotWritten) { cuda::ExpectPaddingIsNotWritten<Backend>(); }
+
+// Each variant of a worker, decoding and prefilling, with what a layer may have; one plan for all of it.
+TEST(GpuAttention, WindowsAndSoftCapsAgreeWithTheReference) {
+  const int far = Sized(700, 4000);
+  for (const Shape& shape : {kUneven, Grouped(1, 9, 128, 32), Grouped(2, 4, 128, 16), Grouped(1, 2, 256, 16)}) {
+    Backend backend(shape, {160, 8, far + 100});
+    for (const int window : Sized<std::vector<int>>({70, 300}, {1, 64, 70, 1024, INT32_MAX})) {
+      for (const float cap : {0.0f, 5.0f}) {
+        SCOPED_TRACE(testing::Message() << "head_dim " << shape.head_dim << " window " << window << " cap " << cap);
+        backend.window = window;
+        backend.soft_cap = cap;
+        backend.ExpectNear({{1, far, far + 1}, {2, 0, 1}, {3, 500, 560}, {4, 255, 256}, {5, 256, 258}});
+      }
+    }
+  }
+}
+
+TEST(GpuAttention, ARowInAWindowIsTheRowInEveryChunk) {
+  const int far = Sized(700, 4000), window = 130;
+  Backend together(kUneven, {160, 8, far + 100}), single(kUneven, {47, 1, far + 100});
+  together.window = single.window = window;
+  together.soft_cap = single.soft_cap = 20;
+  const std::vector<Part> parts = {{1, far, far + 1}, {2, 0, 1}, {3, 513, 560}};
+  const auto whole = together.Attend(parts, 5);
+  EXPECT_TRUE(AllFinite(whole));
+  for (const int chunk : Sized<std::vector<int>>({16}, {1, 5, 16, 47})) {
+    std::vector<float> alone;
+    for (const Part& p : parts) {
+      for (int at = p.begin; at < p.end; at += chunk) {
+        const auto y = single.Attend({{p.id, at, std::min(at + chunk, p.end)}}, 3);
+        alone.insert(alone.end(), y.begin(), y.end());
+      }
+    }
+    ops::ExpectSameBits(whole, alone);
+  }
+}
+
+TEST(GpuAttention, WithoutAnOrderARowSeesItsWholeSequence) {
+  for (const Shape& shape : {kUneven, Grouped(12, 1, 64, 16), Grouped(2, 4, 128, 16), Grouped(1, 2, 256, 16)}) {
+    Backend backend(shape, {.tokens = 700, .sequences = 4, .context = 520, .causal = false});
+    backend.ExpectNear({{1, 0, Sized(shape.kv_heads == kUneven.kv_heads ? 270 : 70, 512)}, {2, 0, 1}, {3, 0, 60}});
+    const auto whole = backend.Attend({{4, 0, 2}, {5, 0, 77}});
+    const auto alone = backend.Attend({{5, 0, 77}});
+    ops::ExpectSameBits(whole.data() + 2 * shape.row(), alone.data(), alone.size());
+  }
+}
 
 // A copy of no bytes into shared memory has to leave zeros there: slots that were never written hold infinities, or no
 // numbers, and neither shows.

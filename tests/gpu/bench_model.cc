@@ -143,7 +143,7 @@ BenchModel::BenchModel(Bench& bench, const Shape& shape)
   weights_.head = Matrix(bench, DType::kBF16, shape.vocab, shape.hidden);
   bytes_ = shape.layers * LayerBytes(bench.table(), shape) + EndBytes(bench.table(), shape) / 2;
   weights_.embedding = Matrix(bench, DType::kBF16, shape.vocab, shape.hidden);
-  weights_.final_norm = ones_.as<float>();
+  weights_.final_norm.weight = ones_.as<float>();
 }
 
 ops::Weight BenchModel::Matrix(Bench& bench, DType type, int n, int k) {
@@ -154,7 +154,7 @@ ops::Weight BenchModel::Matrix(Bench& bench, DType type, int n, int k) {
 weights::LayerWeights BenchModel::Layer(Bench& bench) {
   const Shape& s = shape_;
   weights::LayerWeights layer;
-  layer.attn_norm = layer.ffn_norm = ones_.as<float>();
+  layer.attn_norm.weight = layer.ffn_norm.weight = ones_.as<float>();
   layer.q = Matrix(bench, s.type, s.q_dim(), s.hidden);
   layer.k = Matrix(bench, s.type, s.kv_dim(), s.hidden);
   layer.v = Matrix(bench, s.type, s.kv_dim(), s.hidden);

@@ -27,8 +27,9 @@ const void* Address(Fn function) {
 std::map<std::string, Covered> WholeTable(const ops::OpTable& table) {
   const auto& [name, acts, supports, quantises, row_group, packed_bytes, pack_rows, warms_up, check_sizes, gather_ids,
                scatter_ids, embed, gather_rows, rms_norm, layer_norm, quantise, matmul, rope_kv, attention,
-               attention_workspace, attention_plan_bytes, attention_plan, glu, sample, clear_counts, count_tokens,
-               copy_blocks, checksum, sum_ranks, all_reduce, place_columns, dummy_matrix] = table;
+               attention_workspace, attention_plan_bytes, attention_plan, glu, route, expert_matmul, join_experts,
+               soft_cap, pool, sample, clear_counts, count_tokens, copy_blocks, checksum, sum_ranks, all_reduce,
+               place_columns, dummy_matrix] = table;
   const char* const packing = "GpuOps.EmbedReadsBackWhatWasPacked";
   const char* const served = "GpuTable.ServesWhatTheDecoderAsksOf";
   const char* const attending = "GpuAttention.AgreesWithTheReference";
@@ -55,6 +56,11 @@ std::map<std::string, Covered> WholeTable(const ops::OpTable& table) {
           {"attention_plan_bytes", {nullptr, attending}},
           {"attention_plan", {nullptr, attending}},
           {"glu", {Address(glu), "GpuOps.GluWritesOverItsGate"}},
+          {"route", {Address(route), "GpuExperts.RouteIsTheReference"}},
+          {"expert_matmul", {Address(expert_matmul), "GpuExperts.RowsAreThoseOfTheirExpertsMatmul"}},
+          {"join_experts", {Address(join_experts), "GpuExperts.JoinIsTheReference"}},
+          {"soft_cap", {Address(soft_cap), "GpuOps.SoftCapIsTheReference"}},
+          {"pool", {Address(pool), "GpuOps.PoolAgreesWithTheReference"}},
           {"sample", {Address(sample), "GpuOps.SampleIsTheReference"}},
           {"clear_counts", {Address(clear_counts), "GpuCounts.AreTheReference"}},
           {"count_tokens", {Address(count_tokens), "GpuCounts.AreTheReference"}},
@@ -121,6 +127,10 @@ TEST(GpuTable, RefusesSizesThatNoKernelServes) {
   EXPECT_TRUE(absl::IsInvalidArgument(refused)) << refused;
   EXPECT_NE(refused.message().find("head_dim 24"), std::string::npos) << refused;
   EXPECT_NE(refused.message().find("KV cache"), std::string::npos) << refused;
+  ops::OpSizes mixture = llama;
+  mixture.experts = ops::kMaxExperts + 1;
+  mixture.experts_used = 2;
+  EXPECT_TRUE(absl::IsInvalidArgument(Table().check_sizes(mixture)));
 }
 
 }  // namespace

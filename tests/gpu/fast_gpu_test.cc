@@ -54,7 +54,9 @@ struct Product {
   absl::Status Enqueue(ops::MatmulFn matmul) {
     ops::MatmulArgs args = {
         .x = x.in(), .xq = nullptr, .parts = {}, .part_count = 1, .tokens = tokens, .k = w.k, .f32_out = f32_out};
-    args.parts[0] = {w.view(), f32_out ? ops::Acts(wide.data()) : narrow.acts(), w.n};
+    ops::Weight weight = w.view();
+    weight.bias = bias;
+    args.parts[0] = {weight, f32_out ? ops::Acts(wide.data()) : narrow.acts(), w.n};
     return matmul(Gpu().stream(), args);
   }
   std::vector<float> Values() const { return f32_out ? wide.Get() : narrow.Floats(); }
@@ -67,6 +69,7 @@ struct Product {
     return values;
   }
 
+  const float* bias = nullptr;  // on the device
   const DeviceMatrix& w;
   const int tokens;
   const bool f32_out;
@@ -102,6 +105,23 @@ TEST_F(GpuFast, ProductsOfModelsAreTheOwnKernelsWithinTolerance) {
   const auto own = head.Run(Own()), fast = head.Run(Table().matmul);
   ops::ExpectRowsNear(own, fast, static_cast<size_t>(head.w.n), 1e-4f);
   EXPECT_NE(own, fast) << "it sums in another order: this was no product of cuBLASLt's";
+}
+
+// cuBLASLt adds to what y holds: a bias that was put there, in y's type.
+TEST_F(GpuFast, ABiasIsAdded) {
+  const int n = Sized(96, 6144), k = Sized(544, 4096);
+  const DeviceMatrix w(DType::kBF16, n, k, Seed() + 120);
+  const Array<float> bias(ops::RandomFloats(static_cast<size_t>(n), Seed() + 121, 200));
+  for (const bool f32_out : {false, true}) {
+    for (const int tokens : Sized<std::vector<int>>({kTaken, 80}, {kTaken, 128, 1000})) {
+      Product product(w, tokens, f32_out, 122);
+      const auto without = product.Run(Table().matmul);
+      product.bias = bias.data();
+      const auto own = product.Run(Own()), fast = product.Run(Table().matmul);
+      ops::ExpectRowsNear(own, fast, static_cast<size_t>(n), f32_out ? 1e-4f : kActTolerance);
+      EXPECT_NE(without, fast);
+    }
+  }
 }
 
 // Too few tokens, other types of weights, and fp8 without factors of rows.

@@ -290,7 +290,8 @@ TEST(GpuOps, RopeKvIsTheReference) {
 }
 
 TEST(GpuOps, GluWritesOverItsGate) {
-  for (const ops::Activation activation : {ops::Activation::kSilu, ops::Activation::kGeluTanh}) {
+  for (const ops::Activation activation :
+       {ops::Activation::kSilu, ops::Activation::kGeluTanh, ops::Activation::kGelu}) {
     for (const int dim : Sized<std::vector<int>>({32, 328}, {328, 14336, 28672})) {
       const int tokens = Sized(3, 65);
       const auto size = static_cast<size_t>(tokens) * dim;

@@ -46,6 +46,8 @@ struct SharedInput {
       weights.emplace_back(std::make_unique<DeviceMatrix>(parts[p].type, parts[p].n, k, Seed() + 40 + p));
       scales.push_back(ops::RandomFloats(static_cast<size_t>(parts[p].n), Seed() + 50 + p));
       device_scales.emplace_back(scales[p]);
+      biases.push_back(ops::RandomFloats(static_cast<size_t>(parts[p].n), Seed() + 60 + p, 10));
+      device_biases.emplace_back(biases[p]);
     }
   }
   // y of each part, [tokens, n].
@@ -60,8 +62,9 @@ struct SharedInput {
       const size_t stride = static_cast<size_t>(weights[p]->n) + 3;  // that of no vector
       narrow.emplace_back(f32_out ? 0 : stride * static_cast<size_t>(tokens));
       wide.emplace_back(f32_out ? stride * static_cast<size_t>(tokens) : 0);
-      args.parts[args.part_count++] = {weights[p]->view(p > 0 ? device_scales[p].data() : nullptr),
-                                       f32_out ? ops::Acts(wide[p].data()) : narrow[p].acts(),
+      ops::Weight w = weights[p]->view(p > 0 ? device_scales[p].data() : nullptr);
+      if (p != 1) w.bias = device_biases[p].data();
+      args.parts[args.part_count++] = {w, f32_out ? ops::Acts(wide[p].data()) : narrow[p].acts(),
                                        static_cast<int64_t>(stride)};
     }
     Call(Table().matmul, args);
@@ -76,17 +79,22 @@ struct SharedInput {
   std::vector<float> Expected(const std::vector<float>& x, size_t p, const std::vector<int>& columns) const {
     const std::vector<float> w = weights[p]->Values(columns);
     const int n = static_cast<int>(columns.size()), tokens = static_cast<int>(x.size()) / k;
-    std::vector<float> factor, y(static_cast<size_t>(tokens) * columns.size());
-    for (const int c : columns) factor.push_back(scales[p][static_cast<size_t>(c)]);
+    std::vector<float> factor, bias, y(static_cast<size_t>(tokens) * columns.size());
+    for (const int c : columns) {
+      factor.push_back(scales[p][static_cast<size_t>(c)]);
+      bias.push_back(biases[p][static_cast<size_t>(c)]);
+    }
     ops::MatmulArgs args = {.x = x.data(), .xq = nullptr, .parts = {}, .part_count = 1, .tokens = tokens, .k = k};
-    args.parts[0] = {{w.data(), DType::kF32, n, k, p > 0 ? factor.data() : nullptr}, y.data(), n};
+    const ops::Weight sample = {
+        w.data(), DType::kF32, n, k, p > 0 ? factor.data() : nullptr, p != 1 ? bias.data() : nullptr};
+    args.parts[0] = {sample, y.data(), n};
     CallReference(ops::RefTable().matmul, args);
     return y;
   }
   const int k;
   std::vector<std::unique_ptr<DeviceMatrix>> weights;
-  std::vector<std::vector<float>> scales;
-  std::vector<Array<float>> device_scales;
+  std::vector<std::vector<float>> scales, biases;  // the first part has no scales, the second no biases
+  std::vector<Array<float>> device_scales, device_biases;
 };
 
 // All columns where they are few, else the first and last ones and some between.

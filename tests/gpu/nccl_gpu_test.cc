@@ -164,6 +164,10 @@ absl::Status RunRank(const GroupShape& shape, int rank) {
     const absl::Status status = run(r);
     if (!status.ok()) return absl::Status(status.code(), absl::StrCat(name, ": ", status.message()));
   }
+  // What it has sent last may still be under way: who goes takes that with it.
+  std::cout << "done" << std::endl;
+  std::string all_are_done;
+  std::getline(std::cin, all_are_done);
   return absl::OkStatus();
 }
 
@@ -224,8 +228,10 @@ TEST_P(NcclOnOneDevice, AllChannelsCarryWhatTheyShould) {
   for (const Process& rank : ranks) addresses += ReadLine(rank.from);
   for (const Process& rank : ranks) {
     std::fputs(addresses.c_str(), rank.to);
-    std::fclose(rank.to);
+    std::fflush(rank.to);
   }
+  for (const Process& rank : ranks) ReadLine(rank.from);  // that it is done; nothing when it has failed
+  for (const Process& rank : ranks) std::fclose(rank.to);
   for (size_t r = 0; r < ranks.size(); ++r) {
     int status = 0;
     ASSERT_EQ(::waitpid(ranks[r].pid, &status, 0), ranks[r].pid);

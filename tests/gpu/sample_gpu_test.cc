@@ -1,4 +1,5 @@
-// Sampling with penalties, masks and log-probabilities, and the counts that penalties are made of, on the device.
+// Sampling with penalties, biases, masks and log-probabilities, and the counts that penalties are made of, on the
+// device.
 #include <cstring>
 
 #include "common/base/rng.h"
@@ -13,6 +14,7 @@ ops::SampleResults OnDevice(const ops::SampleBatch& batch) {
   const Array<float> logits(batch.logits);
   const Array<uint16_t> counts(batch.counts);
   const Array<uint32_t> masks(batch.masks);
+  const Array<ops::SampleBias> biases(batch.biases);
   const Array<ops::SampleRow> params(batch.params);
   const Array<int32_t> tokens(out.tokens);
   const Array<ops::SampleLogprobs> logprobs(out.logprobs);
@@ -21,6 +23,7 @@ ops::SampleResults OnDevice(const ops::SampleBatch& batch) {
   args.params = params.data();
   if (args.counts != nullptr) args.counts = counts.data();
   if (args.masks != nullptr) args.masks = masks.data();
+  if (args.biases != nullptr) args.biases = biases.data();
   Call(Table().sample, args);
   out.tokens = tokens.Get();
   out.logprobs = logprobs.Get();

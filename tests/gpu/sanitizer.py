@@ -24,7 +24,10 @@ TOOLS = {
     "racecheck": [],  # the slowest
 }
 # Each op and each variant of attention and of products, once. Not what maps memory of other processes.
-CASES = "GpuOps.*:GpuMatmul.Odd*:GpuAttention.Agrees*:GpuAttention.ADecoding*:GpuGraphs.*"
+CASES = (
+    "GpuOps.*:GpuExperts.*:GpuMatmul.Odd*:GpuAttention.Agrees*:GpuAttention.ADecoding*:GpuAttention.Windows*"
+    ":GpuGraphs.*"
+)
 LIMIT_S = 0.9 * float(os.environ.get("SHOAL_GPU_SECONDS", "90"))  # of all tools together: of what run gives
 # Of a test that failed, or of what a tool has found (its own lines begin so; "ERROR SUMMARY: 0 errors" is none).
 FOUND = re.compile(r"^\[  FAILED  \]|^=+ (?:Error: |Invalid |Barrier error|Race reported|Uninitialized )", re.M)

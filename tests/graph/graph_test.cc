@@ -34,7 +34,7 @@ TEST(RopeTableTest, HoldsTheAnglesOfEachPosition) {
   model::Rope rope;
   rope.theta = 10000;
   rope.dim = 8;
-  const RopeTable table(rope);
+  const RopeTable table(rope, 64);
   ASSERT_EQ(table.width(), 4);
   std::vector<float> cos(12), sin(12);
   table.Fill(std::vector<int32_t>{5, 0, 70000}, cos.data(), sin.data());
@@ -44,6 +44,27 @@ TEST(RopeTableTest, HoldsTheAnglesOfEachPosition) {
       const double angle = positions[t] / std::pow(10000.0, 2.0 * i / 8);
       EXPECT_FLOAT_EQ(cos[t * 4 + i], static_cast<float>(std::cos(angle)));
       EXPECT_NEAR(sin[t * 4 + i], std::sin(angle), 1e-7);
+    }
+  }
+}
+
+TEST(RopeTableTest, LongRopeHasItsFactorsAndItsAmplitude) {
+  model::Rope rope;
+  rope.dim = 4;
+  rope.scaling = model::RopeScaling::kLongRope;
+  rope.original_max_position = 64;
+  rope.short_factors = {1, 2};
+  rope.long_factors = {4, 8};
+  rope.amplitude = 1.25;
+  const std::vector<int32_t> positions = {3};
+  for (const int context : {64, 65}) {
+    float cos[2], sin[2];
+    RopeTable(rope, context).Fill(positions, cos, sin);
+    const std::vector<double>& factors = context == 64 ? rope.short_factors : rope.long_factors;
+    for (int i = 0; i < 2; ++i) {
+      const double angle = 3 / std::pow(10000.0, i / 2.0) / factors[static_cast<size_t>(i)];
+      EXPECT_NEAR(cos[i], 1.25 * std::cos(angle), 1e-6) << context;
+      EXPECT_NEAR(sin[i], 1.25 * std::sin(angle), 1e-6) << context;
     }
   }
 }
@@ -107,7 +128,7 @@ TEST_F(DecoderTest, RefusesWeightsOfAnotherShape) {
 }
 
 TEST_F(DecoderTest, RefusesMissingWeights) {
-  weights_.layers[0].ffn_norm = nullptr;
+  weights_.layers[0].ffn_norm = {};
   ExpectRefused("a norm is missing");
   weights_ = shards_->weights[0];
   weights_.layers.pop_back();

@@ -74,7 +74,7 @@ TEST_F(StagedBatchTest, RowsBehindABucketsOwnArePadding) {
   EXPECT_EQ(staged_.samples(), 4);
   EXPECT_EQ(Read(staged_.sources(), 4), (std::vector<int32_t>{7, 0, 0, 0}));
   EXPECT_EQ(Read(staged_.slots(), 4), (std::vector<int64_t>{3, -1, -1, -1}));
-  EXPECT_EQ(Read(staged_.angles(), 4), (std::vector<int32_t>{9, 0, 0, 0}));
+  EXPECT_EQ(Read(staged_.positions(), 4), (std::vector<int32_t>{9, 0, 0, 0}));
   EXPECT_EQ(Read(staged_.sample_rows(), 4), (std::vector<int32_t>{0, 0, 0, 0}));
   EXPECT_EQ(Read(staged_.sampling(), 4)[0].temperature, 0.5f);
   EXPECT_EQ(Read(staged_.sampling(), 4)[0].top_k, 0);
@@ -88,11 +88,11 @@ TEST_F(StagedBatchTest, RowsBehindABucketsOwnArePadding) {
 TEST_F(StagedBatchTest, ABucketsAddressesDoNotDependOnTheBatch) {
   ASSERT_TRUE(Stage({5}, 9, {2, 1}, 4).ok());
   const void* const before[] = {staged_.sources(),   staged_.slots(), staged_.sample_rows(), staged_.sampling(),
-                                staged_.sequences(), staged_.plan(),  staged_.angles(),      staged_.cos()};
+                                staged_.sequences(), staged_.plan(),  staged_.positions(),   staged_.angles(false).cos};
   ASSERT_TRUE(Stage(Blocks(300, 1), 16 * 299, {0, 5}).ok());
   ASSERT_TRUE(Stage(Blocks(900, 7), 16 * 899, {3, 9}, 4).ok());
   const void* const after[] = {staged_.sources(),   staged_.slots(), staged_.sample_rows(), staged_.sampling(),
-                               staged_.sequences(), staged_.plan(),  staged_.angles(),      staged_.cos()};
+                               staged_.sequences(), staged_.plan(),  staged_.positions(),   staged_.angles(false).cos};
   EXPECT_TRUE(std::equal(std::begin(before), std::end(before), std::begin(after)));
 }
 

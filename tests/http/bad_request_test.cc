@@ -126,23 +126,61 @@ INSTANTIATE_TEST_SUITE_P(
     [](const auto& info) { return std::string(info.param.name); });
 
 INSTANTIATE_TEST_SUITE_P(
+    Logits, BadRequestTest,
+    ::testing::Values(
+        Bad{"n_zero", kChat, C(R"("n":0)"), "invalid_value", "\"n\""},
+        Bad{"n_many", kChat, C(R"("n":129)"), "invalid_value", "\"n\""},
+        Bad{"n_more_than_run", kText, P(R"("n":9)"), "invalid_value", "\"n\""},
+        Bad{"n_string", kText, P(R"("n":"2")"), "invalid_value", "\"n\""},
+        Bad{"best_of_string", kText, P(R"("best_of":"2")"), "invalid_value", "\"best_of\""},
+        Bad{"presence_high", kChat, C(R"("presence_penalty":2.1)"), "invalid_value", "\"presence_penalty\""},
+        Bad{"frequency_low", kText, P(R"("frequency_penalty":-2.1)"), "invalid_value", "\"frequency_penalty\""},
+        Bad{"repetition_zero", kText, P(R"("repetition_penalty":0)"), "invalid_value", "\"repetition_penalty\""},
+        Bad{"repetition_negative", kText, P(R"("repetition_penalty":-1)"), "invalid_value", "\"repetition_penalty\""},
+        Bad{"repetition_huge", kText, P(R"("repetition_penalty":1e30)"), "invalid_value", "\"repetition_penalty\""},
+        Bad{"bias_list", kChat, C(R"("logit_bias":[1])"), "invalid_value", "\"logit_bias\""},
+        Bad{"bias_key", kChat, C(R"("logit_bias":{"x":1})"), "invalid_value", "\"logit_bias\""},
+        Bad{"bias_key_negative", kChat, C(R"("logit_bias":{"-1":1})"), "invalid_value", "\"logit_bias\""},
+        Bad{"bias_key_outside", kChat, C(R"("logit_bias":{"258":1})"), "invalid_value", "\"logit_bias\""},
+        Bad{"bias_twice", kChat, C(R"("logit_bias":{"5":1,"05":2})"), "invalid_value", "\"logit_bias\""},
+        Bad{"bias_high", kChat, C(R"("logit_bias":{"5":100.5})"), "invalid_value", "\"logit_bias\""},
+        Bad{"bias_string", kChat, C(R"("logit_bias":{"5":"1"})"), "invalid_value", "\"logit_bias\""},
+        Bad{"allowed_empty", kChat, C(R"("allowed_token_ids":[])"), "invalid_value", "\"allowed_token_ids\""},
+        Bad{"allowed_outside", kChat, C(R"("allowed_token_ids":[1,258])"), "invalid_value", "\"allowed_token_ids\""},
+        Bad{"allowed_text", kChat, C(R"("allowed_token_ids":["a"])"), "invalid_value", "\"allowed_token_ids[0]\""},
+        Bad{"allowed_all_end", kChat, C(R"("allowed_token_ids":[257],"min_tokens":1)"), "invalid_value",
+            "\"allowed_token_ids\""},
+        Bad{"allowed_all_bad", kChat, C(R"("allowed_token_ids":[97,98],"bad_words":["xa","b"])"), "invalid_value",
+            "\"allowed_token_ids\""},
+        Bad{"bad_words_string", kChat, C(R"("bad_words":"a")"), "invalid_value", "\"bad_words\""},
+        Bad{"bad_words_number", kChat, C(R"("bad_words":["a",1])"), "invalid_value", "\"bad_words[1]\""},
+        Bad{"bad_words_empty", kChat, C(R"("bad_words":[""])"), "invalid_value", "\"bad_words[0]\""},
+        Bad{"bad_words_space", kChat, C(R"("bad_words":["a","  "])"), "invalid_value", "\"bad_words[1]\""},
+        Bad{"bad_words_long", kChat, C(R"("bad_words":["aaaaaaaaaaaaaaaaa"])"), "invalid_value", "\"bad_words[0]\""},
+        Bad{"min_tokens_negative", kChat, C(R"("min_tokens":-1)"), "invalid_value", "\"min_tokens\""},
+        Bad{"min_tokens_above_max", kText, P(R"("min_tokens":17)"), "invalid_value", "\"min_tokens\""},
+        Bad{"min_tokens_above_context", kChat, C(R"("min_tokens":4096)"), "invalid_value", "\"min_tokens\""},
+        Bad{"logprobs_number", kChat, C(R"("logprobs":2)"), "invalid_value", "\"logprobs\""},
+        Bad{"logprobs_flag", kText, P(R"("logprobs":true)"), "invalid_value", "\"logprobs\""},
+        Bad{"logprobs_many", kText, P(R"("logprobs":21)"), "invalid_value", "\"logprobs\""},
+        Bad{"top_logprobs_alone", kChat, C(R"("top_logprobs":2)"), "invalid_value", "\"top_logprobs\""},
+        Bad{"top_logprobs_many", kChat, C(R"("logprobs":true,"top_logprobs":21)"), "invalid_value", "\"top_logprobs\""},
+        Bad{"prompt_logprobs_all", kChat, C(R"("prompt_logprobs":-1)"), "invalid_value", "\"prompt_logprobs\""},
+        Bad{"prompt_logprobs_stream", kText, P(R"("prompt_logprobs":1,"stream":true)"), "invalid_value",
+            "\"prompt_logprobs\""},
+        Bad{"as_ids_number", kText, P(R"("return_tokens_as_token_ids":1)"), "invalid_value",
+            "\"return_tokens_as_token_ids\""},
+        Bad{"echo_number", kText, P(R"("echo":1)"), "invalid_value", "\"echo\""},
+        Bad{"max_tokens_zero_alone", kText, P(R"("max_tokens":0)"), "invalid_value", "\"max_tokens\""}),
+    [](const auto& info) { return std::string(info.param.name); });
+
+INSTANTIATE_TEST_SUITE_P(
     Unsupported, BadRequestTest,
     ::testing::Values(
-        Bad{"n", kChat, C(R"("n":2)"), "unsupported_parameter", "\"n\""},
-        Bad{"n_completions", kText, P(R"("n":3)"), "unsupported_parameter", "\"n\""},
         Bad{"best_of", kText, P(R"("best_of":2)"), "unsupported_parameter", "\"best_of\""},
-        Bad{"echo", kText, P(R"("echo":true)"), "unsupported_parameter", "\"echo\""},
+        Bad{"echo_chat", kChat, C(R"("echo":true)"), "unsupported_parameter", "\"echo\""},
         Bad{"suffix", kText, P(R"("suffix":"x")"), "unsupported_parameter", "\"suffix\""},
-        Bad{"logprobs_chat", kChat, C(R"("logprobs":true)"), "unsupported_parameter", "\"logprobs\""},
-        Bad{"logprobs_completions", kText, P(R"("logprobs":0)"), "unsupported_parameter", "\"logprobs\""},
-        Bad{"top_logprobs", kChat, C(R"("top_logprobs":2)"), "unsupported_parameter", "\"top_logprobs\""},
-        Bad{"presence_penalty", kChat, C(R"("presence_penalty":0.5)"), "unsupported_parameter", "\"presence_penalty\""},
-        Bad{"frequency_penalty", kText, P(R"("frequency_penalty":-1)"), "unsupported_parameter",
-            "\"frequency_penalty\""},
-        Bad{"repetition_penalty", kText, P(R"("repetition_penalty":1.1)"), "unsupported_parameter",
-            "\"repetition_penalty\""},
-        Bad{"logit_bias", kChat, C(R"("logit_bias":{"5":1})"), "unsupported_parameter", "\"logit_bias\""},
-        Bad{"min_tokens", kChat, C(R"("min_tokens":4)"), "unsupported_parameter", "\"min_tokens\""},
+        Bad{"top_logprobs_completions", kText, P(R"("top_logprobs":2)"), "unsupported_parameter", "\"top_logprobs\""},
         Bad{"tools", kChat, C(R"("tools":[{"type":"function","function":{"name":"f"}}])"), "unsupported_parameter",
             "\"tools\""},
         Bad{"tool_choice", kChat, C(R"("tool_choice":"required")"), "unsupported_parameter", "\"tool_choice\""},
@@ -191,6 +229,33 @@ TEST_F(GoodRequestTest, ParametersReachTheEngine) {
   EXPECT_EQ(last_.sampling.top_k, 0);
   EXPECT_EQ(last_.max_tokens, 8);
   EXPECT_TRUE(last_.stop_tokens.empty());
+}
+
+TEST_F(GoodRequestTest, WhatShapesLogitsReachesTheEngine) {
+  Complete(kText,
+           P(R"("presence_penalty":-2,"frequency_penalty":2,"repetition_penalty":1.25,"logit_bias":{"7":-100,"3":1.5},)"
+             R"("allowed_token_ids":[9,97,9,3],"bad_words":["ab"," c"],"min_tokens":4,"stop_token_ids":[9,3,9],"n":3,)"
+             R"("best_of":3,"logprobs":2,"prompt_logprobs":0)"),
+           {"a"});
+  const plan::SamplingParams& s = last_.sampling;
+  EXPECT_EQ(s.presence_penalty, -2.0f);
+  EXPECT_EQ(s.frequency_penalty, 2.0f);
+  EXPECT_EQ(s.repetition_penalty, 1.25f);
+  EXPECT_EQ(s.biases, (std::vector<plan::TokenBias>{{3, 1.5f}, {7, -100.0f}}));
+  EXPECT_EQ(s.allowed_tokens, (std::vector<int32_t>{3, 9, 97}));
+  // Behind a space they are longer: a token for it says nothing more.
+  EXPECT_EQ(s.bad_words, (std::vector<std::vector<int32_t>>{Bytes("ab"), Bytes("c")}));
+  EXPECT_EQ(s.min_tokens, 4);
+  EXPECT_EQ(s.end_tokens, (std::vector<int32_t>{3, 9, kImEnd}));
+  EXPECT_EQ(s.logprobs, 2);
+  EXPECT_EQ(s.prompt_logprobs, 0);
+  EXPECT_EQ(last_.n, 3);
+  Complete(kChat, ChatBody(R"(,"logprobs":true)"), {"a"});
+  EXPECT_EQ(last_.sampling.logprobs, 0);
+  EXPECT_EQ(last_.sampling.prompt_logprobs, -1);
+  EXPECT_TRUE(last_.sampling.end_tokens.empty());
+  Complete(kText, P(R"("echo":true,"logprobs":3)"), {"a"});
+  EXPECT_EQ(last_.sampling.prompt_logprobs, 3);
 }
 
 TEST_F(GoodRequestTest, AMissingSeedDiffersFromRequestToRequest) {

@@ -91,6 +91,24 @@ TEST_F(IdempotencyTest, OneExecutionAnswersAllWhoBringTheKey) {
   EXPECT_EQ(engine_.submitted(), 1);
 }
 
+TEST_F(IdempotencyTest, AnAnswerOfSeveralChoicesIsKeptWhole) {
+  const std::string body = CompletionBody(R"(,"temperature":1,"n":2)");
+  RawClient client(port());
+  const core::GenerateRequest request = Begin(client, Keyed("k", body));
+  EXPECT_EQ(request.n, 2);
+  engine_.Emit(request.id, Bytes("one"), 1);
+  engine_.FinishChoice(request.id, core::FinishReason::kLength, 1);
+  Finish(request, "zero");
+  const RawResponse answer = client.Read();
+  EXPECT_EQ(At(Json(answer.body), "choices.0.text"), "\"zero\"");
+  EXPECT_EQ(At(Json(answer.body), "choices.1.text"), "\"one\"");
+  EXPECT_EQ(At(Json(answer.body), "choices.1.finish_reason"), "\"length\"");
+  const RawResponse later = Fetch(port(), Keyed("k", body));
+  EXPECT_EQ(later.body, answer.body);
+  EXPECT_TRUE(Replayed(later));
+  EXPECT_EQ(engine_.submitted(), 1);
+}
+
 TEST_F(IdempotencyTest, AKeyStandsForOneRequest) {
   RawClient client(port());
   Finish(Begin(client, Keyed("k", body_)), "x");

@@ -143,10 +143,10 @@ TEST(AnswerFormat, NamesOfClientsCannotBreakTheJson) {
   const Usage usage{1, 2};
   AnswerEnd end;
   end.finish_reason = "stop";
-  EXPECT_EQ(At(Json(AnswerBody(head, "x\"y", end, usage)), "choices.0.message.content"), "\"x\\\"y\"");
+  EXPECT_EQ(At(Json(AnswerBody(head, {{"x\"y", end, "null"}}, "", usage)), "choices.0.message.content"), "\"x\\\"y\"");
   const ChunkWriter chunks(head, true, true);
-  for (const std::string& event :
-       {chunks.Role(usage), chunks.Text("\"\n\n", usage), chunks.End(end, usage), chunks.FinalUsage(usage)}) {
+  for (const std::string& event : {chunks.Role(0, usage), chunks.Text(0, "\"\n\n", "null", usage),
+                                   chunks.End(0, end, usage), chunks.FinalUsage(usage)}) {
     const auto chunk = Json(Events(event).at(0));
     EXPECT_EQ(At(chunk, "model"), "\"a\\\"b\\\\c\"");
     EXPECT_EQ(At(chunk, "usage.total_tokens"), "3");

@@ -80,6 +80,7 @@ ServedModel ScriptedEngine::DefaultModel() const {
   model.created = 1700000000;
   model.root = "/models/tiny";
   model.max_model_len = 4096;
+  model.max_num_seqs = 8;
   model.vocab = kTinyVocab;
   model.eos_tokens = {kImEnd};
   model.tokenizer = TinyTokenizer();
@@ -170,6 +171,7 @@ core::RequestId ScriptedEngine::Submit(core::GenerateRequest request, std::funct
   request.id = next_id_++;
   core::RequestStats& stats = stats_[request.id];
   stats.preemptions = 2;
+  open_[request.id] = request.n;
   stats.prompt_tokens = static_cast<int32_t>(request.prompt.size());
   stats.arrived = request.arrived;
   stats.first_scheduled = RealClock().Now();
@@ -179,7 +181,11 @@ core::RequestId ScriptedEngine::Submit(core::GenerateRequest request, std::funct
   return request.id;
 }
 
-void ScriptedEngine::Cancel(core::RequestId id, core::CancelCause cause) {
+void ScriptedEngine::Cancel(core::RequestId id, core::CancelCause cause, int32_t choice) {
+  if (choice >= 0) {
+    MutexLock lock(mutex_);
+    if (--open_[id] > 0) return;
+  }
   GenerateUpdate last;
   last.finished = true;
   last.reason = cause == core::CancelCause::kStopString ? core::FinishReason::kStop : core::FinishReason::kCancelled;
@@ -213,10 +219,12 @@ void ScriptedEngine::Update(core::RequestId id, GenerateUpdate update) {
     MutexLock lock(mutex_);
     const auto found = sinks_.find(id);
     if (found == sinks_.end()) return;
+    int32_t tokens = 0;
+    for (const ChoiceUpdate& choice : update.choices) tokens += static_cast<int32_t>(choice.tokens.size());
     core::RequestStats& stats = stats_[id];
     const TimeNs now = RealClock().Now();
-    if (stats.first_token == 0 && !update.tokens.empty()) stats.first_token = now;
-    stats.output_tokens += static_cast<int32_t>(update.tokens.size());
+    if (stats.first_token == 0 && tokens > 0) stats.first_token = now;
+    stats.output_tokens += tokens;
     stats.finished = now;
     update.preemptions = stats.preemptions;
     update.reforms = stats.reforms;
@@ -227,15 +235,28 @@ void ScriptedEngine::Update(core::RequestId id, GenerateUpdate update) {
   sink(std::move(update));
 }
 
-void ScriptedEngine::Emit(core::RequestId id, std::vector<int32_t> tokens) {
+void ScriptedEngine::Emit(core::RequestId id, std::vector<int32_t> tokens, int32_t choice,
+                          std::vector<plan::TokenLogprobs> logprobs) {
   GenerateUpdate update;
-  update.tokens = std::move(tokens);
+  update.choices.push_back({choice, std::move(tokens), std::move(logprobs), std::nullopt});
+  Update(id, std::move(update));
+}
+
+void ScriptedEngine::EmitPrompt(core::RequestId id, std::vector<plan::TokenLogprobs> logprobs) {
+  GenerateUpdate update;
+  update.prompt_logprobs = std::move(logprobs);
+  Update(id, std::move(update));
+}
+
+void ScriptedEngine::FinishChoice(core::RequestId id, core::FinishReason reason, int32_t choice) {
+  GenerateUpdate update;
+  update.choices.push_back({choice, {}, {}, reason});
   Update(id, std::move(update));
 }
 
 void ScriptedEngine::Finish(core::RequestId id, core::FinishReason reason, std::vector<int32_t> last_tokens) {
   GenerateUpdate update;
-  update.tokens = std::move(last_tokens);
+  if (!last_tokens.empty()) update.choices.push_back({0, std::move(last_tokens), {}, std::nullopt});
   update.finished = true;
   update.reason = reason;
   Update(id, std::move(update));

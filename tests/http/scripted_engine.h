@@ -29,7 +29,7 @@ class ScriptedEngine final : public Engine {
 
   std::shared_ptr<const ServedModel> Model() const override;
   core::RequestId Submit(core::GenerateRequest request, std::function<void(GenerateUpdate)> on_update) override;
-  void Cancel(core::RequestId id, core::CancelCause cause) override;
+  void Cancel(core::RequestId id, core::CancelCause cause, int32_t choice = -1) override;
   void DrainAgent(const plan::AgentId& agent) override;
   core::ClusterState Cluster() const override;
   bool Ready() const override;
@@ -40,7 +40,11 @@ class ScriptedEngine final : public Engine {
 
   // The next request that came, in order; waits for it.
   core::GenerateRequest AwaitRequest();
-  void Emit(core::RequestId id, std::vector<int32_t> tokens);
+  // `logprobs`: of each token; empty: none.
+  void Emit(core::RequestId id, std::vector<int32_t> tokens, int32_t choice = 0,
+            std::vector<plan::TokenLogprobs> logprobs = {});
+  void EmitPrompt(core::RequestId id, std::vector<plan::TokenLogprobs> logprobs);
+  void FinishChoice(core::RequestId id, core::FinishReason reason, int32_t choice);
   void Finish(core::RequestId id, core::FinishReason reason, std::vector<int32_t> last_tokens = {});
   void FailWith(core::RequestId id, absl::Status error, int32_t retry_after_s = 0);
   // Waits until the request was cancelled; why.
@@ -62,6 +66,7 @@ class ScriptedEngine final : public Engine {
   size_t awaited_ SHOAL_GUARDED_BY(mutex_) = 0;
   std::map<core::RequestId, std::function<void(GenerateUpdate)>> sinks_ SHOAL_GUARDED_BY(mutex_);
   std::map<core::RequestId, core::CancelCause> cancelled_ SHOAL_GUARDED_BY(mutex_);
+  std::map<core::RequestId, int32_t> open_ SHOAL_GUARDED_BY(mutex_);  // choices that were not cancelled
   std::map<core::RequestId, core::RequestStats> stats_ SHOAL_GUARDED_BY(mutex_);
 };
 

@@ -56,9 +56,16 @@ struct Cache {
   std::vector<int32_t> table;
 };
 
+// What rows see of their sequence.
+struct Sight {
+  int window = 0;
+  float soft_cap = 0;
+  bool causal = true;
+};
+
 // Attention of rows [begin, end) of one sequence whose row p has query q[p], in chunks of `chunk`.
 std::vector<float> Attend(const OpTable& table, const Cache& c, const std::vector<float>& q, int begin, int end,
-                          int chunk, int threads) {
+                          int chunk, int threads, const Sight& sight = {}) {
   const int heads = static_cast<int>(c.shape.q_to_kv.size());
   const size_t row = static_cast<size_t>(heads) * static_cast<size_t>(c.shape.head_dim);
   std::vector<float> out(row * static_cast<size_t>(end - begin), -1e30f);
@@ -79,6 +86,9 @@ std::vector<float> Attend(const OpTable& table, const Cache& c, const std::vecto
     a.q_heads = heads;
     a.scale = 0.3f;
     a.workspace = workspace.data();
+    a.window = sight.window;
+    a.soft_cap = sight.soft_cap;
+    a.causal = sight.causal;
     EXPECT_TRUE(table.attention(*stream, a).ok());
   }
   return out;
@@ -163,7 +173,7 @@ struct Tail {
 
 // A batch of tails gives the bits of each of them alone.
 void ExpectEachAlone(const OpTable& table, const Cache& c, const std::vector<float>& q, const std::vector<Tail>& tails,
-                     int threads) {
+                     int threads, const Sight& sight = {}) {
   const int heads = static_cast<int>(c.shape.q_to_kv.size());
   const size_t row = static_cast<size_t>(heads) * static_cast<size_t>(c.shape.head_dim);
   std::vector<AttentionSequence> sequences;
@@ -176,7 +186,7 @@ void ExpectEachAlone(const OpTable& table, const Cache& c, const std::vector<flo
     longest = std::max(longest, tail.length);
     batch_q.insert(batch_q.end(), q.begin() + static_cast<std::ptrdiff_t>(row) * begin,
                    q.begin() + static_cast<std::ptrdiff_t>(row) * tail.length);
-    const auto y = Attend(table, c, q, begin, tail.length, tail.rows, 1);
+    const auto y = Attend(table, c, q, begin, tail.length, tail.rows, 1, sight);
     alone.insert(alone.end(), y.begin(), y.end());
   }
   std::vector<float> out(batch_q.size());
@@ -193,6 +203,9 @@ void ExpectEachAlone(const OpTable& table, const Cache& c, const std::vector<flo
   a.q_heads = heads;
   a.scale = 0.3f;
   a.workspace = workspace.data();
+  a.window = sight.window;
+  a.soft_cap = sight.soft_cap;
+  a.causal = sight.causal;
   const std::unique_ptr<Stream> stream = MakeCpuStream(threads);
   ASSERT_TRUE(table.attention(*stream, a).ok());
   ExpectSameBits(alone, out);
@@ -225,6 +238,64 @@ TEST_P(Attention, RowAloneIsTheRowAmongOthers) {
     tails.push_back({m == 2 ? kLongest : m * 37 % 200 + 1, 1});
     SCOPED_TRACE(testing::Message() << m << " rows");
     ExpectEachAlone(table(), c, q, tails, m % 3 + 1);
+  }
+}
+
+const Sight kSights[] = {{.window = 1},
+                         {.window = 7},
+                         {.window = 32},
+                         {.window = 50},
+                         {.window = 5000},
+                         {.soft_cap = 1.5f},
+                         {.window = 20, .soft_cap = 3},
+                         {.causal = false}};
+
+// Each kind of sight shows in the reference, and every backend has it.
+TEST_P(Attention, SightAgreesWithTheReference) {
+  for (const Shape& s : kShapes) {
+    constexpr int kPositions = 100;
+    const Cache c(s, GetParam().dtype, kPositions, 11);
+    const auto q = Queries(s, kPositions);
+    const auto plain = Attend(RefTable(), c, q, 0, kPositions, kPositions, 1);
+    for (const Sight& sight : kSights) {
+      SCOPED_TRACE(testing::Message() << "head_dim " << s.head_dim << " window " << sight.window << " cap "
+                                      << sight.soft_cap << " causal " << sight.causal);
+      const auto expected = Attend(RefTable(), c, q, 0, kPositions, kPositions, 1, sight);
+      EXPECT_EQ(expected == plain, sight.window > kPositions);
+      ExpectRowsNear(expected, Attend(table(), c, q, 0, kPositions, kPositions, 2, sight),
+                     static_cast<size_t>(s.head_dim), 1e-3f);
+    }
+  }
+}
+
+// Windows that begin in another context split than the one a row is in, or in the same, or on its border.
+TEST_P(Attention, WindowsAcrossSplitsAgreeAndShowNoChunks) {
+  const Shape& s = kShapes[1];
+  constexpr int kBegin = 2 * kContextSplit - 6, kPositions = 2 * kContextSplit + 40;
+  const Cache c(s, GetParam().dtype, kPositions, 12);
+  const auto q = Queries(s, kPositions);
+  for (const int window : {10, 41, kContextSplit, kContextSplit + 20, 2 * kContextSplit + 30}) {
+    const Sight sight = {.window = window, .soft_cap = 4};
+    SCOPED_TRACE(testing::Message() << "window " << window);
+    const auto at_once = Attend(table(), c, q, kBegin, kPositions, kPositions, 1, sight);
+    ExpectRowsNear(Attend(RefTable(), c, q, kBegin, kPositions, kPositions, 1, sight), at_once,
+                   static_cast<size_t>(s.head_dim), 1e-3f);
+    for (const int chunk : {1, 5, 8, 30}) {
+      ExpectSameBits(at_once, Attend(table(), c, q, kBegin, kPositions, chunk, chunk % 3 + 1, sight));
+    }
+  }
+}
+
+// Without an order the chunk is the sequence; its neighbours in the batch do not show.
+TEST_P(Attention, SightOfABatchIsThatOfEachAlone) {
+  const Shape& s = kShapes[0];
+  constexpr int kLongest = kContextSplit + 42;
+  const Cache c(s, GetParam().dtype, kLongest, 13);
+  const auto q = Queries(s, kLongest);
+  for (const int threads : {1, 3}) {
+    ExpectEachAlone(table(), c, q, {{1100, 3}, {3, 2}, {kLongest, 2}}, threads, {.window = 90});
+    ExpectEachAlone(table(), c, q, {{60, 60}, {1, 1}, {33, 33}}, threads, {.causal = false});
+    ExpectEachAlone(table(), c, q, {{kLongest, kLongest}, {5, 5}}, threads, {.causal = false});
   }
 }
 

@@ -164,6 +164,24 @@ TEST_P(Matmul, ARowsScaleMultipliesItsSum) {
   ExpectRowsNear(Multiply(RefTable(), reference.view, x, kTokens, 1), expected, kN, kTolerance);
 }
 
+TEST_P(Matmul, ABiasIsAddedToWhatTheScaleMade) {
+  constexpr int kN = 37, kK = 64, kTokens = 11;
+  PackedWeight w = Pack(table(), dtype(), RandomWeight(dtype(), kN, kK, 41), kN, kK);
+  const auto x = RandomFloats(kTokens * kK, 42), scale = RandomFloats(kN, 43), bias = RandomFloats(kN, 44, 9);
+  for (const float* scales : {static_cast<const float*>(nullptr), scale.data()}) {
+    w.view.row_scale = scales;
+    w.view.bias = nullptr;
+    std::vector<float> expected = Multiply(table(), w.view, x, kTokens, 2);
+    for (size_t i = 0; i < expected.size(); ++i) expected[i] += bias[i % kN];
+    w.view.bias = bias.data();
+    ExpectSameBits(expected, Multiply(table(), w.view, x, kTokens, 2));
+    PackedWeight reference = Pack(RefTable(), dtype(), RandomWeight(dtype(), kN, kK, 41), kN, kK);
+    reference.view.row_scale = scales;
+    reference.view.bias = bias.data();
+    ExpectRowsNear(Multiply(RefTable(), reference.view, x, kTokens, 1), expected, kN, kTolerance);
+  }
+}
+
 TEST_P(Matmul, RefusesWhatItCannotMultiply) {
   const PackedWeight w = Pack(table(), dtype(), RandomWeight(dtype(), 8, 64, 1), 8, 64);
   std::vector<float> x(64, 1), y(8);

@@ -271,7 +271,9 @@ Drawn SampleOnNull(const SampleRow& row, const std::vector<uint16_t>& counts, co
   const std::unique_ptr<Stream> stream = MakeCpuStream(1);
   const float logits[kNullVocab] = {77};
   Drawn out;
-  const SampleArgs args = {logits, kNullVocab, &row, &out.token, 1, kNullVocab, masks, counts.data(), &out.logprobs};
+  const SampleBias biases[] = {{3, 1.0f}, {9, -2.5f}};
+  const SampleArgs args = {logits,     kNullVocab, &row,   &out.token,    1,
+                           kNullVocab, masks,      biases, counts.data(), &out.logprobs};
   EXPECT_TRUE(null::Table().sample(*stream, args).ok());
   return out;
 }
@@ -295,6 +297,19 @@ TEST(Null, SamplingSeesEveryCountWhenThereArePenalties) {
   for (const uint16_t count : {0, 2, 0x8001}) EXPECT_NE(right, other(stride + 9, count));
   EXPECT_NE(right, other(stride + kNullVocab - 1, 1));
   EXPECT_EQ(right, other(8, 1)) << "another place's";
+}
+
+TEST(Null, SamplingSeesBiasesAndGivesWhatIsForced) {
+  const std::vector<uint16_t> counts;
+  const auto token = [&](int32_t first, int32_t count, int32_t forced) {
+    return SampleOnNull({.bias_first = first, .bias_count = count, .forced = forced}, counts).token;
+  };
+  const int32_t free = token(0, 0, -1);
+  EXPECT_EQ(token(1, 0, -1), free);
+  EXPECT_NE(token(0, 1, -1), free);
+  EXPECT_NE(token(1, 1, -1), free);
+  EXPECT_NE(token(0, 1, -1), token(1, 1, -1));
+  EXPECT_EQ(token(0, 2, 41), 41);
 }
 
 TEST(Null, SamplingTakesTheNextIdThatIsAllowed) {

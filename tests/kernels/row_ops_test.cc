@@ -44,25 +44,31 @@ TEST_P(RowOps, EmbedReadsBackWhatWasPacked) {
   }
 }
 
-// Each value times the row's scale, rounded, times the scale of all.
-TEST_P(RowOps, EmbedScalesRowsFirst) {
+// Each value times the row's scale, rounded, times the scale of all, rounded, and the summand last; rows that another
+// shard has stay zero without it.
+TEST_P(RowOps, EmbedScalesRowsThenAdds) {
   constexpr int kN = 37, kK = 96;
-  const auto scale = RandomFloats(kN, 4);
+  const auto scale = RandomFloats(kN, 4), add = RandomFloats(kK, 6);
   for (const DType t : AllDTypes()) {
     const auto canonical = RandomWeight(t, kN, kK, 5);
     PackedWeight w = Pack(table(), t, canonical, kN, kK);
     w.view.row_scale = scale.data();
-    for (const float all : {1.0f, 1.7f}) {
-      const int32_t ids[] = {36, 0, 11};
-      std::vector<float> x(3 * kK), row(kK);
-      const EmbedArgs args = {w.view, ids, 0, all, x.data(), 3};
+    for (const auto& [all, summand] : {std::pair{1.0f, false}, {1.7f, false}, {1.7f, true}}) {
+      const int32_t ids[] = {36, 0, 11, kN};
+      std::vector<float> x(4 * kK, -1e30f), row(kK);
+      const EmbedArgs args = {w.view, ids, 0, all, x.data(), 4, summand ? add.data() : nullptr};
       ASSERT_TRUE(table().embed(*Threads(1), args).ok());
       for (size_t i = 0; i < 3; ++i) {
         DequantiseRow(t, canonical.data() + RowBytes(t, kK) * static_cast<size_t>(ids[i]), kK, row.data());
-        for (float& v : row) v = v * scale[static_cast<size_t>(ids[i])] * all;
+        for (size_t c = 0; c < kK; ++c) {
+          row[c] = row[c] * scale[static_cast<size_t>(ids[i])] * all;
+          if (summand) row[c] += add[c];
+        }
         SCOPED_TRACE(testing::Message() << Info(t).name << " row " << ids[i]);
         ExpectSameBits(row.data(), x.data() + i * kK, kK);
       }
+      const std::vector<float> zeros(kK, 0.0f);
+      ExpectSameBits(zeros.data(), x.data() + 3 * kK, kK);
     }
   }
 }
@@ -207,7 +213,7 @@ TEST_P(RowOps, RopeKvIsTheReference) {
 }
 
 TEST_P(RowOps, GluAgreesWithTheReferenceInPlaceToo) {
-  for (const Activation act : {Activation::kSilu, Activation::kGeluTanh}) {
+  for (const Activation act : {Activation::kSilu, Activation::kGeluTanh, Activation::kGelu}) {
     for (const int dim : {1, 37, 1536}) {
       constexpr int kTokens = 9;
       const auto gate = RandomFloats(static_cast<size_t>(kTokens * dim), 1, 3), up = RandomFloats(gate.size(), 2);
@@ -219,14 +225,96 @@ TEST_P(RowOps, GluAgreesWithTheReferenceInPlaceToo) {
       auto in_place = gate;
       ASSERT_TRUE(table().glu(*one, {in_place.data(), up.data(), in_place.data(), kTokens, dim, act}).ok());
       ExpectSameBits(actual, in_place);
+      ASSERT_TRUE(RefTable().glu(*one, {gate.data(), nullptr, expected.data(), kTokens, dim, act}).ok());
+      ASSERT_TRUE(table().glu(*three, {gate.data(), nullptr, actual.data(), kTokens, dim, act}).ok());
+      ExpectRowsNear(expected, actual, static_cast<size_t>(dim), 1e-5f);
     }
   }
+}
+
+// What the published formulas give, to the digits that they were computed with.
+TEST_P(RowOps, ActivationsAreThoseOfTheirPapers) {
+  const std::vector<float> x = {-3, -1, -0.5f, 0, 0.5f, 1, 3};
+  const std::vector<std::pair<Activation, std::vector<float>>> known = {
+      {Activation::kSilu, {-0.142277620f, -0.268941421f, -0.188770334f, 0, 0.311229666f, 0.731058579f, 2.857722380f}},
+      {Activation::kGeluTanh, {-0.00363739f, -0.15880801f, -0.15428599f, 0, 0.34571401f, 0.84119199f, 2.99636261f}},
+      {Activation::kGelu, {-0.00404969f, -0.15865525f, -0.15426877f, 0, 0.34573123f, 0.84134475f, 2.99595031f}}};
+  for (const auto& [act, y] : known) {
+    std::vector<float> got(x.size());
+    ASSERT_TRUE(table().glu(*Threads(1), {x.data(), nullptr, got.data(), 1, static_cast<int>(x.size()), act}).ok());
+    for (size_t i = 0; i < x.size(); ++i) EXPECT_NEAR(got[i], y[i], 1e-6) << x[i] << " " << static_cast<int>(act);
+  }
+}
+
+TEST_P(RowOps, SoftCapAgreesWithTheReferenceAndKeepsItsSign) {
+  for (const int64_t count : {1, 37, 5000}) {
+    for (const float cap : {0.0f, 2.0f, 30.0f}) {
+      const auto x = RandomFloats(static_cast<size_t>(count), 1, 8);
+      auto expected = x, actual = x;
+      ASSERT_TRUE(RefTable().soft_cap(*Threads(1), {expected.data(), count, 0.7f, cap}).ok());
+      ASSERT_TRUE(table().soft_cap(*Threads(3), {actual.data(), count, 0.7f, cap}).ok());
+      EXPECT_NE(expected, x);
+      for (size_t i = 0; i < x.size(); ++i) {
+        ASSERT_NEAR(actual[i], expected[i], 1e-6f * std::max(cap, std::abs(expected[i]))) << x[i];
+        ASSERT_LE(std::abs(actual[i]), cap > 0 ? cap : INFINITY);
+      }
+    }
+  }
+}
+
+TEST_P(RowOps, SoftCapSaturatesWithoutNan) {
+  std::vector<float> y = {-INFINITY, -1e30f, 1e30f, INFINITY, std::nanf("")};
+  ASSERT_TRUE(table().soft_cap(*Threads(1), {y.data(), 5, 1, 30}).ok());
+  for (size_t i = 0; i < 4; ++i) EXPECT_EQ(y[i], i < 2 ? -30 : 30);
+  EXPECT_TRUE(std::isnan(y[4]));
+}
+
+TEST_P(RowOps, NormsInPlaceGiveTheSameBits) {
+  constexpr int kTokens = 5, kDim = 77;
+  const auto x = RandomFloats(kTokens * kDim, 1), add = RandomFloats(x.size(), 2), w = RandomFloats(kDim, 3),
+             bias = RandomFloats(kDim, 4);
+  for (const float* joined : {static_cast<const float*>(nullptr), add.data()}) {
+    auto apart = x, in_place = x;
+    std::vector<float> y(x.size());
+    const std::unique_ptr<Stream> stream = Threads(2);
+    ASSERT_TRUE(table().rms_norm(*stream, {apart.data(), joined, w.data(), y.data(), kTokens, kDim, 1e-5f, 1}).ok());
+    ASSERT_TRUE(
+        table().rms_norm(*stream, {in_place.data(), joined, w.data(), in_place.data(), kTokens, kDim, 1e-5f, 1}).ok());
+    ExpectSameBits(y, in_place);
+    apart = in_place = x;
+    ASSERT_TRUE(table()
+                    .layer_norm(*stream, {apart.data(), joined, w.data(), bias.data(), y.data(), kTokens, kDim, 1e-5f})
+                    .ok());
+    ASSERT_TRUE(table()
+                    .layer_norm(*stream,
+                                {in_place.data(), joined, w.data(), bias.data(), in_place.data(), kTokens, kDim, 1e-5f})
+                    .ok());
+    ExpectSameBits(y, in_place);
+  }
+}
+
+// Sums of small whole numbers are exact, so that the means are known.
+TEST_P(RowOps, PoolTakesOneVectorForEachSequence) {
+  const std::vector<float> x = {1, 2, 3, 6, 5, 1, /**/ 3, 4, /**/ 0, 0};
+  const std::vector<int32_t> first = {3, 0, 4}, rows = {1, 3, 1};
+  const auto pooled = [&](Pooling pooling, bool normalise) {
+    std::vector<float> y(6, -1e30f);
+    EXPECT_TRUE(
+        table().pool(*Threads(2), {x.data(), first.data(), rows.data(), y.data(), 3, 2, pooling, normalise}).ok());
+    return y;
+  };
+  EXPECT_EQ(pooled(Pooling::kFirst, false), (std::vector<float>{3, 4, 1, 2, 0, 0}));
+  EXPECT_EQ(pooled(Pooling::kLast, false), (std::vector<float>{3, 4, 5, 1, 0, 0}));
+  EXPECT_EQ(pooled(Pooling::kMean, false), (std::vector<float>{3, 4, 3, 3, 0, 0}));
+  const std::vector<float> unit = pooled(Pooling::kMean, true);
+  const std::vector<float> expected = {0.6f, 0.8f, 0.70710678f, 0.70710678f, 0, 0};
+  for (size_t i = 0; i < unit.size(); ++i) EXPECT_FLOAT_EQ(unit[i], expected[i]) << i;
 }
 
 TEST_P(RowOps, GluRowAloneIsTheRowAmongOthers) {
   constexpr int kTokens = 64, kDim = 333;
   const auto gate = RandomFloats(kTokens * kDim, 7, 3), up = RandomFloats(gate.size(), 8);
-  for (const Activation act : {Activation::kSilu, Activation::kGeluTanh}) {
+  for (const Activation act : {Activation::kSilu, Activation::kGeluTanh, Activation::kGelu}) {
     std::vector<float> alone(gate.size());
     const std::unique_ptr<Stream> one = Threads(1);
     for (int t = 0; t < kTokens; ++t) {
@@ -246,7 +334,7 @@ TEST_P(RowOps, GluRowAloneIsTheRowAmongOthers) {
 
 TEST_P(RowOps, GluSaturatesWithoutNan) {
   const std::vector<float> gate = {-1e30f, -200, -89, 89, 200, 1e12f}, up(gate.size(), 1);
-  for (const Activation act : {Activation::kSilu, Activation::kGeluTanh}) {
+  for (const Activation act : {Activation::kSilu, Activation::kGeluTanh, Activation::kGelu}) {
     std::vector<float> y(gate.size());
     const std::unique_ptr<Stream> stream = Threads(1);
     ASSERT_TRUE(table().glu(*stream, {gate.data(), up.data(), y.data(), 1, static_cast<int>(y.size()), act}).ok());

@@ -37,6 +37,18 @@ void FillMask(uint32_t* words, int vocab, uint64_t seed, uint64_t row) {
   words[one / 32] |= 1u << (one % 32);
 }
 
+// Of ids wherever they lie, the first and the last among them; some are shifted far.
+std::vector<SampleBias> BiasesOf(int vocab, uint64_t seed, uint64_t row) {
+  std::vector<SampleBias> out;
+  for (int id = 0; id < vocab; ++id) {
+    const uint64_t bits = RandomBits(seed, row, static_cast<uint64_t>(id));
+    if (bits % 9 != 0 && id != 0 && id != vocab - 1) continue;
+    const float shifts[] = {0.25f, -3, 4.5f, -100, 0, -0.125f, 2, 8};
+    out.push_back({id, shifts[bits >> 8 & 7]});
+  }
+  return out;
+}
+
 SampleRow RowOf(uint64_t seed, uint32_t r) {
   const float temperatures[] = {0, 0.7f, 1.3f}, repetitions[] = {1, 1.2f, 0.8f, 1};
   const float presences[] = {0, 0.5f, -0.4f}, frequencies[] = {0, 0.3f, 0, -0.05f, 0};
@@ -72,6 +84,7 @@ SampleArgs SampleBatch::Args(int32_t* tokens, SampleLogprobs* out) const {
           .rows = rows,
           .vocab = vocab,
           .masks = masks.empty() ? nullptr : masks.data(),
+          .biases = biases.empty() ? nullptr : biases.data(),
           .counts = counts.empty() ? nullptr : counts.data(),
           .logprobs = logprobs ? out : nullptr};
 }
@@ -98,6 +111,12 @@ SampleBatch MakeSampleBatch(int vocab, int rows, uint64_t seed) {
     FillMask(b.masks.data() + r * words, vocab, seed + 2, r);
     b.params.push_back(RowOf(seed + 3, static_cast<uint32_t>(r)));
     b.params[r].mask = r % 2 == 1 ? static_cast<int32_t>(r) : -1;
+    if (r % 5 == 2 || r % 5 == 4) {
+      const std::vector<SampleBias> own = BiasesOf(vocab, seed + 5, r);
+      b.params[r].bias_first = static_cast<int32_t>(b.biases.size());
+      b.params[r].bias_count = static_cast<int32_t>(own.size());
+      b.biases.insert(b.biases.end(), own.begin(), own.end());
+    }
     // Ids that stand out: equal ones, and some that no token may be.
     for (size_t i = 0; i < width / 50; ++i) {
       const size_t at = RandomBits(seed + 4, r, i) % width;
@@ -115,6 +134,10 @@ std::vector<float> ChangedLogits(const SampleBatch& b, int row) {
     if (p.mask >= 0 && !b.masks.empty()) {
       const uint32_t word = b.masks[static_cast<size_t>(p.mask * MaskWords(b.vocab) + id / 32)];
       if ((word & 1u << id % 32) == 0) x = -INFINITY;
+    }
+    for (int i = 0; i < (b.biases.empty() ? 0 : p.bias_count); ++i) {
+      const SampleBias& bias = b.biases[static_cast<size_t>(p.bias_first + i)];
+      x += bias.id == id ? bias.bias : 0;
     }
     const uint16_t count =
         p.place < 0 || b.counts.empty() ? 0 : b.counts[static_cast<size_t>(p.place * CountsStride(b.vocab) + id)];
@@ -168,6 +191,7 @@ SampleResults ExpectedResults(const SampleBatch& b) {
     plain.place = plain.mask = plain.logprobs = -1;
     plain.repetition = 1;
     plain.presence = plain.frequency = 0;
+    plain.bias_count = 0;
     const std::vector<float> changed = ChangedLogits(b, r);
     int32_t& token = out.tokens[static_cast<size_t>(r)];
     const auto stream = MakeCpuStream(1);

@@ -1,5 +1,5 @@
-// Rows with penalties, masks and log-probabilities, and what is to come of them: computed from ops/sample.h a second
-// time, without any op, but for the choice among the changed logits, which is the reference's.
+// Rows with penalties, biases, masks and log-probabilities, and what is to come of them: computed from ops/sample.h a
+// second time, without any op, but for the choice among the changed logits, which is the reference's.
 #pragma once
 
 #include <cstdint>
@@ -11,13 +11,14 @@ namespace shoal::ops {
 
 struct SampleBatch {
   int vocab = 0, rows = 0;
-  std::vector<float> logits = {};      // [rows, vocab]
-  std::vector<uint16_t> counts = {};   // [places, CountsStride(vocab)]; empty: the op gets none
-  std::vector<uint32_t> masks = {};    // [rows, MaskWords(vocab)]; empty: the op gets none
-  std::vector<SampleRow> params = {};  // [rows]; a row has its own mask, or none
-  bool logprobs = true;                // otherwise the op gets nowhere to write them
+  std::vector<float> logits = {};       // [rows, vocab]
+  std::vector<uint16_t> counts = {};    // [places, CountsStride(vocab)]; empty: the op gets none
+  std::vector<uint32_t> masks = {};     // [rows, MaskWords(vocab)]; empty: the op gets none
+  std::vector<SampleBias> biases = {};  // of all rows; empty: the op gets none
+  std::vector<SampleRow> params = {};   // [rows]; a row has its own mask, or none
+  bool logprobs = true;                 // otherwise the op gets nowhere to write them
 
-  // That row alone, with the same counts and masks.
+  // That row alone, with the same counts, masks and biases.
   SampleBatch Row(int row) const;
   // All on the host. `tokens` and `out`: [rows].
   SampleArgs Args(int32_t* tokens, SampleLogprobs* out) const;
@@ -34,7 +35,7 @@ struct SampleResults {
   std::vector<SampleLogprobs> logprobs;
 };
 SampleResults ExpectedResults(const SampleBatch& batch);
-// One row's logits after mask and penalties.
+// One row's logits after mask, biases and penalties.
 std::vector<float> ChangedLogits(const SampleBatch& batch, int row);
 // `top` of the token's row, whose logits these are.
 SampleLogprobs ExpectedLogprobs(const std::vector<float>& logits, int32_t token, int top);

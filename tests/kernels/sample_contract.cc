@@ -10,12 +10,13 @@
 namespace shoal::ops {
 namespace {
 
-// One row. Ids that are not in `counts` have none; `allowed` empty: no mask.
+// One row. Ids that are not in `counts` have none; `allowed` empty: no mask. Its biases are not the first of all.
 struct One {
   std::vector<float> logits;
   SampleRow params;
   std::vector<std::pair<int, uint16_t>> counts = {};
   std::vector<int> allowed = {};
+  std::vector<SampleBias> biases = {};
 
   SampleBatch Batch() const {
     const auto vocab = static_cast<int>(logits.size());
@@ -26,6 +27,10 @@ struct One {
     for (const int id : allowed) b.masks[static_cast<size_t>(id / 32)] |= 1u << (id % 32);
     b.params = {params};
     b.params[0].mask = allowed.empty() ? -1 : 0;
+    b.biases = {{0, 1000}};
+    b.biases.insert(b.biases.end(), biases.begin(), biases.end());
+    b.params[0].bias_first = 1;
+    b.params[0].bias_count = static_cast<int32_t>(biases.size());
     return b;
   }
 };
@@ -52,6 +57,7 @@ TEST_P(SampleContract, AgreesWithAnotherComputation) {
     SampleBatch plain = batch;
     plain.masks.clear();
     plain.counts.clear();
+    plain.biases.clear();
     int same = 0;
     const SampleResults unchanged = GetParam().run(plain);
     for (size_t r = 0; r < got.tokens.size(); ++r) same += static_cast<int>(got.tokens[r] == unchanged.tokens[r]);
@@ -139,6 +145,63 @@ TEST_P(SampleContract, RepetitionComesFirst) {
   const SampleRow row = {.repetition = 2, .presence = 0.5f, .frequency = 1, .place = 1};
   EXPECT_EQ(TokenOf(GetParam(), {{4, 0.6f}, row, {{0, 1}}}), 1);
   EXPECT_EQ(TokenOf(GetParam(), {{4, 0.4f}, row, {{0, 1}}}), 0);
+}
+
+TEST_P(SampleContract, BiasesShiftTheirIds) {
+  std::vector<float> logits(300, 0.0f);
+  for (const int id : {0, 1, 2, 3, 4, 30, 127, 255, 256, 298, 299}) {
+    for (const float temperature : {0.0f, 0.5f}) {
+      const SampleRow row = {.temperature = temperature, .uniform = 0.5f};
+      EXPECT_EQ(TokenOf(GetParam(), {logits, row, {}, {}, {{id, 40}}}), id);
+      // Others of the same row, before and behind it, that fall.
+      std::vector<SampleBias> all;
+      for (int i = 0; i < 300; i += i % 7 == 0 ? 1 : 3) {
+        if (i < id) all.push_back({i, -1});
+      }
+      all.push_back({id, 40});
+      if (id < 299) all.push_back({299, -7});
+      EXPECT_EQ(TokenOf(GetParam(), {logits, row, {}, {}, all}), id);
+    }
+  }
+  EXPECT_EQ(TokenOf(GetParam(), {{1, 2}, {}, {}, {}, {{1, -1.5f}}}), 0);
+  EXPECT_EQ(TokenOf(GetParam(), {{1, 2}, {}, {}, {}, {{1, -0.5f}}}), 1);
+}
+
+// Before the penalties, whose sign the logit then decides; behind the mask, which no bias undoes.
+TEST_P(SampleContract, BiasesComeBetweenMaskAndPenalties) {
+  const SampleRow row = {.repetition = 2, .place = 1};
+  EXPECT_EQ(TokenOf(GetParam(), {{-1, 1.4f}, row, {{0, 1}}, {}, {{0, 4}}}), 0) << "(-1 + 4) / 2 > 1.4";
+  EXPECT_EQ(TokenOf(GetParam(), {{-1, 1.6f}, row, {{0, 1}}, {}, {{0, 4}}}), 1);
+  EXPECT_EQ(TokenOf(GetParam(), {{5, 1}, {}, {}, {1}, {{0, 1e9f}}}), 1);
+  EXPECT_EQ(TokenOf(GetParam(), {{1, 2}, {.logprobs = 0}, {}, {}, {{0, 3e38f}}}), 0);
+  EXPECT_EQ(TokenOf(GetParam(), {{3e38f, 2}, {}, {}, {}, {{0, 3e38f}}}), -1) << "grown beyond all bounds";
+  EXPECT_NEAR(LogprobsOf(GetParam(), {{1, 1}, {.logprobs = 0}, {}, {}, {{0, 50}}}).logprob, -std::log(2.0f), 1e-6f)
+      << "as they came";
+}
+
+TEST_P(SampleContract, ForcedRowsGiveTheirToken) {
+  const float ln2 = std::log(2.0f);
+  for (const float temperature : {0.0f, 1.0f}) {
+    SampleRow row = {.temperature = temperature, .uniform = 0.5f, .forced = 0, .logprobs = 2};
+    const One one = {{0, 2 * ln2, ln2, ln2}, row};
+    EXPECT_EQ(TokenOf(GetParam(), one), 0);
+    const SampleLogprobs got = LogprobsOf(GetParam(), one);
+    EXPECT_EQ(got.rank, 4);
+    EXPECT_NEAR(got.logprob, -std::log(9.0f), 1e-6f);
+    EXPECT_EQ(std::vector<int32_t>(got.top_ids, got.top_ids + 3), (std::vector<int32_t>{1, 2, -1}));
+    // Whatever its logits say: then there is nothing to tell of them.
+    for (const std::vector<float>& poisoned : {std::vector<float>{1, NAN, 3}, {1, INFINITY, 3}, {-NAN, 1, 2}}) {
+      for (const int top : {0, 5}) {
+        row.logprobs = top;
+        EXPECT_EQ(TokenOf(GetParam(), {poisoned, row}), 0);
+        ExpectNoLogprobs(LogprobsOf(GetParam(), {poisoned, row}));
+      }
+    }
+    ExpectNoLogprobs(LogprobsOf(GetParam(), {std::vector<float>(40, -INFINITY), row}));
+    // One that the model rules out.
+    EXPECT_EQ(LogprobsOf(GetParam(), {{-INFINITY, 1, 2}, row}).logprob, -INFINITY);
+    EXPECT_EQ(LogprobsOf(GetParam(), {{-INFINITY, 1, 2}, row}).rank, 3);
+  }
 }
 
 TEST_P(SampleContract, OnlyWhatIsAllowedIsChosen) {

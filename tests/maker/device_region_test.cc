@@ -96,7 +96,7 @@ model::ModelFiles Uneven(DType type) {
 int64_t BytesOfVectors(const weights::WeightLayout& layout) {
   int64_t bytes = 0;
   for (const weights::WeightLayout::Item& item : layout.items) {
-    const bool matrix = item.part == weights::WeightLayout::Part::kTensor && !weights::IsVector(item.spec);
+    const bool matrix = item.part == weights::WeightLayout::Part::kTensor && !item.spec.is_vector();
     if (!matrix) bytes += weights::StoredRows(item) * weights::StoredRowBytes(item);
   }
   return bytes;

@@ -106,7 +106,7 @@ TEST(Dummy, ScaledBytesLookLikeWeights) {
   for (const TensorEntry& t : dummy->tensors()) {
     if (!IsByte(t.dtype)) continue;
     std::vector<float> values = Values(*dummy, t), scale(kRows, 1);
-    if (const TensorEntry* s = FindRowScale(*dummy, t); s != nullptr) {
+    if (const TensorEntry* s = FindRowScale(TensorIndex(*dummy), t); s != nullptr) {
       const auto stored = static_cast<size_t>(s->shape.empty() ? 1 : kRows);
       DequantiseRow(s->dtype, Bytes(*dummy, *s, 0, s->bytes).data(), static_cast<int64_t>(stored), scale.data());
       std::fill(scale.begin() + static_cast<int64_t>(stored), scale.end(), scale[0]);

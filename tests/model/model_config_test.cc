@@ -22,6 +22,19 @@ ModelConfig Good() {
   return c;
 }
 
+void WithExperts(ModelConfig& c) {
+  c.kinds = {{.has_experts = true}, {.has_experts = true}};
+  c.experts = {.count = 4, .used = 2, .ffn = 32, .renormalise = true};
+  c.ffn = 0;
+}
+
+void WithLongRope(ModelConfig& c) {
+  c.rope.scaling = RopeScaling::kLongRope;
+  c.rope.original_max_position = 64;
+  c.rope.short_factors.assign(8, 1.0);
+  c.rope.long_factors.assign(8, 2.0);
+}
+
 TEST(ModelConfig, AcceptsAConsistentOne) { EXPECT_TRUE(CheckConfig(Good()).empty()); }
 
 TEST(ModelConfig, ReportsEveryProblemAtOnce) {
@@ -54,6 +67,29 @@ TEST(ModelConfig, RefusesEachBadValue) {
   EXPECT_TRUE(refused([](ModelConfig& c) { c.rope.theta = NAN; }));
   EXPECT_TRUE(refused([](ModelConfig& c) { c.rope.scaling = RopeScaling::kLinear, c.rope.factor = 0.5; }));
   EXPECT_TRUE(refused([](ModelConfig& c) { c.rope.scaling = RopeScaling::kLlama3; }));  // no original context
+  EXPECT_TRUE(refused([](ModelConfig& c) { c.kinds.resize(1); })) << "two layers";
+  EXPECT_TRUE(refused([](ModelConfig& c) { c.kinds = {{.window = -1}, {}}; }));
+  EXPECT_TRUE(refused([](ModelConfig& c) { c.kinds = {{.has_experts = true}, {}}; })) << "of what size?";
+  EXPECT_TRUE(refused([](ModelConfig& c) { c.experts = {.count = 4, .used = 2, .ffn = 32}; })) << "of no layer";
+  EXPECT_TRUE(refused([](ModelConfig& c) { WithExperts(c), c.experts.used = 5; }));
+  EXPECT_TRUE(refused([](ModelConfig& c) { WithExperts(c), c.experts.count = 513; }));
+  EXPECT_TRUE(refused([](ModelConfig& c) { WithExperts(c), c.experts.ffn = 33; }));
+  EXPECT_TRUE(refused([](ModelConfig& c) { WithExperts(c), c.ffn = 96; })) << "no layer has it";
+  EXPECT_TRUE(refused([](ModelConfig& c) { WithExperts(c), c.ffn_bias = true; }));
+  EXPECT_FALSE(refused([](ModelConfig& c) { WithExperts(c); }));
+  EXPECT_TRUE(refused([](ModelConfig& c) { c.attention_soft_cap = -1; }));
+  EXPECT_TRUE(refused([](ModelConfig& c) { c.logit_soft_cap = NAN; }));
+  EXPECT_TRUE(refused([](ModelConfig& c) { c.logit_scale = 0; }));
+  EXPECT_TRUE(refused([](ModelConfig& c) { c.norm_bias = true; })) << "of RMS norms";
+  EXPECT_TRUE(refused([](ModelConfig& c) { c.norm = Norm::kLayer, c.qk_norm = true; }));
+  EXPECT_TRUE(refused([](ModelConfig& c) { c.task = Task::kEmbed, c.tied_embeddings = true; }));
+  EXPECT_TRUE(refused([](ModelConfig& c) { c.kinds = {{.other_rope = true}, {}}; })) << "of other dimensions";
+  EXPECT_FALSE(refused([](ModelConfig& c) { c.kinds = {{.other_rope = true}, {}}, c.other_rope = c.rope; }));
+  EXPECT_FALSE(refused([](ModelConfig& c) { c.rope.dim = 0; })) << "no rotation";
+  EXPECT_TRUE(refused([](ModelConfig& c) { WithLongRope(c), c.rope.long_factors.pop_back(); }));
+  EXPECT_TRUE(refused([](ModelConfig& c) { WithLongRope(c), c.rope.short_factors[3] = 0; }));
+  EXPECT_TRUE(refused([](ModelConfig& c) { WithLongRope(c), c.rope.amplitude = 0; }));
+  EXPECT_FALSE(refused([](ModelConfig& c) { WithLongRope(c); }));
   EXPECT_FALSE(refused([](ModelConfig& c) { c.vocab = 131; })) << "a vocabulary needs no whole blocks";
 }
 
@@ -61,12 +97,12 @@ TEST(Rope, PlainAndLinear) {
   Rope r;
   r.theta = 10000;
   r.dim = 4;
-  EXPECT_EQ(r.InverseFrequencies().size(), 2u);
-  EXPECT_DOUBLE_EQ(r.InverseFrequencies()[0], 1.0);
-  EXPECT_DOUBLE_EQ(r.InverseFrequencies()[1], 0.01);
+  EXPECT_EQ(r.InverseFrequencies(0).size(), 2u);
+  EXPECT_DOUBLE_EQ(r.InverseFrequencies(0)[0], 1.0);
+  EXPECT_DOUBLE_EQ(r.InverseFrequencies(0)[1], 0.01);
   r.scaling = RopeScaling::kLinear;
   r.factor = 4;
-  EXPECT_DOUBLE_EQ(r.InverseFrequencies()[1], 0.0025);
+  EXPECT_DOUBLE_EQ(r.InverseFrequencies(0)[1], 0.0025);
 }
 
 // Llama 3.1 8B: theta 500,000, 128 dimensions, factor 8, low 1, high 4, original context 8,192. Expected values worked
@@ -75,11 +111,11 @@ TEST(Rope, Llama3ScalesByWavelength) {
   Rope r;
   r.theta = 500000;
   r.dim = 128;
-  const std::vector<double> plain = r.InverseFrequencies();
+  const std::vector<double> plain = r.InverseFrequencies(0);
   r.scaling = RopeScaling::kLlama3;
   r.factor = 8;
   r.original_max_position = 8192;
-  const std::vector<double> scaled = r.InverseFrequencies();
+  const std::vector<double> scaled = r.InverseFrequencies(0);
   int kept = 0, divided = 0, blended = 0;
   for (size_t i = 0; i < plain.size(); ++i) {
     const double wavelength = 2 * M_PI / plain[i];
@@ -98,6 +134,17 @@ TEST(Rope, Llama3ScalesByWavelength) {
   EXPECT_EQ(kept, 29);  // wavelength 2 pi 500000^(i/64) reaches 2,048 at i = 28.2 and 8,192 at i = 35.0
   EXPECT_EQ(blended, 6);
   EXPECT_EQ(divided, 29);
+}
+
+TEST(Rope, LongRopeDividesByTheFactorsOfTheContextThatIsServed) {
+  Rope r;
+  r.dim = 4;
+  r.scaling = RopeScaling::kLongRope;
+  r.original_max_position = 100;
+  r.short_factors = {1, 2};
+  r.long_factors = {4, 5};
+  EXPECT_EQ(r.InverseFrequencies(100), (std::vector<double>{1, 0.005}));
+  EXPECT_EQ(r.InverseFrequencies(101), (std::vector<double>{0.25, 0.002}));
 }
 
 TEST(ModelConfig, HeadsShareKvHeadsInOrder) {

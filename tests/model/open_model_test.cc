@@ -208,8 +208,8 @@ TEST(OpenModel, DummiesFollowTheQuantisationOfTheConfig) {
       ASSERT_TRUE(made->Read(t, 0, a).ok() && like_files->Read(*other, 0, b).ok());
       EXPECT_EQ(a, b) << t.name;
     }
-    EXPECT_EQ(bare->checkpoint->Find("model.layers.1.mlp.down_proj.weight")->dtype, type);
-    EXPECT_EQ(bare->checkpoint->Find("model.embed_tokens.weight")->dtype, DType::kF32);
+    EXPECT_EQ(bare->checkpoint->Find("layers.1.ffn.down")->dtype, type);
+    EXPECT_EQ(bare->checkpoint->Find("embedding")->dtype, DType::kF32);
   }
 }
 

@@ -8,6 +8,7 @@
 #include <map>
 
 #include "common/base/rng.h"
+#include "common/model/arrange.h"
 #include "common/model/families.h"
 #include "common/model/safetensors.h"
 #include "common/model/tensor_table.h"
@@ -36,14 +37,14 @@ Model Open(DType type, Change change) {
     change(t);
     const bool narrow = t.shape.size() == 2 && type == DType::kBF16;
     const std::string bytes = testing::Stored(narrow ? DType::kBF16 : DType::kF32, t.values);
-    out.values[t.hf_name].resize(t.values.size());
+    out.values[t.name].resize(t.values.size());
     DequantiseRow(narrow ? DType::kBF16 : DType::kF32, bytes.data(), static_cast<int64_t>(t.values.size()),
-                  out.values[t.hf_name].data());
+                  out.values[t.name].data());
     tensors[t.hf_name] = {narrow ? "BF16" : "F32", t.shape, bytes};
   }
   const testing::TempDir dir;
   testing::WriteFile(dir / "model.safetensors", testing::SafetensorsFile(tensors));
-  out.checkpoint = *OpenSafetensors(dir.path());
+  out.checkpoint = *Arrange(out.config, NamesOf(out.config.architecture), *OpenSafetensors(dir.path()));
   return out;
 }
 Model Open(DType type) {
@@ -64,14 +65,15 @@ TEST(QuantiseAtLoad, MatricesOfLayersBecomeFp8AndNothingElse) {
     int matrices = 0;
     for (const TensorEntry& t : m.checkpoint->tensors()) {
       const TensorEntry& made = *quantised->Find(t.name);
-      if (t.shape.size() == 1 || t.name == "model.embed_tokens.weight") {
+      if (t.shape.size() == 1 || t.name == "embedding") {
         EXPECT_EQ(All(*quantised, made), All(*m.checkpoint, t)) << t.name;
         continue;
       }
       ++matrices;
       const testing::StoredRows wanted = testing::StoredByRows(DType::kF8E4M3, m.values.at(t.name), t.shape[1]);
       EXPECT_EQ(All(*quantised, made), wanted.codes) << t.name;
-      EXPECT_EQ(All(*quantised, *FindRowScale(*quantised, made)), testing::Stored(DType::kF32, wanted.scales));
+      EXPECT_EQ(All(*quantised, *FindRowScale(TensorIndex(*quantised), made)),
+                testing::Stored(DType::kF32, wanted.scales));
     }
     EXPECT_EQ(matrices, 2 * 7);
   }
@@ -80,8 +82,9 @@ TEST(QuantiseAtLoad, MatricesOfLayersBecomeFp8AndNothingElse) {
 TEST(QuantiseAtLoad, Int8IsWithinHalfAStep) {
   const Model m = Open(DType::kBF16);
   const auto quantised = QuantiseAtLoad(m.checkpoint, m.config, DType::kI8);
-  const TensorEntry& t = *quantised->Find("model.layers.1.mlp.down_proj.weight");
-  const std::string codes = All(*quantised, t), scale_bytes = All(*quantised, *FindRowScale(*quantised, t));
+  const TensorEntry& t = *quantised->Find("layers.1.ffn.down");
+  const std::string codes = All(*quantised, t),
+                    scale_bytes = All(*quantised, *FindRowScale(TensorIndex(*quantised), t));
   std::vector<float> scales(static_cast<size_t>(t.shape[0]));
   std::memcpy(scales.data(), scale_bytes.data(), scale_bytes.size());
   int largest = 0;
@@ -98,10 +101,8 @@ TEST(QuantiseAtLoad, AnyRangeIsThatPartOfTheWhole) {
   const Model m = Open(DType::kF32);
   const auto fp8 = QuantiseAtLoad(m.checkpoint, m.config, DType::kF8E4M3);
   const auto int4 = QuantiseAtLoad(m.checkpoint, m.config, DType::kI4);
-  for (const auto& [quantised, name] :
-       {std::pair{fp8, "model.layers.0.self_attn.o_proj.weight"},
-        std::pair{int4, "model.layers.0.self_attn.o_proj.weight"},
-        std::pair{fp8, "model.layers.0.self_attn.o_proj.weight_scale"}, std::pair{fp8, "model.norm.weight"}}) {
+  for (const auto& [quantised, name] : {std::pair{fp8, "layers.0.attn.o"}, std::pair{int4, "layers.0.attn.o"},
+                                        std::pair{fp8, "layers.0.attn.o_scale"}, std::pair{fp8, "final_norm"}}) {
     const TensorEntry& t = *quantised->Find(name);
     const std::string whole = All(*quantised, t);
     for (uint64_t i = 0; i < 100; ++i) {
@@ -117,9 +118,9 @@ TEST(QuantiseAtLoad, AnyRangeIsThatPartOfTheWhole) {
 }
 
 TEST(QuantiseAtLoad, OddRows) {
-  const std::string name = "model.layers.0.mlp.up_proj.weight";
+  const std::string name = "layers.0.ffn.up";
   const Model m = Open(DType::kF32, [&](testing::TinyTensor& t) {
-    if (t.hf_name != name) return;
+    if (t.name != name) return;
     std::fill_n(t.values.begin(), 64, 0.0f);
     t.values[64 + 5] = std::numeric_limits<float>::quiet_NaN();
     std::fill_n(t.values.begin() + 128, 64, 1e-45f);
@@ -145,9 +146,9 @@ TEST(QuantiseAtLoad, OddRows) {
 
 // Every value is within half a step of its group's, or where the last code ends.
 TEST(QuantiseAtLoad, Int4IsWithinHalfAStepOfItsGroup) {
-  const std::string name = "model.layers.1.mlp.down_proj.weight";  // rows of 96: one group that is not whole
+  const std::string name = "layers.1.ffn.down";  // rows of 96: one group that is not whole
   const Model m = Open(DType::kF32, [&](testing::TinyTensor& t) {
-    if (t.hf_name != name) return;
+    if (t.name != name) return;
     std::fill_n(t.values.begin(), 96, 0.0f);                                          // zeros
     for (size_t i = 96; i < 192; ++i) t.values[i] = 0.25f + std::abs(t.values[i]);    // nothing below zero
     for (size_t i = 192; i < 288; ++i) t.values[i] = -0.25f - std::abs(t.values[i]);  // nor above it
@@ -158,7 +159,7 @@ TEST(QuantiseAtLoad, Int4IsWithinHalfAStepOfItsGroup) {
   ASSERT_TRUE(CheckTensors(m.config, *quantised).ok()) << CheckTensors(m.config, *quantised);
   const TensorEntry& t = *quantised->Find(name);
   EXPECT_EQ(t.dtype, DType::kI4);
-  EXPECT_EQ(FindRowScale(*quantised, t), nullptr);
+  EXPECT_EQ(FindRowScale(TensorIndex(*quantised), t), nullptr);
   const std::string bytes = All(*quantised, t);
   const auto* const blocks = reinterpret_cast<const BlockI4*>(bytes.data());
   const std::vector<float>& wanted = m.values.at(name);
@@ -184,18 +185,19 @@ TEST(QuantiseAtLoad, Int4IsWithinHalfAStepOfItsGroup) {
 }
 
 TEST(QuantiseAtLoad, Int4GroupsAre128Columns) {
-  const std::string name = "model.layers.0.mlp.down_proj.weight";
+  const std::string name = "layers.0.ffn.down";
   TinyModel wide;
   wide.ffn = 320;
   ModelConfig config = *ConfigFromJson(testing::TinyConfigJson(wide), "");
   std::map<std::string, testing::RawTensor> tensors;
   for (testing::TinyTensor& t : testing::TinyTensors(wide)) {
-    if (t.hf_name == name) t.values[127] = 3.0f;  // the last of the first group
+    if (t.name == name) t.values[127] = 3.0f;  // the last of the first group
     tensors[t.hf_name] = {"F32", t.shape, testing::Stored(DType::kF32, t.values)};
   }
   const testing::TempDir dir;
   testing::WriteFile(dir / "model.safetensors", testing::SafetensorsFile(tensors));
-  const auto quantised = QuantiseAs("int4", *OpenSafetensors(dir.path()), config);
+  const auto quantised =
+      QuantiseAs("int4", *Arrange(config, NamesOf(config.architecture), *OpenSafetensors(dir.path())), config);
   ASSERT_TRUE(quantised.ok()) << quantised.status();
   const std::string bytes = All(**quantised, *(*quantised)->Find(name));
   const auto* const blocks = reinterpret_cast<const BlockI4*>(bytes.data());
@@ -210,7 +212,7 @@ TEST(QuantiseAtLoad, Int4NeedsWholeBlocks) {
   odd.ffn = 80;
   const absl::Status refused = QuantiseAs("int4", m.checkpoint, odd).status();
   EXPECT_EQ(refused.code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_NE(refused.message().find("down_proj.weight has rows of 80"), absl::string_view::npos) << refused;
+  EXPECT_NE(refused.message().find("layers.0.ffn.down has rows of 80"), absl::string_view::npos) << refused;
 }
 
 TEST(QuantiseAtLoad, ByName) {
@@ -218,7 +220,7 @@ TEST(QuantiseAtLoad, ByName) {
   EXPECT_EQ(QuantiseAs("auto", m.checkpoint, m.config).value(), m.checkpoint);
   const auto int8 = QuantiseAs("int8", m.checkpoint, m.config);
   ASSERT_TRUE(int8.ok());
-  EXPECT_EQ((*int8)->Find("model.layers.0.mlp.up_proj.weight")->dtype, DType::kI8);
+  EXPECT_EQ((*int8)->Find("layers.0.ffn.up")->dtype, DType::kI8);
   for (const char* unknown : {"", "f16", "q8_0", "int5"}) {
     EXPECT_EQ(QuantiseAs(unknown, m.checkpoint, m.config).status().code(), absl::StatusCode::kInvalidArgument);
   }
@@ -232,7 +234,7 @@ TEST(QuantiseAtLoad, IsAnotherRevisionAndLeavesQuantisedFilesAlone) {
   EXPECT_NE(fp8->header_digest(), int8->header_digest());
   const auto again = QuantiseAtLoad(fp8, m.config, DType::kI8);
   EXPECT_EQ(again->tensors().size(), fp8->tensors().size());
-  EXPECT_EQ(again->Find("model.layers.0.mlp.up_proj.weight")->dtype, DType::kF8E4M3);
+  EXPECT_EQ(again->Find("layers.0.ffn.up")->dtype, DType::kF8E4M3);
 }
 
 }  // namespace

@@ -2,6 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
+#include "common/model/arrange.h"
 #include "common/model/families.h"
 #include "common/model/safetensors.h"
 #include "tests/testing/quantise.h"
@@ -28,10 +31,13 @@ absl::Status Check(const TinyModel& m, const std::map<std::string, RawTensor>& t
   const testing::TempDir dir;
   testing::WriteFile(dir / "model.safetensors", testing::SafetensorsFile(tensors));
   const auto file = OpenSafetensors(dir.path());
-  return file.ok() ? CheckTensors(TinyConfig(m), **file) : file.status();
+  if (!file.ok()) return file.status();
+  const ModelConfig config = TinyConfig(m);
+  const auto arranged = Arrange(config, NamesOf(config.architecture), *file);
+  return arranged.ok() ? CheckTensors(config, **arranged) : arranged.status();
 }
 
-TEST(TensorTable, HasTheNamesAndShapesOfBothFormats) {
+TEST(TensorTable, HasOurNamesAndShapes) {
   for (const bool tied : {true, false}) {
     TinyModel m;
     m.tied = tied;
@@ -39,10 +45,8 @@ TEST(TensorTable, HasTheNamesAndShapesOfBothFormats) {
     const std::vector<TensorSpec> table = TensorTable(TinyConfig(m));
     ASSERT_EQ(table.size(), written.size());
     for (const testing::TinyTensor& t : written) {
-      const auto row =
-          std::find_if(table.begin(), table.end(), [&](const TensorSpec& s) { return s.hf_name == t.hf_name; });
-      ASSERT_NE(row, table.end()) << t.hf_name;
-      EXPECT_EQ(row->gguf_name, t.gguf_name);
+      const auto row = std::find_if(table.begin(), table.end(), [&](const TensorSpec& s) { return s.name == t.name; });
+      ASSERT_NE(row, table.end()) << t.name;
       EXPECT_EQ(row->shape, t.shape);
     }
     EXPECT_EQ(table.front().role, Role::kEmbedding);
@@ -50,6 +54,36 @@ TEST(TensorTable, HasTheNamesAndShapesOfBothFormats) {
     EXPECT_EQ(table[11].name, "layers.1.attn.q");
     EXPECT_EQ(table[11].layer, 1);
   }
+}
+
+TEST(TensorTable, HasWhatTheConfigSays) {
+  ModelConfig c = TinyConfig({});
+  const auto has = [&](Role role) {
+    const std::vector<TensorSpec> table = TensorTable(c);
+    return std::count_if(table.begin(), table.end(), [&](const TensorSpec& s) { return s.role == role; });
+  };
+  EXPECT_EQ(has(Role::kQBias) + has(Role::kRouter) + has(Role::kPositions) + has(Role::kFfnPostNorm), 0);
+  c.kinds = {{.has_experts = true}, {}};
+  c.experts = {.count = 3, .used = 2, .ffn = 32, .renormalise = true};
+  c.qkv_bias = c.learned_positions = c.qk_norm = true;
+  c.norm_place = NormPlace::kAfter;
+  EXPECT_TRUE(CheckConfig(c).empty());
+  EXPECT_EQ(has(Role::kRouter), 1);
+  EXPECT_EQ(has(Role::kExpertDown), 3);
+  EXPECT_EQ(has(Role::kDown), 1);
+  EXPECT_EQ(has(Role::kKBias), 2);
+  EXPECT_EQ(has(Role::kQNorm), 2);
+  EXPECT_EQ(has(Role::kPositions), 1);
+  EXPECT_EQ(has(Role::kAttnNorm), 0);
+  EXPECT_EQ(has(Role::kAttnPostNorm), 2);
+  c.task = Task::kEmbed;
+  c.tied_embeddings = false;
+  EXPECT_EQ(has(Role::kHead), 0);
+  std::string names;
+  for (const TensorSpec& s : TensorTable(c)) {
+    if (s.expert == 2) names += s.name + " ";
+  }
+  EXPECT_EQ(names, "layers.0.experts.2.gate layers.0.experts.2.up layers.0.experts.2.down ");
 }
 
 TEST(TensorTable, GoodModelsPass) {
@@ -69,7 +103,7 @@ TEST(TensorTable, EveryProblemIsListed) {
   tensors["model.layers.0.self_attn.q_proj.bias"] = {"F32", {128}, std::string(128 * 4, '\0')};
   const absl::Status s = Check(m, tensors);
   ASSERT_EQ(s.code(), absl::StatusCode::kInvalidArgument);
-  for (const char* part : {"4 problems", "model.norm.weight (output_norm.weight) is missing", "layers.1.mlp.up_proj",
+  for (const char* part : {"4 problems", "model.norm.weight (final_norm) is missing", "layers.1.mlp.up_proj",
                            "k_proj.weight has shape [32, 64], the config needs [64, 64]", "q_proj.bias is not known"}) {
     EXPECT_NE(s.message().find(part), absl::string_view::npos) << part << " in " << s;
   }
@@ -102,7 +136,7 @@ TEST(TensorTable, ScalesOfBytesAreChecked) {
        {std::string("6 problems"), q + ".weight_scale has shape [1, 128], a matrix of shape [128, 64] has one",
         k + ".weight_scale is of type int8", o + ".weight_scale_inv has scales of blocks [1, 1]",
         v + ".weight_scale is not known", v + ".input_scale is not known",
-        std::string("model.norm.weight is of type fp8; a norm is")}) {
+        std::string("model.norm.weight is of type fp8; a norm or a bias is")}) {
     EXPECT_NE(s.message().find(part), absl::string_view::npos) << part << " in " << s;
   }
 }
@@ -116,7 +150,7 @@ TEST(TensorTable, QuantisedNormsAreRefused) {
   testing::WriteFile(dir / "m.gguf", w.Build().bytes);
   const auto file = GgufFile::Open(dir / "m.gguf");
   ASSERT_TRUE(file.ok());
-  const absl::Status s = CheckTensors(TinyConfig(m), **file);
+  const absl::Status s = Arrange(TinyConfig(m), NamesOf("llama"), *file).status();
   EXPECT_NE(s.message().find("output_norm.weight is of type q8_0"), absl::string_view::npos) << s;
 }
 

@@ -15,18 +15,19 @@ import faults  # noqa: E402
 import load  # noqa: E402
 import nemesis  # noqa: E402
 
-EXPECTED = ("one two three", "length")
+TEXT = "one two three"
+EXPECTED = [load.Choice(TEXT, "length")]
 AWAY = load.Outages()
 AWAY.spans = [[10.0, 20.0]]
 
 
-def stream(began, ended, text="one two", error="cut: reset", **more):
-    return load.Stream({}, 0, began=began, ended=ended, text=text, error=error, **more)
+def stream(began, ended, text="one two", error="cut: reset", reason=None, **more):
+    return load.Stream({}, 0, began=began, ended=ended, choices=[load.Choice(text, reason)], error=error, **more)
 
 
-def keyed(failures=(), bodies=(b"{}", b"{}"), text=EXPECTED[0], reason="length", replayed=True, **more):
-    return load.Keyed({}, 0, began=1.0, ended=30.0, text=text, reason=reason, failures=list(failures), bodies=list(bodies),
-                      replayed=replayed, **more)
+def keyed(failures=(), bodies=(b"{}", b"{}"), text=TEXT, reason="length", replayed=True, **more):
+    return load.Keyed({}, 0, began=1.0, ended=30.0, choices=[load.Choice(text, reason)], failures=list(failures),
+                      bodies=list(bodies), replayed=replayed, **more)
 
 
 @pytest.mark.parametrize("request_, wrong", [
@@ -38,10 +39,10 @@ def keyed(failures=(), bodies=(b"{}", b"{}"), text=EXPECTED[0], reason="length",
     (stream(21, 22, "", "refused: 503"), "lost"),
     (stream(5, 11, error='{"message": "no group"}'), "lost"),   # cut must be cut, not told
     (stream(5, 11, "one too"), "differs"),
-    (stream(5, 11, EXPECTED[0], done=1), "differs"),            # cut after its end
-    (stream(5, 11, EXPECTED[0], None, reason="length", done=1), None),
-    (stream(5, 11, EXPECTED[0], None, reason="length"), "lost"),
-    (stream(5, 11, EXPECTED[0] * 2, None, reason="length", done=1), "doubled"),
+    (stream(5, 11, TEXT, done=1), "differs"),            # cut after its end
+    (stream(5, 11, TEXT, None, reason="length", done=1), None),
+    (stream(5, 11, TEXT, None, reason="length"), "lost"),
+    (stream(5, 11, TEXT * 2, None, reason="length", done=1), "doubled"),
     (stream(5, 11, "one two", None, reason="length", done=1), "differs"),
     (stream(5, 11, "one two", None, abandon=True), None),
     (stream(5, 11, "two", None, abandon=True), "differs"),
@@ -49,6 +50,25 @@ def keyed(failures=(), bodies=(b"{}", b"{}"), text=EXPECTED[0], reason="length",
 def test_streams(request_, wrong):
     found = load.judge_stream(request_, EXPECTED, AWAY)
     assert (found.split(":")[0] if found else None) == wrong, found
+
+
+def test_choices_and_logprobs_are_judged_one_by_one():
+    said = [("one", -0.5, {"one": -0.5}), (" two", -1.0, {" two": -1.0})]
+    expected = [load.Choice("one two", "length", said), load.Choice("three", "stop")]
+
+    def judged(*choices, **more):
+        found = load.judge_stream(load.Stream({"n": 2}, 0, began=5, ended=9, choices=list(choices), **more), expected, AWAY)
+        return found.split(":")[0] if found else None
+
+    whole = {"done": 1}
+    assert judged(load.Choice("one two", "length", list(said)), load.Choice("three", "stop"), **whole) is None
+    assert judged(load.Choice("one two", "length", list(said)), load.Choice("three"), **whole) == "lost"
+    assert judged(load.Choice("one two", "length", list(said)), load.Choice("threethree", "stop"), **whole) == "doubled"
+    assert judged(load.Choice("one two", "length", list(said)), load.Choice("four", "stop"), **whole) == "differs"
+    off = [said[0], (" two", -1.0000001, {" two": -1.0})]
+    assert judged(load.Choice("one two", "length", off), load.Choice("three", "stop"), **whole) == "differs"
+    assert judged(load.Choice("one", None, said[:1]), load.Choice(), abandon=True) is None
+    assert judged(load.Choice("one", None, off[1:]), load.Choice(), abandon=True) == "differs"
 
 
 @pytest.mark.parametrize("request_, wrong", [
@@ -83,7 +103,7 @@ class Replies:
 
 
 def reply(status, text="one", **headers):
-    body = {"choices": [{"text": text, "finish_reason": "stop"}]}
+    body = {"choices": [{"index": 0, "text": text, "finish_reason": "stop"}]}
     return load.httpx.Response(status, content=json.dumps(body).encode(), headers=headers)
 
 
@@ -94,7 +114,7 @@ def test_a_keyed_request_is_asked_until_it_is_answered_and_once_more(monkeypatch
                    reply(200, **again))
     request = load.Keyed({"prompt": "x"}, 0)
     load.ask(http, request)
-    assert request.error is None and (request.text, request.reason) == ("one", "stop") and request.replayed
+    assert request.error is None and request.choices == [load.Choice("one", "stop")] and request.replayed
     assert len(request.failures) == 3 and len(http.keys) == 5 and set(http.keys) == {request.key}
 
     refused = load.Keyed({"prompt": "x"}, 0)

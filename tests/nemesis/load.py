@@ -22,8 +22,11 @@ SAMPLINGS = [
     {"temperature": 0},
     {"temperature": 0.8, "top_k": 50, "seed": 11},
     {"temperature": 1.0, "top_p": 0.9, "seed": 12},
+    {"temperature": 0.9, "seed": 13, "repetition_penalty": 1.2, "presence_penalty": 0.4, "frequency_penalty": 0.3,
+     "logit_bias": {"28": -3, "198": 1.5}, "min_tokens": 20, "logprobs": 2},
+    {"temperature": 1.0, "seed": 14, "n": 4, "frequency_penalty": 0.5},
 ]
-STOPS = [None, None, [" the sea", "\n\n\n"], None, [" you"]]
+STOPS = [None, None, [" the sea", "\n\n\n"], None, None, [" you"], None]
 KEYED_EACH = 3       # every third client asks with an Idempotency-Key
 PATIENCE = 120       # seconds that a client waits for a byte, and asks again with a key
 RETRY_SECONDS = 0.1  # between two questions with one key
@@ -34,10 +37,30 @@ def specs(max_tokens):
     made = []
     for i, prompt in enumerate(PROMPTS):
         for j, sampling in enumerate(SAMPLINGS):
-            spec = {"prompt": prompt, "max_tokens": max_tokens // 2 + (37 * (3 * i + j)) % (max_tokens // 2 + 1), **sampling}
-            stop = STOPS[(3 * i + j) % len(STOPS)]
+            number, half = len(SAMPLINGS) * i + j, max_tokens // 2
+            # So many choices share the time of one.
+            most = (half + (37 * number) % (half + 1)) // sampling.get("n", 1)
+            spec = {"prompt": prompt, "max_tokens": most, **sampling}
+            stop = STOPS[number % len(STOPS)]
             made.append({**spec, "stop": stop} if stop else {**spec, "ignore_eos": True})
     return made
+
+
+@dataclasses.dataclass
+class Choice:
+    """What came of one choice."""
+    text: str = ""
+    reason: str | None = None
+    logprobs: list = dataclasses.field(default_factory=list)  # (token, its own, its rivals')
+
+    def add(self, choice):
+        self.text += choice["text"]
+        self.reason = choice["finish_reason"] or self.reason
+        if said := choice.get("logprobs"):
+            self.logprobs += zip(said["tokens"], said["token_logprobs"], said["top_logprobs"])
+
+    def begins(self, whole):
+        return whole.text.startswith(self.text) and whole.logprobs[:len(self.logprobs)] == self.logprobs
 
 
 @dataclasses.dataclass
@@ -46,10 +69,12 @@ class Request:
     spec: dict
     number: int
     began: float = dataclasses.field(default_factory=time.monotonic)
-    text: str = ""
-    reason: str | None = None
+    choices: list = None  # Choice
     error: str | None = None  # begins with "cut" (the connection ended), "refused" (not let in) or neither
     ended: float | None = None
+
+    def __post_init__(self):
+        self.choices = self.choices or [Choice() for _ in range(self.spec.get("n", 1))]
 
 
 @dataclasses.dataclass
@@ -92,8 +117,7 @@ def stream_it(http, stream):
                     stream.error = json.dumps(event["error"])
                     continue
                 for choice in event["choices"]:
-                    stream.text += choice["text"]
-                    stream.reason = choice["finish_reason"] or stream.reason
+                    stream.choices[choice["index"]].add(choice)
                 stream.times.append(time.monotonic())
     except (httpx.ConnectError, httpx.ConnectTimeout) as trouble:
         stream.error = f"refused: {trouble!r}"
@@ -122,8 +146,8 @@ def ask(http, keyed):
             keyed.error = f"no answer in {PATIENCE} s: {trouble}"
         time.sleep(RETRY_SECONDS)
     if keyed.error is None:
-        choice = json.loads(keyed.bodies[0])["choices"][0]
-        keyed.text, keyed.reason = choice["text"], choice["finish_reason"]
+        for choice in json.loads(keyed.bodies[0])["choices"]:
+            keyed.choices[choice["index"]].add(choice)
     keyed.ended = time.monotonic()
 
 
@@ -144,22 +168,24 @@ class Outages:
 
 
 def judge_stream(stream, expected, outages):
-    """What is wrong with an ended stream: None, or "lost", "cut", "doubled" or "differs" with the details."""
-    text, reason = expected
+    """What is wrong with an ended stream: None, or "lost", "cut", "doubled" or "differs" with the details. `expected`: its
+    choices."""
+    found = stream.choices
+    begins = len(found) == len(expected) and all(ours.begins(whole) for ours, whole in zip(found, expected))
     if stream.error is not None:
         kind = stream.error.split(":")[0]
-        if not text.startswith(stream.text) or stream.done:
+        if not begins or stream.done:
             kind = "differs"
         elif kind in ("cut", "refused") and outages.touch(stream.began, stream.ended):
             return None
-        return f"{kind if kind in ('cut', 'differs') else 'lost'}: {stream.error}: {stream.text!r}, {stream.done} [DONE]"
+        return f"{kind if kind in ('cut', 'differs') else 'lost'}: {stream.error}: {found}, {stream.done} [DONE]"
     if stream.abandon:
-        return None if text.startswith(stream.text) else f"differs: {stream.text!r}, expected {text!r}"
-    if stream.done != 1 or stream.reason is None:
-        return f"lost: {stream.done} [DONE], finish_reason {stream.reason}"
-    if (stream.text, stream.reason) != (text, reason):
-        kind = "doubled" if len(stream.text) > len(text) else "differs"
-        return f"{kind}: {stream.text!r} ({stream.reason}), expected {text!r} ({reason})"
+        return None if begins else f"differs: {found}, expected {expected}"
+    if stream.done != 1 or any(choice.reason is None for choice in found):
+        return f"lost: {stream.done} [DONE], {found}"
+    if found != expected:
+        doubled = any(len(ours.text) > len(whole.text) for ours, whole in zip(found, expected))
+        return f"{'doubled' if doubled else 'differs'}: {found}, expected {expected}"
     return None
 
 
@@ -175,8 +201,8 @@ def judge_keyed(keyed, expected, outages):
         since = at
     if keyed.bodies[0] != keyed.bodies[1] or not keyed.replayed:
         return f"doubled: {keyed.bodies[0]!r}, then {keyed.bodies[1]!r}, replayed: {keyed.replayed}"
-    if (keyed.text, keyed.reason) != expected:
-        return f"differs: {keyed.text!r} ({keyed.reason}), expected {expected}"
+    if keyed.choices != expected:
+        return f"differs: {keyed.choices}, expected {expected}"
     return None
 
 
@@ -196,8 +222,10 @@ class Load:
 
     def _undisturbed(self, spec):
         body = httpx.post(f"{self.url}/v1/completions", json=spec, timeout=300).raise_for_status().json()
-        choice = body["choices"][0]
-        return choice["text"], choice["finish_reason"]
+        choices = [Choice() for _ in body["choices"]]
+        for choice in body["choices"]:
+            choices[choice["index"]].add(choice)
+        return choices
 
     def _client(self, kind):
         # A connection for each request, so that an idle server has none.

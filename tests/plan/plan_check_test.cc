@@ -230,13 +230,8 @@ std::vector<Violation> LaterFeatures() {
   return {
       {"token source is not supported", [](StepPlan& p) { p.rows[0].source = TokenSource::kDrafts; }},
       {"token source is not supported", [](StepPlan& p) { p.rows[0].source = TokenSource::kEmbeddings; }},
-      {"row output is not supported", [](StepPlan& p) { p.rows[0].output = RowOutput::kLogprobs; }},
       {"row output is not supported", [](StepPlan& p) { p.rows[0].output = RowOutput::kPooled; }},
       {"adapters are not supported", [](StepPlan& p) { p.rows[0].adapter = 1; }},
-      {"repetition_penalty", [](StepPlan& p) { p.starts[0].sampling.repetition_penalty = 1.1f; }},
-      {"presence_penalty", [](StepPlan& p) { p.starts[0].sampling.presence_penalty = 0.5f; }},
-      {"frequency_penalty", [](StepPlan& p) { p.starts[0].sampling.frequency_penalty = 0.5f; }},
-      {"min_tokens", [](StepPlan& p) { p.starts[0].sampling.min_tokens = 1; }},
       {"grammars", [](StepPlan& p) { p.starts[0].sampling.grammar = 7; }},
       {"temperature", [](StepPlan& p) { p.starts[0].sampling.temperature = -1; }},
       {"temperature", [](StepPlan& p) { p.starts[0].sampling.temperature = std::numeric_limits<float>::quiet_NaN(); }},
@@ -272,6 +267,118 @@ void ExpectRefused(const std::vector<Violation>& violations) {
 TEST(PlanCheck, RefusesBrokenSequences) { ExpectRefused(SequenceViolations()); }
 TEST(PlanCheck, RefusesBrokenBlocks) { ExpectRefused(BlockViolations()); }
 TEST(PlanCheck, RefusesBrokenRows) { ExpectRefused(RowViolations()); }
+// Each with what the error has to name.
+std::vector<Violation> SamplingViolations() {
+  std::vector<Violation> out;
+  const auto add = [&](const char* rule, std::function<void(SamplingParams&)> make) {
+    out.push_back({rule, [make = std::move(make)](StepPlan& p) { make(p.starts[0].sampling); }});
+  };
+  const float nan = std::numeric_limits<float>::quiet_NaN(), infinity = std::numeric_limits<float>::infinity();
+  for (const float bad : {0.0f, -1.0f, 101.0f, nan, infinity}) {
+    add("repetition_penalty", [bad](SamplingParams& s) { s.repetition_penalty = bad; });
+  }
+  for (const float bad : {-101.0f, 101.0f, nan, -infinity}) {
+    add("presence_penalty", [bad](SamplingParams& s) { s.presence_penalty = bad; });
+    add("frequency_penalty", [bad](SamplingParams& s) { s.frequency_penalty = bad; });
+  }
+  for (const float bad : {2e6f, -2e6f, nan, infinity}) {
+    add("biases", [bad](SamplingParams& s) { s.biases = {{3, bad}}; });
+  }
+  for (const int32_t bad : {-2, 21}) {
+    add("logprobs", [bad](SamplingParams& s) { s.logprobs = bad; });
+    add("prompt_logprobs", [bad](SamplingParams& s) { s.prompt_logprobs = bad; });
+  }
+  add("min_tokens", [](SamplingParams& s) { s.min_tokens = -1; });
+  for (const std::vector<int32_t>& bad : {std::vector<int32_t>{4, 3}, {4, 4}, {100}, {-1}}) {
+    add("end_tokens", [bad](SamplingParams& s) { s.end_tokens = bad; });
+    add("allowed_tokens", [bad](SamplingParams& s) { s.allowed_tokens = bad; });
+    add("biases", [bad](SamplingParams& s) {
+      for (const int32_t id : bad) s.biases.push_back({id, 1});
+    });
+  }
+  add("allowed_tokens", [](SamplingParams& s) { s.allowed_tokens.resize(kMaxAllowedTokens + 1); });
+  add("end_tokens", [](SamplingParams& s) { s.end_tokens.resize(kMaxEndTokens + 1); });
+  add("biases", [](SamplingParams& s) { s.biases.resize(kMaxTokenBiases + 1); });
+  add("bad_words", [](SamplingParams& s) { s.bad_words.assign(kMaxBadWords + 1, {1}); });
+  add("bad_words", [](SamplingParams& s) { s.bad_words = {{1}, {}}; });
+  add("bad_words", [](SamplingParams& s) { s.bad_words = {std::vector<int32_t>(kMaxBadWordTokens + 1)}; });
+  add("bad_words", [](SamplingParams& s) { s.bad_words = {{1, 100}}; });
+  return out;
+}
+
+TEST(PlanCheck, RefusesSamplingOutOfBounds) { ExpectRefused(SamplingViolations()); }
+
+TEST(PlanCheck, TakesSamplingWithinItsBounds) {
+  StepPlan plan = Second();
+  SamplingParams& s = plan.starts[0].sampling;
+  s.repetition_penalty = 1.1f;
+  s.presence_penalty = -2;
+  s.frequency_penalty = 2;
+  s.min_tokens = 1 << 30;
+  s.end_tokens = {0, 1, 99};
+  s.allowed_tokens = {5, 99};
+  s.biases = {{0, -100}, {99, 1e6f}};
+  s.bad_words = {{1}, {1, 2, 99}};
+  s.logprobs = 0;
+  s.prompt_logprobs = 20;
+  PlanMirror mirror = AfterFirst();
+  ASSERT_TRUE(mirror.Apply(plan, false).ok());
+  EXPECT_EQ(mirror.Find(3)->sampling.bad_words, s.bad_words);
+}
+
+// Sequence 3, of 6 tokens, asks for those of its prompt. It is the only one in plan 2.
+StepPlan AsksForLogprobs(int32_t count, RowOutput output) {
+  StepPlan p;
+  p.stamp.step = 2;
+  p.starts = {MakeStart(3, {30, 31, 32, 33, 34, 35}, {4, 5})};
+  p.starts[0].sampling.prompt_logprobs = 2;
+  p.rows = {{3, TokenSource::kLiteral, 0, count, output, 0}};
+  return p;
+}
+
+TEST(PlanCheck, LogprobsOfKnownTokens) {
+  const auto refusal = [](const StepPlan& plan) { return std::string(AfterFirst().Apply(plan, false).message()); };
+  PlanMirror mirror = AfterFirst();
+  ASSERT_TRUE(mirror.Apply(AsksForLogprobs(3, RowOutput::kLogprobs), false).ok());
+  EXPECT_EQ(mirror.Find(3)->length, 6) << "nothing was sampled";
+  StepPlan rest;
+  rest.stamp.step = 3;
+  rest.rows = {{3, TokenSource::kLiteral, 3, 3, RowOutput::kBoth, 0}};
+  ASSERT_TRUE(mirror.Apply(rest, false).ok());
+  EXPECT_EQ(mirror.Find(3)->length, 7);
+  EXPECT_EQ(mirror.Find(3)->last_sample_step, 3u);
+  EXPECT_EQ(rest.SampleCount(), 1);
+  EXPECT_EQ(OutputCount(rest), 3);
+  StepPlan last = rest;
+  last.stamp.step = 4;
+  last.rows = {{3, TokenSource::kLastSample, 6, 1, RowOutput::kBoth, 0}};
+  EXPECT_NE(std::string(mirror.Apply(last, false).message()).find("not literal"), std::string::npos);
+
+  EXPECT_NE(refusal(AsksForLogprobs(2, RowOutput::kBoth)).find("samples at 2"), std::string::npos);
+  StepPlan plan = AsksForLogprobs(3, RowOutput::kLogprobs);
+  plan.starts[0].tokens.resize(3);
+  plan.starts[0].prompt_tokens = 3;
+  EXPECT_NE(refusal(plan).find("of the token at 3, it starts with 3"), std::string::npos) << "not known";
+  plan.rows[0].count = 2;
+  EXPECT_TRUE(AfterFirst().Apply(plan, false).ok());
+  plan.starts[0].sampling.prompt_logprobs = -1;
+  EXPECT_NE(refusal(plan).find("nobody asked for"), std::string::npos);
+}
+
+TEST(PlanCheck, OutputsAreAtMostAsManyAsSequences) {
+  StepPlan plan = AsksForLogprobs(4, RowOutput::kLogprobs);
+  EXPECT_EQ(OutputCount(plan), 4);
+  const absl::Status status = AfterFirst().Apply(plan, false);
+  EXPECT_EQ(status.message(), "4 outputs in one plan, at most 3");
+  plan.rows[0].count = 3;
+  EXPECT_TRUE(AfterFirst().Apply(plan, false).ok());
+  plan.rows.push_back(Last(1, 6));
+  EXPECT_FALSE(AfterFirst().Apply(plan, false).ok());
+  plan.rows[0].count = 2;
+  EXPECT_TRUE(AfterFirst().Apply(plan, false).ok());
+  EXPECT_EQ(BucketOf(plan, kLimits), 0);
+}
+
 TEST(PlanCheck, RefusesLaterFeaturesAndBadSampling) { ExpectRefused(LaterFeatures()); }
 
 TEST(PlanCheck, ABucketHoldsRowsThatAllSampleOneToken) {
@@ -350,6 +457,23 @@ TEST(PlanCheck, SharesBlocksThatHoldKvAtAStart) {
   p.rows = {Last(3, 5)};
   ASSERT_TRUE(mirror.Apply(p, false).ok());
   EXPECT_EQ(mirror.BlockRefs(0), 1);
+}
+
+// After a loss of the ranks: all of them begin with what they shared.
+TEST(PlanCheck, StartsOfOnePlanMayHoldABlockThatAllHaveKvIn) {
+  const std::vector<int32_t> tokens = {10, 11, 12, 13, 14};
+  const auto plan = [&](std::vector<int32_t> first, std::vector<int32_t> second, int32_t kv) {
+    StepPlan p;
+    p.stamp.step = 1;
+    p.starts = {MakeStart(1, tokens, std::move(first), 4), MakeStart(2, tokens, std::move(second), kv)};
+    p.rows = {Literal(1, 4, 1, true), Literal(2, kv, 5 - kv, true)};
+    PlanMirror mirror(kLimits);
+    return mirror.Apply(p, false);
+  };
+  EXPECT_TRUE(plan({0, 1}, {0, 2}, 4).ok());
+  EXPECT_FALSE(plan({0, 1}, {0, 2}, 0).ok());  // the second one would write it
+  EXPECT_FALSE(plan({0, 1}, {1, 2}, 4).ok());  // the first one writes it in this plan
+  EXPECT_FALSE(plan({0, 0}, {3, 2}, 4).ok());
 }
 
 TEST(PlanCheck, CopiesIntoBlocksGainedInThePlan) {

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <functional>
 #include <limits>
 #include <set>
 
@@ -21,14 +22,46 @@ StepPlan SamplePlan() {
   plan.ends = {5, 6};
   SequenceStart start{7, {1, 2, 3}, 2, {}, {4, 9}, 1};
   start.sampling = {.temperature = 0.7f, .top_k = 40, .top_p = 0.9f, .min_p = 0.05f, .seed = ~0ull, .choice = 1};
+  start.sampling.repetition_penalty = 1.25f;
+  start.sampling.presence_penalty = -0.5f;
+  start.sampling.frequency_penalty = 0.75f;
+  start.sampling.min_tokens = 9;
+  start.sampling.end_tokens = {2, 300000};
+  start.sampling.biases = {{4, -1.5f}, {90, 100}};
+  start.sampling.allowed_tokens = {1, 5, 6};
+  start.sampling.bad_words = {{7}, {8, 9, 10}, {11, 12}};
+  start.sampling.logprobs = 5;
+  start.sampling.prompt_logprobs = 0;
   plan.starts = {start};
   plan.blocks_added = {{8, {10, 11}}};
   plan.copies = {{1, 2}};
   plan.rows = {{7, TokenSource::kLiteral, 1, 2, RowOutput::kSample, 0},
-               {8, TokenSource::kLastSample, 40, 1, RowOutput::kNone, 2}};
+               {8, TokenSource::kLastSample, 40, 1, RowOutput::kNone, 2},
+               {9, TokenSource::kLiteral, 0, 3, RowOutput::kBoth, 0}};
   plan.cohort = 1;
   plan.mirror_digest = 0xDEADBEEFCAFEF00D;
   return plan;
+}
+
+void ExpectSame(const SamplingParams& got, const SamplingParams& want) {
+  EXPECT_EQ(got.repetition_penalty, want.repetition_penalty);
+  EXPECT_EQ(got.presence_penalty, want.presence_penalty);
+  EXPECT_EQ(got.frequency_penalty, want.frequency_penalty);
+  EXPECT_EQ(got.min_tokens, want.min_tokens);
+  EXPECT_EQ(got.end_tokens, want.end_tokens);
+  EXPECT_EQ(got.biases, want.biases);
+  EXPECT_EQ(got.allowed_tokens, want.allowed_tokens);
+  EXPECT_EQ(got.bad_words, want.bad_words);
+  EXPECT_EQ(got.logprobs, want.logprobs);
+  EXPECT_EQ(got.prompt_logprobs, want.prompt_logprobs);
+}
+
+TEST(WirePlan, ParametersThatAskForNothingStaySo) {
+  StepPlan plan;
+  plan.starts.push_back({7, {1, 2, 3}, 2, {}, {4, 9}, 1});
+  const StepPlan back = DecodePlan(EncodePlan(plan)).value();
+  ExpectSame(back.starts[0].sampling, {});
+  EXPECT_EQ(back.starts[0].sampling.logprobs, -1);
 }
 
 TEST(WirePlan, RoundTripKeepsEveryField) {
@@ -44,8 +77,9 @@ TEST(WirePlan, RoundTripKeepsEveryField) {
   EXPECT_EQ(back.starts[0].kv_tokens, 1);
   EXPECT_EQ(back.starts[0].sampling.seed, ~0ull);
   EXPECT_EQ(back.starts[0].sampling.top_p, 0.9f);
-  EXPECT_EQ(back.starts[0].sampling.repetition_penalty, 1.0f);
-  ASSERT_EQ(back.rows.size(), 2u);
+  ExpectSame(back.starts[0].sampling, plan.starts[0].sampling);
+  ASSERT_EQ(back.rows.size(), 3u);
+  EXPECT_EQ(back.rows[2].output, RowOutput::kBoth);
   EXPECT_EQ(back.rows[1].source, TokenSource::kLastSample);
   EXPECT_EQ(back.rows[1].position, 40);
   EXPECT_EQ(back.rows[0].output, RowOutput::kSample);
@@ -70,6 +104,22 @@ TEST(WirePlan, RefusesWhatIsNotAPlan) {
   EXPECT_EQ(DecodePlan(bad.SerializeAsString()).status().code(), absl::StatusCode::kInvalidArgument);
 }
 
+TEST(WirePlan, RefusesListsThatDoNotFitTogether) {
+  const auto refused = [](const std::function<void(proto::SamplingParams*)>& change) {
+    proto::StepPlan plan;
+    plan.ParseFromString(EncodePlan(SamplePlan()));
+    change(plan.mutable_starts(0)->mutable_sampling());
+    return DecodePlan(plan.SerializeAsString()).status().code() == absl::StatusCode::kInvalidArgument;
+  };
+  EXPECT_FALSE(refused([](auto*) {}));
+  EXPECT_TRUE(refused([](auto* s) { s->add_biases(1); }));
+  EXPECT_TRUE(refused([](auto* s) { s->add_bias_tokens(1); }));
+  EXPECT_TRUE(refused([](auto* s) { s->set_biases(0, std::numeric_limits<float>::infinity()); }));
+  EXPECT_TRUE(refused([](auto* s) { s->add_bad_words(1); }));
+  EXPECT_TRUE(refused([](auto* s) { s->set_bad_words(0, ~0u); }));
+  EXPECT_TRUE(refused([](auto* s) { s->add_bad_word_tokens(1); }));
+}
+
 TEST(WirePlan, DamagedBytesNeverCrash) {
   const std::string good = EncodePlan(SamplePlan());
   int refused = 0;
@@ -86,18 +136,60 @@ TEST(WireResult, RoundTrip) {
   StepResult result;
   result.stamp = {1, 2, 3};
   result.rank = 2;
-  result.rows = {{7, {11}, RowError::kNone}, {8, {}, RowError::kNotFinite}};
+  constexpr float kNone = -std::numeric_limits<float>::infinity();
+  result.rows = {{7, {11}, RowError::kNone, {{5, -0.5f, 2, {6, 5}, {-0.25f, -0.5f}}, {11, kNone, 30, {}, {}}}},
+                 {8, {}, RowError::kNotFinite, {}}};
   result.times = {1, 2, 3, 4, 5};
   result.checksum = ~0ull;
   result.error = "why";
   const StepResult back = DecodeResult(EncodeResult(result)).value();
   EXPECT_EQ(back.stamp, result.stamp);
   EXPECT_EQ(back.rows[0].tokens, std::vector<int32_t>{11});
+  EXPECT_EQ(back.rows[0].logprobs, result.rows[0].logprobs);
+  EXPECT_TRUE(back.rows[1].logprobs.empty());
   EXPECT_EQ(back.rows[1].error, RowError::kNotFinite);
   EXPECT_EQ(back.times.waited, 4);
   EXPECT_EQ(back.times.sampling, 5);
   EXPECT_EQ(back.checksum, ~0ull);
   EXPECT_EQ(back.error, "why");
+}
+
+StepResult ResultWithLogprobs() {
+  StepResult result;
+  for (int32_t i = 0; i < 3; ++i) {
+    result.rows.push_back({7, {11}, RowError::kNone, {{11, -0.5f, 2, {6, 5, i}, {-0.25f, -0.5f, -1.0f}}, {}}});
+  }
+  return result;
+}
+
+TEST(WireResult, RefusesLogprobsThatDoNotFitTogether) {
+  const auto refused = [](const std::function<void(proto::RowResult*)>& change) {
+    proto::StepResult result;
+    result.ParseFromString(EncodeResult(ResultWithLogprobs()));
+    change(result.mutable_rows(1));
+    return DecodeResult(result.SerializeAsString()).status().code() == absl::StatusCode::kInvalidArgument;
+  };
+  EXPECT_FALSE(refused([](auto*) {}));
+  EXPECT_TRUE(refused([](auto* r) { r->add_logprob_tokens(1); }));
+  EXPECT_TRUE(refused([](auto* r) { r->add_logprobs(1); }));
+  EXPECT_TRUE(refused([](auto* r) { r->add_ranks(1); }));
+  EXPECT_TRUE(refused([](auto* r) { r->add_tops(1); }));
+  EXPECT_TRUE(refused([](auto* r) { r->add_top_ids(1); }));
+  EXPECT_TRUE(refused([](auto* r) { r->set_tops(0, 2); }));
+  EXPECT_TRUE(refused([](auto* r) { r->set_tops(1, ~0u); }));
+  EXPECT_TRUE(refused([](auto* r) { r->set_logprobs(0, std::numeric_limits<float>::quiet_NaN()); }));
+}
+
+TEST(WireResult, DamagedBytesNeverCrash) {
+  const std::string good = EncodeResult(ResultWithLogprobs());
+  int refused = 0;
+  for (uint64_t i = 0; i < 20000; ++i) {
+    std::string bytes = good;
+    bytes[RandomBits(2, i, 0) % bytes.size()] ^= static_cast<char>(1 + RandomBits(2, i, 1) % 255);
+    if (i % 3 == 0) bytes.resize(RandomBits(2, i, 2) % bytes.size());
+    refused += !DecodeResult(bytes).ok();
+  }
+  EXPECT_GT(refused, 1000);
 }
 
 // The coordinator subtracts them.

@@ -33,7 +33,30 @@ RankSetup Example() {
                   .factor = 32.1,
                   .low_freq_factor = 1.1,
                   .high_freq_factor = 4.1,
-                  .original_max_position = 4096};
+                  .original_max_position = 4096,
+                  .short_factors = {1.1, 2.2},
+                  .long_factors = {3.3, 4.4, 5.5},
+                  .amplitude = 1.01};
+  s.model.other_rope.theta = 17;
+  s.model.task = model::Task::kEmbed;
+  s.model.kinds = {{.window = 512}, {.other_rope = true}, {.has_experts = true}};
+  s.model.norm = model::Norm::kLayer;
+  s.model.norm_place = model::NormPlace::kAfter;
+  s.model.final_norm = false;
+  s.model.qk_norm = true;
+  s.model.norm_weight_bias = 1;
+  s.model.qkv_bias = s.model.output_bias = s.model.ffn_bias = s.model.norm_bias = true;
+  s.model.causal = false;
+  s.model.attention_soft_cap = 50;
+  s.model.gated = false;
+  s.model.experts = {.count = 8, .used = 2, .ffn = 96, .renormalise = true};
+  s.model.embedding_norm = s.model.learned_positions = s.model.token_types = true;
+  s.model.logit_scale = 0.5f;
+  s.model.logit_soft_cap = 30;
+  s.model.pooling = model::Pooling::kLast;
+  s.model.normalise = false;
+  s.model.bos_token = 3;
+  s.model.eos_tokens = {4, 5};
   s.engine = {"ref", "f32", "bf16", "dummy", 77, "shm", 32, "fp8", "fast"};
   s.limits = {100, 32, 8, 512, 2048, 49152};
   s.threads = 4;
@@ -56,13 +79,7 @@ TEST(Setup, SurvivesTheTrip) {
   EXPECT_EQ(2, out->pp);
   EXPECT_EQ(9u, out->epoch);
   EXPECT_EQ(in.coordinator, out->coordinator);
-  EXPECT_EQ(576, out->model.hidden);
-  EXPECT_EQ(9, out->model.heads);
-  EXPECT_EQ(3, out->model.kv_heads);
-  EXPECT_EQ(1e-6f, out->model.norm_eps);
-  EXPECT_EQ(model::Activation::kGeluTanh, out->model.activation);
-  EXPECT_EQ(in.model.rope.InverseFrequencies(), out->model.rope.InverseFrequencies());  // to the bit
-  EXPECT_TRUE(out->model.rope.interleaved);
+  EXPECT_EQ(in.model, out->model);  // to the bit
   EXPECT_EQ("ref", out->engine.device);
   EXPECT_EQ("bf16", out->engine.kv_dtype);
   EXPECT_EQ(77u, out->engine.dummy_seed);

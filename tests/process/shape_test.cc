@@ -36,7 +36,12 @@ TEST(ResultRing, HoldsTheAnswerToTheLargestPlan) {
   plan::StepResult result = {
       .stamp = {~0ull, ~0ull, ~0ull}, .rank = 1 << 20, .rows = {}, .times = {}, .checksum = ~0ull, .error = {}};
   for (int32_t i = 0; i < limits.max_sequences; ++i) {
-    result.rows.push_back({~0ull, {std::numeric_limits<int32_t>::max()}, plan::RowError::kNotFinite});
+    constexpr int32_t kLongest = std::numeric_limits<int32_t>::max();
+    const std::vector<int32_t> top_ids(plan::kMaxTopLogprobs, kLongest);
+    result.rows.push_back({~0ull,
+                           {kLongest},
+                           plan::RowError::kNotFinite,
+                           {{kLongest, -1, kLongest, top_ids, std::vector<float>(plan::kMaxTopLogprobs, -1)}}});
   }
   const auto capacity = static_cast<size_t>(ResultRingCapacity(limits));
   std::vector<std::byte> memory(plan::RingBytes(capacity));

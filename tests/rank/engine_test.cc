@@ -222,7 +222,7 @@ class PoisonedCheckpoint final : public model::Checkpoint {
   absl::Status Read(const model::TensorEntry& tensor, int64_t offset, std::span<std::byte> dst) const override {
     const absl::Status status = inner_->Read(tensor, offset, dst);
     const auto size = static_cast<int64_t>(dst.size());
-    if (tensor.name == "token_embd.weight" && at_ >= offset && at_ + 4 <= offset + size) {
+    if (tensor.name == "embedding" && at_ >= offset && at_ + 4 <= offset + size) {
       std::memcpy(dst.data() + (at_ - offset), &value_, sizeof(value_));
     }
     return status;

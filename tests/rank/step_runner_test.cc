@@ -14,7 +14,7 @@ constexpr int kPrompt = 5;
 
 using Results = std::pair<std::vector<int32_t>, std::vector<uint64_t>>;  // tokens, checksums
 Results Read(const rank::EnqueuedStep& step) {
-  return {{step.tokens, step.tokens + step.sampled.size()}, {step.sums.begin(), step.sums.end()}};
+  return {{step.tokens.begin(), step.tokens.end()}, {step.sums.begin(), step.sums.end()}};
 }
 
 // One rank's runner, and the plans for it.
@@ -57,7 +57,8 @@ class Runner {
     const absl::Status applied = mirror_.Apply(plan, false);
     EXPECT_TRUE(applied.ok()) << applied;
     rank::EnqueuedStep step;
-    const absl::Status enqueued = runner_->Enqueue(plan, mirror_, &step);
+    const absl::Status enqueued = runner_->Enqueue(
+        plan, mirror_, [] { return absl::InternalError("no sample depends on tokens"); }, &step);
     EXPECT_TRUE(enqueued.ok()) << enqueued;
     return step;
   }

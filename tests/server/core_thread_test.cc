@@ -152,7 +152,7 @@ TEST_F(CoreThreadTest, ReadyOnlyOnceTheCanaryWasAnswered) {
     ASSERT_TRUE(plan.ok()) << plan.status();
     plan::StepResult result;
     result.stamp = plan->stamp;
-    for (const plan::Row& row : plan->rows) result.rows.push_back({row.id, {7}, plan::RowError::kNone});
+    for (const plan::Row& row : plan->rows) result.rows.push_back({row.id, {7}, plan::RowError::kNone, {}});
     thread_->Post(core::StepAnswered{"a", result});
   }
   Until([&] { return thread_->Ready(); });

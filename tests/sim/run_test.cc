@@ -78,7 +78,7 @@ TEST(Record, TextAndHashTellEventsApart) {
   EXPECT_NE(Digest(1, a), Digest(1, b));
   EXPECT_NE(Digest(1, a), Digest(1, c));
   const core::Effect emit = core::EmitTokens{7, {1, 2}, 0, 0};
-  EXPECT_EQ(Describe(emit), "tokens of 7 token 1 token 2");
+  EXPECT_EQ(Describe(emit), "tokens of 7 choice 0 token 1 token 2");
   EXPECT_NE(Digest(1, emit), Digest(1, core::Effect(core::EmitTokens{7, {2, 1}, 0, 0})));
 }
 

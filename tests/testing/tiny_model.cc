@@ -154,8 +154,9 @@ std::string TokenizerJson(int vocab_size) {
 std::vector<TinyTensor> TinyTensors(const TinyModel& m) {
   const int64_t q = m.heads * m.head_dim, kv = m.kv_heads * m.head_dim;
   std::vector<TinyTensor> out;
-  const auto add = [&](const std::string& hf, const std::string& gguf, std::vector<int64_t> shape) {
-    TinyTensor t = {hf, gguf, std::move(shape), {}};
+  const auto add = [&](const std::string& name, const std::string& hf, const std::string& gguf,
+                       std::vector<int64_t> shape) {
+    TinyTensor t = {name, hf, gguf, std::move(shape), {}};
     const bool norm = t.shape.size() == 1;
     const size_t count = static_cast<size_t>(norm ? t.shape[0] : t.shape[0] * t.shape[1]);
     // Activations keep their size from layer to layer when a matrix has deviation 1 / sqrt(inputs).
@@ -164,21 +165,22 @@ std::vector<TinyTensor> TinyTensors(const TinyModel& m) {
       t.values.push_back((norm ? 1.0f : 0.0f) + Value(m.seed, out.size(), i, deviation));
     out.push_back(std::move(t));
   };
-  add("model.embed_tokens.weight", "token_embd.weight", {m.vocab, m.hidden});
+  add("embedding", "model.embed_tokens.weight", "token_embd.weight", {m.vocab, m.hidden});
   for (int l = 0; l < m.layers; ++l) {
-    const std::string hf = "model.layers." + std::to_string(l) + ".", gguf = "blk." + std::to_string(l) + ".";
-    add(hf + "input_layernorm.weight", gguf + "attn_norm.weight", {m.hidden});
-    add(hf + "self_attn.q_proj.weight", gguf + "attn_q.weight", {q, m.hidden});
-    add(hf + "self_attn.k_proj.weight", gguf + "attn_k.weight", {kv, m.hidden});
-    add(hf + "self_attn.v_proj.weight", gguf + "attn_v.weight", {kv, m.hidden});
-    add(hf + "self_attn.o_proj.weight", gguf + "attn_output.weight", {m.hidden, q});
-    add(hf + "post_attention_layernorm.weight", gguf + "ffn_norm.weight", {m.hidden});
-    add(hf + "mlp.gate_proj.weight", gguf + "ffn_gate.weight", {m.ffn, m.hidden});
-    add(hf + "mlp.up_proj.weight", gguf + "ffn_up.weight", {m.ffn, m.hidden});
-    add(hf + "mlp.down_proj.weight", gguf + "ffn_down.weight", {m.hidden, m.ffn});
+    const std::string own = "layers." + std::to_string(l) + ".";
+    const std::string hf = "model." + own, gguf = "blk." + std::to_string(l) + ".";
+    add(own + "attn.norm", hf + "input_layernorm.weight", gguf + "attn_norm.weight", {m.hidden});
+    add(own + "attn.q", hf + "self_attn.q_proj.weight", gguf + "attn_q.weight", {q, m.hidden});
+    add(own + "attn.k", hf + "self_attn.k_proj.weight", gguf + "attn_k.weight", {kv, m.hidden});
+    add(own + "attn.v", hf + "self_attn.v_proj.weight", gguf + "attn_v.weight", {kv, m.hidden});
+    add(own + "attn.o", hf + "self_attn.o_proj.weight", gguf + "attn_output.weight", {m.hidden, q});
+    add(own + "ffn.norm", hf + "post_attention_layernorm.weight", gguf + "ffn_norm.weight", {m.hidden});
+    add(own + "ffn.gate", hf + "mlp.gate_proj.weight", gguf + "ffn_gate.weight", {m.ffn, m.hidden});
+    add(own + "ffn.up", hf + "mlp.up_proj.weight", gguf + "ffn_up.weight", {m.ffn, m.hidden});
+    add(own + "ffn.down", hf + "mlp.down_proj.weight", gguf + "ffn_down.weight", {m.hidden, m.ffn});
   }
-  add("model.norm.weight", "output_norm.weight", {m.hidden});
-  if (!m.tied) add("lm_head.weight", "output.weight", {m.vocab, m.hidden});
+  add("final_norm", "model.norm.weight", "output_norm.weight", {m.hidden});
+  if (!m.tied) add("head", "lm_head.weight", "output.weight", {m.vocab, m.hidden});
   return out;
 }
 

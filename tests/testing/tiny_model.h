@@ -32,7 +32,7 @@ inline constexpr int kTinyEndOfText = 0, kTinyImStart = 1, kTinyImEnd = 2;  // b
 
 // One tensor in the row order of Hugging Face, f32, from a normal-like distribution; norms near 1.
 struct TinyTensor {
-  std::string hf_name, gguf_name;
+  std::string name, hf_name, gguf_name;  // name: ours
   std::vector<int64_t> shape;
   std::vector<float> values;
 };

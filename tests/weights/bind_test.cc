@@ -37,10 +37,10 @@ TEST(Bind, GivesTheDecoderItsShapes) {
   EXPECT_EQ(first.layers[0].down.k, first.layers[0].up.n);
   EXPECT_NE(first.embedding.data, nullptr);
   EXPECT_EQ(first.head.data, nullptr);
-  EXPECT_EQ(first.final_norm, nullptr);
+  EXPECT_EQ(first.final_norm.weight, nullptr);
   EXPECT_EQ(last.embedding.data, nullptr);
   EXPECT_NE(last.head.data, nullptr);
-  EXPECT_NE(last.final_norm, nullptr);
+  EXPECT_NE(last.final_norm.weight, nullptr);
   EXPECT_EQ(first.embedding.n + ranks[1].weights.embedding.n, 288);
   const auto whole = LoadAll(files.config, *files.checkpoint, Ref(), 1, 1);
   EXPECT_EQ(whole[0].weights.head.data, whole[0].weights.embedding.data) << "tied, and on one stage: held once";

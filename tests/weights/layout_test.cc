@@ -55,7 +55,7 @@ TEST(Layout, EachRankHoldsItsStage) {
 
 TEST(Layout, ATiedTableIsHeldOnceOnOneStageAndByBothEndsOfTwo) {
   const model::ModelFiles files = OpenTiny({});
-  const int64_t table = files.checkpoint->Find("token_embd.weight")->bytes;
+  const int64_t table = files.checkpoint->Find("embedding")->bytes;
   int64_t stored = 0;
   for (const auto& t : files.checkpoint->tensors()) stored += t.bytes;
   EXPECT_EQ(Layout(files, 1, 1, 0).read_bytes, stored);

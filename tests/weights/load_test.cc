@@ -78,7 +78,7 @@ TEST(Load, WholeWeightsAreTheBytesOfTheFile) {
   int conflicts = 0;
   const auto whole = Reassemble(files.config, LoadAll(files.config, *files.checkpoint, Ref(), 1, 1), &conflicts);
   for (const model::TensorSpec& spec : model::TensorTable(files.config)) {
-    const model::TensorEntry* t = model::FindStored(*files.checkpoint, spec);
+    const model::TensorEntry* t = files.checkpoint->Find(spec.name);
     std::vector<std::byte> stored(static_cast<size_t>(t->bytes));
     ASSERT_TRUE(files.checkpoint->Read(*t, 0, stored).ok());
     EXPECT_TRUE(whole.at(spec.name) == stored) << spec.name;
@@ -89,7 +89,7 @@ TEST(Load, ComputeF32HoldsTheDequantisedValues) {
   const model::ModelFiles files = OpenTiny(Uneven(DType::kQ4_1));
   ASSERT_NO_FATAL_FAILURE(ExpectLayoutFree(files.config, *files.checkpoint, true));
   const auto ranks = LoadAll(files.config, *files.checkpoint, Ref(), 1, 1, true);
-  const model::TensorEntry* t = files.checkpoint->Find("blk.1.ffn_down.weight");
+  const model::TensorEntry* t = files.checkpoint->Find("layers.1.ffn.down");
   std::vector<std::byte> stored(static_cast<size_t>(t->bytes));
   ASSERT_TRUE(files.checkpoint->Read(*t, 0, stored).ok());
   std::vector<float> wanted(static_cast<size_t>(t->shape[0] * t->shape[1]));
@@ -110,7 +110,7 @@ TEST(Load, NormsOfAnyTypeBecomeF32) {
   const auto tensors = testing::TinyTensors(m);
   const auto norm =
       std::find_if(tensors.begin(), tensors.end(), [](const auto& t) { return t.hf_name == "model.norm.weight"; });
-  EXPECT_TRUE(std::equal(norm->values.begin(), norm->values.end(), ranks[0].weights.final_norm));
+  EXPECT_TRUE(std::equal(norm->values.begin(), norm->values.end(), ranks[0].weights.final_norm.weight));
 }
 
 // Stored as one for all, as a list, as a column; in f32 and in bf16.
@@ -125,7 +125,7 @@ TEST(Load, ScalesOfEveryShapeBecomeOneForEachRow) {
     }
     testing::StoredRows stored = testing::StoredByRows(DType::kF8E4M3, t.values, t.shape[1]);
     tensors[t.hf_name] = {"F8_E4M3", t.shape, stored.codes};
-    std::vector<float>& scale = scales[t.hf_name] = stored.scales;
+    std::vector<float>& scale = scales[t.name] = stored.scales;
     for (float& s : scale) s = BF16ToF32(F32ToBF16(s));
     const int64_t rows = t.shape[0];
     const std::vector<int64_t> shapes[] = {{}, {1}, {1, 1}, {rows}, {rows, 1}};
@@ -152,7 +152,7 @@ TEST(Load, ScalesOfEveryShapeBecomeOneForEachRow) {
     const auto whole = Reassemble(files->config, ranks, &conflicts);
     for (const model::TensorSpec& spec : model::TensorTable(files->config)) {
       if (spec.shape.size() == 1) continue;
-      const std::vector<float>& wanted = scales.at(spec.hf_name);
+      const std::vector<float>& wanted = scales.at(spec.name);
       const std::vector<std::byte>& got = whole.at(spec.name + "_scale");
       ASSERT_EQ(got.size(), wanted.size() * sizeof(float));
       EXPECT_EQ(std::memcmp(got.data(), wanted.data(), got.size()), 0) << spec.name << " at " << s.tp << "x" << s.pp;
@@ -324,7 +324,7 @@ TEST(Load, NullKeepsAndReadsNoMatrix) {
   ASSERT_TRUE(weights.ok()) << weights.status();
   EXPECT_EQ(weights->layers[1].down.k, files.config.ffn);
   EXPECT_EQ(weights->layers[1].down.row_scale, nullptr);
-  EXPECT_NE(weights->final_norm, nullptr);
+  EXPECT_NE(weights->final_norm.weight, nullptr);
 }
 
 TEST(Load, CancelledOrFailedLoadsLeaveNothingToBind) {
@@ -353,7 +353,7 @@ TEST(Load, CancelledOrFailedLoadsLeaveNothingToBind) {
 int64_t ReplicatedBytes(const model::ModelFiles& files, const plan::ShardPlan& plan) {
   int64_t extra = 0;
   for (const model::TensorSpec& spec : model::TensorTable(files.config)) {
-    const model::TensorEntry* t = model::FindStored(*files.checkpoint, spec);
+    const model::TensorEntry* t = files.checkpoint->Find(spec.name);
     const int64_t rows = spec.shape.size() == 1 ? 1 : spec.shape[0];
     std::vector<int64_t> held(static_cast<size_t>(rows), 0);  // columns over all ranks
     for (const plan::RankShard& shard : plan.ranks) {

@@ -60,42 +60,96 @@ struct Whole {
   }
 };
 
+Piece Of(const ops::Weight& m) { return {static_cast<const std::byte*>(m.data), m.dtype, m.row_scale}; }
+Piece Of(const float* v) { return {reinterpret_cast<const std::byte*>(v)}; }
+
+Piece PieceInLayer(const LayerWeights& w, const model::TensorSpec& spec) {
+  using model::Role;
+  switch (spec.role) {
+    case Role::kAttnNorm:
+      return Of(w.attn_norm.weight);
+    case Role::kAttnNormBias:
+      return Of(w.attn_norm.bias);
+    case Role::kQ:
+      return Of(w.q);
+    case Role::kQBias:
+      return Of(w.q.bias);
+    case Role::kK:
+      return Of(w.k);
+    case Role::kKBias:
+      return Of(w.k.bias);
+    case Role::kV:
+      return Of(w.v);
+    case Role::kVBias:
+      return Of(w.v.bias);
+    case Role::kQNorm:
+      return Of(w.q_norm);
+    case Role::kKNorm:
+      return Of(w.k_norm);
+    case Role::kO:
+      return Of(w.o);
+    case Role::kOBias:
+      return Of(w.o.bias);
+    case Role::kAttnPostNorm:
+      return Of(w.attn_post_norm.weight);
+    case Role::kAttnPostNormBias:
+      return Of(w.attn_post_norm.bias);
+    case Role::kFfnNorm:
+      return Of(w.ffn_norm.weight);
+    case Role::kFfnNormBias:
+      return Of(w.ffn_norm.bias);
+    case Role::kGate:
+      return Of(w.gate);
+    case Role::kGateBias:
+      return Of(w.gate.bias);
+    case Role::kUp:
+      return Of(w.up);
+    case Role::kUpBias:
+      return Of(w.up.bias);
+    case Role::kDown:
+      return Of(w.down);
+    case Role::kDownBias:
+      return Of(w.down.bias);
+    case Role::kRouter:
+      return Of(w.router);
+    case Role::kExpertGate:
+      return Of(ops::WeightOf(w.expert_gate, spec.expert));
+    case Role::kExpertUp:
+      return Of(ops::WeightOf(w.expert_up, spec.expert));
+    case Role::kExpertDown:
+      return Of(ops::WeightOf(w.expert_down, spec.expert));
+    case Role::kFfnPostNorm:
+      return Of(w.ffn_post_norm.weight);
+    case Role::kFfnPostNormBias:
+      return Of(w.ffn_post_norm.bias);
+    default:
+      return {};
+  }
+}
+
 Piece PieceOf(const LoadedRank& rank, const model::TensorSpec& spec) {
   using model::Role;
   const ModelWeights& w = rank.weights;
-  const LayerWeights* layer =
-      spec.layer < 0 ? nullptr : &w.layers[static_cast<size_t>(spec.layer - rank.shard.layers.begin)];
-  const auto matrix = [](const ops::Weight& m) {
-    return Piece{static_cast<const std::byte*>(m.data), m.dtype, m.row_scale};
-  };
-  const auto vector = [](const float* v) { return Piece{reinterpret_cast<const std::byte*>(v)}; };
   switch (spec.role) {
     case Role::kEmbedding:
-      return matrix(rank.shard.has_embedding ? w.embedding : w.head);
-    case Role::kHead:
-      return matrix(w.head);
+      return Of(rank.shard.has_embedding ? w.embedding : w.head);
+    case Role::kPositions:
+      return Of(w.positions);
+    case Role::kTokenType:
+      return Of(w.token_type);
+    case Role::kEmbeddingNorm:
+      return Of(w.embedding_norm.weight);
+    case Role::kEmbeddingNormBias:
+      return Of(w.embedding_norm.bias);
     case Role::kFinalNorm:
-      return vector(w.final_norm);
-    case Role::kAttnNorm:
-      return vector(layer->attn_norm);
-    case Role::kFfnNorm:
-      return vector(layer->ffn_norm);
-    case Role::kQ:
-      return matrix(layer->q);
-    case Role::kK:
-      return matrix(layer->k);
-    case Role::kV:
-      return matrix(layer->v);
-    case Role::kO:
-      return matrix(layer->o);
-    case Role::kGate:
-      return matrix(layer->gate);
-    case Role::kUp:
-      return matrix(layer->up);
-    case Role::kDown:
-      return matrix(layer->down);
+      return Of(w.final_norm.weight);
+    case Role::kFinalNormBias:
+      return Of(w.final_norm.bias);
+    case Role::kHead:
+      return Of(w.head);
+    default:
+      return PieceInLayer(w.layers[static_cast<size_t>(spec.layer - rank.shard.layers.begin)], spec);
   }
-  return {};
 }
 
 }  // namespace

@@ -47,10 +47,9 @@ struct Report {
   double bound = 1;
 };
 
-// "layers.*.attn.k" for every layer's k.
+// "layers.*.attn.k" for every layer's k, "layers.*.experts.*.up" for that of every expert.
 std::string KindOf(const model::TensorSpec& spec) {
-  if (spec.layer < 0) return spec.name;
-  return "layers.*" + spec.name.substr(spec.name.find('.', spec.name.find('.') + 1));
+  return absl::StrCat(spec.layer < 0 ? "" : "layers.*.", spec.expert < 0 ? "" : "experts.*.", RoleName(spec.role));
 }
 
 // Stored bytes of the rows and columns of a slice.
@@ -62,8 +61,9 @@ int64_t SliceBytes(const model::TensorEntry& stored, const plan::TensorSlice& sl
 bool Overlap(const plan::Range& a, const plan::Range& b) { return std::max(a.begin, b.begin) < std::min(a.end, b.end); }
 
 void CountShared(const ModelConfig& config, const model::Checkpoint& checkpoint, Report* report) {
+  const model::TensorIndex index(checkpoint);
   for (const model::TensorSpec& spec : model::TensorTable(config)) {
-    const model::TensorEntry& stored = *model::FindStored(checkpoint, spec);
+    const model::TensorEntry& stored = *index.Find(spec.name);
     std::vector<plan::TensorSlice> slices;
     int64_t sum = 0;
     for (const plan::RankShard& shard : report->plan.ranks) {
@@ -120,10 +120,33 @@ std::string List(const std::vector<std::pair<std::string, std::string>>& rows) {
 }
 
 std::string RopeText(const model::Rope& rope) {
+  if (rope.dim == 0) return "none";
   std::string text = absl::StrFormat("theta %.0f", rope.theta);
   if (rope.scaling == model::RopeScaling::kLinear) absl::StrAppend(&text, ", linear scaling x ", rope.factor);
   if (rope.scaling == model::RopeScaling::kLlama3) absl::StrAppend(&text, ", llama3 scaling x ", rope.factor);
+  if (rope.scaling == model::RopeScaling::kLongRope) {
+    absl::StrAppend(&text, ", factors for more than ", rope.original_max_position, " tokens");
+  }
   return text;
+}
+
+// Layers with windows: "512 in 25 layers of 30"; windows of one model do not differ.
+std::string WindowText(const ModelConfig& c) {
+  int32_t window = 0, layers = 0;
+  for (const model::LayerKind& kind : c.kinds) {
+    if (kind.window == 0) continue;
+    window = kind.window;
+    ++layers;
+  }
+  return layers == 0 ? "none" : absl::StrCat(window, " in ", layers, " layers of ", c.layers);
+}
+
+std::string FeedForwardText(const ModelConfig& c) {
+  const model::Experts& e = c.experts;
+  const std::string experts =
+      e.count == 0 ? std::string() : absl::StrCat(e.count, " experts of ", e.ffn, ", ", e.used, " for each token");
+  return absl::StrCat(c.ffn == 0 ? std::string() : absl::StrCat(c.ffn), c.ffn > 0 && e.count > 0 ? ", or " : "",
+                      experts);
 }
 
 std::string TextReport(const Report& r) {
@@ -134,8 +157,11 @@ std::string TextReport(const Report& r) {
                {"layers", absl::StrCat(c.layers)},
                {"hidden", absl::StrCat(c.hidden)},
                {"heads", absl::StrCat(c.heads, " of ", c.head_dim, ", ", c.kv_heads, " kv")},
-               {"feed-forward", absl::StrCat(c.ffn)},
-               {"vocabulary", absl::StrCat(c.vocab, c.tied_embeddings ? ", head tied to the embedding" : "")},
+               {"window", WindowText(c)},
+               {"feed-forward", FeedForwardText(c)},
+               {"vocabulary", absl::StrCat(c.vocab, c.tied_embeddings ? ", head tied to the embedding"
+                                                    : c.has_head()    ? ""
+                                                                      : ", no head: gives vectors")},
                {"context", absl::StrCat(c.max_position)},
                {"rotary", RopeText(c.rope)},
                {"end tokens", absl::StrJoin(c.eos_tokens, ", ")},
@@ -149,12 +175,13 @@ std::string TextReport(const Report& r) {
   out += FormatTable(types, 2);
   absl::StrAppend(&out, "\nranks of tp ", r.plan.tp, " x pp ", r.plan.pp, "\n");
   std::vector<std::vector<std::string>> ranks = {
-      {"rank", "stage", "layers", "heads", "kv heads", "ffn", "vocabulary", "reads", "resident"}};
+      {"rank", "stage", "layers", "heads", "kv heads", "ffn", "expert ffn", "vocabulary", "reads", "resident"}};
   for (const RankPart& p : r.ranks) {
     const plan::RankShard& s = *p.shard;
     const bool table = s.has_embedding || s.has_head;
     ranks.push_back({absl::StrCat(s.rank), absl::StrCat(s.stage), Span(s.layers), Span(s.heads), Span(s.kv_heads),
-                     Span(s.ffn), table ? Span(s.vocab) : "-", HumanBytes(p.read_bytes), HumanBytes(p.resident_bytes)});
+                     s.ffn.size() > 0 ? Span(s.ffn) : "-", s.expert_ffn.size() > 0 ? Span(s.expert_ffn) : "-",
+                     table ? Span(s.vocab) : "-", HumanBytes(p.read_bytes), HumanBytes(p.resident_bytes)});
   }
   out += FormatTable(ranks, 2);
   if (!r.shared.empty()) {
@@ -195,6 +222,7 @@ std::string JsonReport(const Report& r) {
                      {"heads", Pair(s.heads)},
                      {"kv_heads", Pair(s.kv_heads)},
                      {"ffn", Pair(s.ffn)},
+                     {"expert_ffn", Pair(s.expert_ffn)},
                      {"vocab", Pair(s.vocab)},
                      {"has_embedding", s.has_embedding},
                      {"has_head", s.has_head},
@@ -208,6 +236,9 @@ std::string JsonReport(const Report& r) {
                                {"kv_heads", c.kv_heads},
                                {"head_dim", c.head_dim},
                                {"ffn", c.ffn},
+                               {"experts", c.experts.count},
+                               {"experts_used", c.experts.used},
+                               {"expert_ffn", c.experts.ffn},
                                {"vocab", c.vocab},
                                {"max_position", c.max_position},
                                {"tied_embeddings", c.tied_embeddings},

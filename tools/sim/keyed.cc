@@ -28,7 +28,7 @@ int KeyOf(const journal::Digest& digest) {
 
 std::string BytesOf(const core::GenerateRequest& r) {
   return absl::StrCat(absl::StrJoin(r.prompt, " "), " max ", r.max_tokens, " seed ", r.sampling.seed, " at ",
-                      r.sampling.temperature, " stop ", absl::StrJoin(r.stop_tokens, " "));
+                      r.sampling.temperature, " stop ", absl::StrJoin(r.stop_tokens, " "), " choices ", r.n);
 }
 
 }  // namespace
@@ -175,6 +175,9 @@ void Keyed::End(const core::FinishRequest& finish, const Answer& answer) {
   std::string text;
   if (finish.error.ok()) {
     text = absl::StrCat("200 of ", finish.id, ": ", absl::StrJoin(answer.tokens, " "));
+    for (const auto& [choice, tokens] : answer.others) {
+      absl::StrAppend(&text, ", choice ", choice, ": ", absl::StrJoin(tokens, " "));
+    }
   } else if (!absl::IsUnavailable(finish.error) && !absl::IsResourceExhausted(finish.error)) {
     text = absl::StrCat("500 of ", finish.id);
   }

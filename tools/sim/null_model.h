@@ -14,8 +14,8 @@ inline constexpr int32_t kGarbage = -7;  // in a KV slot that was never written,
 
 uint64_t Fold(uint64_t hash, uint64_t x);
 
-// The token at `position`, given the fold of all tokens before it.
-int32_t NextToken(uint64_t hash, const plan::SamplingParams& sampling, int32_t position);
+// The token at `position`, given the fold of all tokens before it. Every parameter changes it.
+int32_t NextToken(uint64_t hash, const plan::SamplingParams& sampling, int32_t position, int32_t prompt_tokens);
 
 // What tensor ranks of a stage hold alike after a step, as they tell it.
 uint64_t StateChecksum(uint64_t step, int32_t stage);
@@ -23,7 +23,13 @@ uint64_t StateChecksum(uint64_t step, int32_t stage);
 // Options for a small model of that vocabulary which can be cut into 3 x 3.
 core::CoreOptions TestOptions();
 
-// Everything after the prompt that a request gets when it is alone.
-std::vector<int32_t> LoneRun(const core::GenerateRequest& request, core::FinishReason* reason);
+// Of a token, given the fold of all tokens before it.
+plan::TokenLogprobs Logprobs(uint64_t hash, int32_t token, int32_t top);
+
+// Everything after the prompt that a choice of a request gets when it is alone.
+std::vector<int32_t> LoneRun(const core::GenerateRequest& request, core::FinishReason* reason, int32_t choice = 0);
+// Those of its prompt's second token, third, ... and of what `choice` generates.
+std::vector<plan::TokenLogprobs> LonePrompt(const core::GenerateRequest& request);
+std::vector<plan::TokenLogprobs> LoneLogprobs(const core::GenerateRequest& request, int32_t choice);
 
 }  // namespace shoal::sim

@@ -42,28 +42,47 @@ class Judgement {
     const std::string who = absl::StrCat("request ", r.id);
     if (a.refused) return;
     if (a.finishes + (a.cut ? 1 : 0) != 1) return Wrong(who, " ended ", a.finishes, " times, cut ", a.cut);
-    FinishReason reason;
-    const std::vector<int32_t> alone = LoneRun(r, &reason);
     const bool wrong = std::any_of(h_.wrong.begin(), h_.wrong.end(), [&](const auto& w) {
       return a.submitted_at <= w.second && a.finished_at >= w.first;
     });
     if (wrong) return;  // nobody can know, but for the canary
-    if (a.tokens.size() > alone.size() || !std::equal(a.tokens.begin(), a.tokens.end(), alone.begin())) {
-      return Wrong(who, " has other tokens than alone");
+    for (int32_t choice = 0; choice < r.n; ++choice) {
+      if (!BeginsAsAlone(r, a, choice)) return Wrong(who, " has other tokens than alone, choice ", choice);
     }
     if (a.cut) return;
-    const auto stopped = h_.stopped.find(r.id);
     if (a.finish.reason == FinishReason::kCancelled) {
       if (!h_.cancelled.contains(r.id)) Wrong(who, " was cancelled by nobody");
       return;
     }
     if (a.finish.reason == FinishReason::kError) return CheckError(r, a, who);
-    if (stopped != h_.stopped.end() && a.finish.reason == FinishReason::kStop && a.tokens.size() >= stopped->second) {
-      return;
+    if (static_cast<int32_t>(a.ended.size()) != r.n - 1) Wrong(who, " ended after ", a.ended.size(), " choices");
+    if (a.prompt_logprobs != LonePrompt(r)) Wrong(who, " has other log-probabilities of its prompt than alone");
+    for (int32_t choice = 0; choice < r.n; ++choice) CheckChoice(r, a, choice);
+  }
+
+  bool BeginsAsAlone(const core::GenerateRequest& r, const Answer& a, int32_t choice) const {
+    FinishReason reason;
+    const std::vector<int32_t> alone = LoneRun(r, &reason, choice), &tokens = a.TokensOf(choice);
+    return tokens.size() <= alone.size() && std::equal(tokens.begin(), tokens.end(), alone.begin());
+  }
+
+  // Of a request that ended well.
+  void CheckChoice(const core::GenerateRequest& r, const Answer& a, int32_t choice) {
+    FinishReason reason;
+    const std::vector<int32_t> alone = LoneRun(r, &reason, choice), &tokens = a.TokensOf(choice);
+    const auto ended = a.ended.find(choice);
+    const FinishReason was = ended != a.ended.end() ? ended->second : a.finish.reason;
+    std::vector<plan::TokenLogprobs> logprobs = LoneLogprobs(r, choice);
+    if (logprobs.size() > tokens.size()) logprobs.resize(tokens.size());
+    const auto told = a.logprobs.find(choice);
+    if (told != a.logprobs.end() ? told->second != logprobs : !logprobs.empty()) {
+      Wrong("request ", r.id, " has other log-probabilities than alone, choice ", choice);
     }
-    if (a.tokens.size() != alone.size() || a.finish.reason != reason) {
-      Wrong(who, " ended after ", a.tokens.size(), " of ", alone.size(), " tokens, reason ",
-            static_cast<int>(a.finish.reason));
+    const auto stopped = choice == 0 ? h_.stopped.find(r.id) : h_.stopped.end();
+    if (stopped != h_.stopped.end() && was == FinishReason::kStop && tokens.size() >= stopped->second) return;
+    if (tokens.size() != alone.size() || was != reason) {
+      Wrong("request ", r.id, " ended after ", tokens.size(), " of ", alone.size(), " tokens, reason ",
+            static_cast<int>(was), ", choice ", choice);
     }
   }
 
@@ -74,7 +93,7 @@ class Judgement {
         right = s_.options.max_queued_requests < 10 && a.tokens.empty() && a.finish.retry_after_s > 0;
         break;
       case absl::StatusCode::kInternal:
-        right = r.prompt[0] == s_.not_finite && a.tokens.empty();
+        right = r.prompt[0] == s_.not_finite && a.tokens.empty() && a.others.empty();
         break;
       case absl::StatusCode::kFailedPrecondition:
         right = (s_.deadly >= 0 && r.prompt[0] == s_.deadly) || MayLookLikePoison();

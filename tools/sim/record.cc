@@ -56,12 +56,14 @@ void Fields(Out& out, const core::RequestArrived& e) {
   out.Number("id", static_cast<int64_t>(e.request.id));
   out.Number("prompt", static_cast<int64_t>(e.request.prompt.size()));
   out.Number("max", e.request.max_tokens);
+  out.Number("choices", e.request.n);
 }
 template <typename Out>
 void Fields(Out& out, const core::RequestCancelled& e) {
   out.Name("request cancelled");
   out.Number("id", static_cast<int64_t>(e.id));
   out.Number("cause", static_cast<int64_t>(e.cause));
+  out.Number("choice", e.choice);
 }
 template <typename Out>
 void Fields(Out& out, const core::AgentRegistered& e) {
@@ -215,7 +217,21 @@ template <typename Out>
 void Fields(Out& out, const core::EmitTokens& e) {
   out.Name("tokens");
   out.Number("of", static_cast<int64_t>(e.id));
+  out.Number("choice", e.choice);
   for (const int32_t token : e.tokens) out.Number("token", token);
+}
+template <typename Out>
+void Fields(Out& out, const core::EmitPromptLogprobs& e) {
+  out.Name("log-probabilities of the prompt");
+  out.Number("of", static_cast<int64_t>(e.id));
+  for (const plan::TokenLogprobs& token : e.logprobs) out.Number("token", token.token);
+}
+template <typename Out>
+void Fields(Out& out, const core::FinishChoice& e) {
+  out.Name("choice ends");
+  out.Number("of", static_cast<int64_t>(e.id));
+  out.Number("choice", e.choice);
+  out.Number("reason", static_cast<int64_t>(e.reason));
 }
 template <typename Out>
 void Fields(Out& out, const core::FinishRequest& e) {

@@ -132,7 +132,7 @@ class Run {
     if (!std::equal(it->second.begin(), it->second.end(), answer.tokens.end() - it->second.size())) return;
     history_.stopped[id] = answer.tokens.size();
     cluster_.At(cluster_.now() + cluster_.world().Between(0, 3 * kMillisecond),
-                [this, id] { cluster_.Cancel(id, core::CancelCause::kStopString); });
+                [this, id] { cluster_.Cancel(id, core::CancelCause::kStopString, /*choice=*/0); });
   }
 
   // --- Faults ---

@@ -170,7 +170,44 @@ class Maker {
     s_.keyed = Chance(30);
     if (s_.keyed) Keys(span);
     if (Chance(25)) o.replace_timeout = Spread(500 * kMillisecond, 20 * kSecond);
+    if (Chance(50)) Ask();
     std::stable_sort(s_.faults.begin(), s_.faults.end(), [](const Fault& a, const Fault& b) { return a.at < b.at; });
+  }
+
+  // Some requests ask for more than tokens of one answer.
+  void Ask() {
+    for (Load& load : s_.load) {
+      core::GenerateRequest& r = load.request;
+      if (load.key != 0 || !Chance(50)) continue;  // who asks again with a key asks for the same
+      const int most = std::min(s_.options.max_num_seqs, s_.options.max_num_batched_tokens);
+      if (const int n = 1 << Draw(0, 2); n <= most) r.n = n;
+      if (Chance(30)) Shape(&r.sampling);
+      if (Chance(30)) r.sampling.logprobs = Draw(0, 3);
+      if (Chance(20)) r.sampling.prompt_logprobs = Draw(0, 3);
+      load.stop_string.clear();  // it was cut from another answer
+      StopString(&load, 15);
+    }
+  }
+
+  void Shape(plan::SamplingParams* sampling) {
+    if (Chance(50)) sampling->repetition_penalty = 1.25f;
+    if (Chance(50)) sampling->presence_penalty = 0.5f;
+    if (Chance(50)) sampling->frequency_penalty = -0.5f;
+    if (Chance(30)) sampling->biases = {{Draw(0, 40), 2}, {Draw(41, kVocab - 1), -100}};
+    if (Chance(20)) sampling->allowed_tokens = {1, 5, 40, Draw(41, kVocab - 1)};
+    if (Chance(20)) sampling->bad_words = {{Draw(0, kVocab - 1), Draw(0, kVocab - 1)}};
+    if (Chance(30)) {
+      sampling->min_tokens = Draw(1, 8);
+      sampling->end_tokens = {Draw(0, 40), Draw(41, kVocab - 1)};
+    }
+  }
+
+  void StopString(Load* load, int percent) {
+    core::FinishReason reason;
+    const std::vector<int32_t> alone = LoneRun(load->request, &reason);
+    if (!Chance(percent) || alone.size() < 2) return;
+    const auto from = alone.begin() + Draw(0, static_cast<int>(alone.size()) - 2);
+    load->stop_string.assign(from, from + 2);
   }
 
   // Requests with keys, most of them asked for by two clients, and ends of the coordinator while it writes about them.
@@ -209,12 +246,7 @@ class Maker {
     r.sampling.seed = Bits();
     if (Chance(30)) r.stop_tokens = {Draw(0, kVocab - 1), Draw(0, kVocab - 1)};
     if (Chance(10)) load.cancelled_after = Spread(kMillisecond, 2 * kSecond);
-    core::FinishReason reason;
-    const std::vector<int32_t> alone = LoneRun(r, &reason);
-    if (Chance(15) && alone.size() >= 2) {
-      const auto from = alone.begin() + Draw(0, static_cast<int>(alone.size()) - 2);
-      load.stop_string.assign(from, from + 2);
-    }
+    StopString(&load, 15);
     s_.load.push_back(std::move(load));
   }
 

@@ -26,6 +26,13 @@ bool MayComeAgain(const core::Event& event) {
 
 }  // namespace
 
+const std::vector<int32_t>& Answer::TokensOf(int32_t choice) const {
+  static const std::vector<int32_t> none;
+  if (choice == 0) return tokens;
+  const auto it = others.find(choice);
+  return it == others.end() ? none : it->second;
+}
+
 VirtualCluster::VirtualCluster(const core::CoreOptions& options, const ClusterTimes& times, uint64_t seed)
     : options_(options),
       times_(times),
@@ -322,6 +329,7 @@ void VirtualCluster::CompareStates(const plan::StepResult& result) {
 }
 
 void VirtualCluster::CheckTrust(const plan::StepPlan& plan) {
+  const std::set<int32_t> before = Written(plan);
   // The group that came after it is over, too.
   if (plan.stamp.epoch != epoch_.epoch && epoch_.epoch != distrusted_.epoch) distrusted_ = {};
   if (distrusted_.epoch == 0 || plan.stamp.incarnation != distrusted_.incarnation) return;
@@ -329,8 +337,28 @@ void VirtualCluster::CheckTrust(const plan::StepPlan& plan) {
     return world_.Problem(absl::StrCat("a plan for epoch ", plan.stamp.epoch, ", whose ranks hold different states"));
   }
   for (const plan::SequenceStart& start : plan.starts) {
-    if (start.kv_tokens > 0) world_.Problem(absl::StrCat("sequence ", start.id, " goes on with KV that may be wrong"));
+    const int32_t blocks = plan::BlocksFor(start.kv_tokens, options_.engine.block_size);
+    for (int32_t i = 0; i < blocks; ++i) {
+      if (before.contains(start.blocks[i])) continue;  // a sibling's, of this group
+      world_.Problem(absl::StrCat("sequence ", start.id, " goes on with KV that may be wrong"));
+    }
   }
+}
+
+// The blocks that tables of the plan's group got so far, and those that this plan copies. Then come its own.
+std::set<int32_t> VirtualCluster::Written(const plan::StepPlan& plan) {
+  if (written_in_ != plan.stamp.epoch) written_.clear();
+  written_in_ = plan.stamp.epoch;
+  std::set<int32_t> before;
+  for (const plan::SequenceStart& start : plan.starts) {
+    for (const int32_t block : start.blocks) {
+      if (written_.contains(block)) before.insert(block);
+    }
+  }
+  for (const plan::BlockCopy& copy : plan.copies) before.insert(copy.dst);
+  for (const plan::SequenceStart& start : plan.starts) written_.insert(start.blocks.begin(), start.blocks.end());
+  for (const plan::BlocksAdded& added : plan.blocks_added) written_.insert(added.blocks.begin(), added.blocks.end());
+  return before;
 }
 
 void VirtualCluster::Carries(const core::Effect& effect) {
@@ -365,13 +393,40 @@ void VirtualCluster::On(const core::SendPlan& e) {
                     static_cast<int32_t>(plan->rows.size()), plan->bucket, plan->checksum, world_.now(), 0, 0});
 }
 
+Answer* VirtualCluster::Open(core::RequestId id, const char* what) {
+  const auto it = answers_.find(id);
+  if (it == answers_.end()) {
+    world_.Problem(absl::StrCat(what, " of request ", id, ", which nobody made"));
+    return nullptr;
+  }
+  if (it->second.finishes > 0 || it->second.cut)
+    world_.Problem(absl::StrCat(what, " of request ", id, " after its end"));
+  return &it->second;
+}
+
 void VirtualCluster::On(const core::EmitTokens& e) {
-  const auto it = answers_.find(e.id);
-  if (it == answers_.end()) return world_.Problem(absl::StrCat("tokens for request ", e.id, ", which nobody made"));
-  Answer& a = it->second;
-  if (a.finishes > 0 || a.cut) world_.Problem(absl::StrCat("tokens of request ", e.id, " after its end"));
-  a.tokens.insert(a.tokens.end(), e.tokens.begin(), e.tokens.end());
-  if (on_tokens_ != nullptr) on_tokens_(e.id, a);
+  Answer* const a = Open(e.id, "tokens");
+  if (a == nullptr) return;
+  if (a->ended.contains(e.choice)) world_.Problem(absl::StrCat("tokens of a choice of ", e.id, " after its end"));
+  std::vector<int32_t>& tokens = e.choice == 0 ? a->tokens : a->others[e.choice];
+  tokens.insert(tokens.end(), e.tokens.begin(), e.tokens.end());
+  std::vector<plan::TokenLogprobs>& logprobs = a->logprobs[e.choice];
+  logprobs.insert(logprobs.end(), e.logprobs.begin(), e.logprobs.end());
+  if (on_tokens_ != nullptr && e.choice == 0) on_tokens_(e.id, *a);
+}
+
+void VirtualCluster::On(const core::EmitPromptLogprobs& e) {
+  Answer* const a = Open(e.id, "log-probabilities");
+  if (a == nullptr) return;
+  if (!a->prompt_logprobs.empty()) world_.Problem(absl::StrCat("log-probabilities of the prompt of ", e.id, " twice"));
+  a->prompt_logprobs = e.logprobs;
+}
+
+void VirtualCluster::On(const core::FinishChoice& e) {
+  Answer* const a = Open(e.id, "the end of a choice");
+  if (a != nullptr && !a->ended.emplace(e.choice, e.reason).second) {
+    world_.Problem(absl::StrCat("choice ", e.choice, " of request ", e.id, " ended twice"));
+  }
 }
 
 void VirtualCluster::On(const core::FinishRequest& e) {

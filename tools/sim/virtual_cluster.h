@@ -8,6 +8,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -32,12 +33,18 @@ struct ClusterTimes {
 
 // What a client got.
 struct Answer {
-  std::vector<int32_t> tokens;
+  std::vector<int32_t> tokens;                     // of the first choice
+  std::map<int32_t, std::vector<int32_t>> others;  // of those behind it
+  std::map<int32_t, core::FinishReason> ended;     // choices that did before the request
+  std::map<int32_t, std::vector<plan::TokenLogprobs>> logprobs;
+  std::vector<plan::TokenLogprobs> prompt_logprobs;
   int finishes = 0;
   core::FinishRequest finish{};
   TimeNs submitted_at = 0, finished_at = 0;
   bool refused = false;  // there was no coordinator
   bool cut = false;      // the coordinator ended while it was open
+
+  const std::vector<int32_t>& TokensOf(int32_t choice) const;
 };
 
 // What a test of the simulator does to the core's events and effects.
@@ -106,8 +113,10 @@ class VirtualCluster : private VirtualCoordinator::Observer {
   // --- Clients ---
   void Submit(const core::GenerateRequest& request);
   void SubmitAt(TimeNs at, const core::GenerateRequest& request);
-  void Cancel(core::RequestId id, core::CancelCause cause) { Post(core::RequestCancelled{id, cause}); }
-  // Called with each answer that has grown.
+  void Cancel(core::RequestId id, core::CancelCause cause, int32_t choice = -1) {
+    Post(core::RequestCancelled{id, cause, choice});
+  }
+  // Called with each answer whose first choice has grown.
   void OnTokens(std::function<void(core::RequestId, const Answer&)> call) { on_tokens_ = std::move(call); }
   // Called with each answer that has ended; not with those that were cut.
   void OnEnd(std::function<void(const core::FinishRequest&, const Answer&)> call) { on_end_ = std::move(call); }
@@ -182,7 +191,10 @@ class VirtualCluster : private VirtualCoordinator::Observer {
   void Carries(const core::Effect& effect) override;
   void On(const core::SendPlan& e);
   void On(const core::EmitTokens& e);
+  void On(const core::EmitPromptLogprobs& e);
+  void On(const core::FinishChoice& e);
   void On(const core::FinishRequest& e);
+  Answer* Open(core::RequestId id, const char* what);  // null: nobody waits for that
   void On(const core::SendJoin& e) {
     joins_.push_back(e);
     layouts_[e.join.epoch] = {e.join.tp, e.join.pp};
@@ -201,6 +213,7 @@ class VirtualCluster : private VirtualCoordinator::Observer {
   bool Leaves(const std::string& id) const;  // it is drained, or shall be
   void CompareStates(const plan::StepResult& result);
   void CheckTrust(const plan::StepPlan& plan);
+  std::set<int32_t> Written(const plan::StepPlan& plan);
   DurationNs Keepalive() { return world_.Between(10 * kSecond, 16 * kSecond); }
 
   const core::CoreOptions options_;
@@ -236,7 +249,9 @@ class VirtualCluster : private VirtualCoordinator::Observer {
   int in_flight_ = 0, max_unanswered_ = 0, max_in_flight_ = 0;
   // Checksums on their way to the core: by step of the present epoch and stage, those of its ranks.
   std::map<std::pair<uint64_t, int32_t>, std::map<int32_t, uint64_t>> states_;
-  plan::Stamp distrusted_;  // of a group whose ranks told different ones, until another one runs
+  plan::Stamp distrusted_;     // of a group whose ranks told different ones, until another one runs
+  std::set<int32_t> written_;  // blocks that tables of that group got
+  uint64_t written_in_ = 0;
   std::map<int, DurationNs> busy_;
 };
 

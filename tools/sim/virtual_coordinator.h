@@ -77,6 +77,8 @@ class VirtualCoordinator {
   void Carry(const core::SendDrain& e);
   void Carry(const core::SetTimer& e);
   void Carry(const core::EmitTokens&) {}
+  void Carry(const core::EmitPromptLogprobs&) {}
+  void Carry(const core::FinishChoice&) {}
   void Carry(const core::FinishRequest&) {}
   void Carry(const core::LogLine&) {}
   void Carry(const core::Report&) {}

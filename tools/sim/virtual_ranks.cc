@@ -16,18 +16,23 @@ absl::StatusOr<std::shared_ptr<const ResolvedPlan>> Resolve(const plan::StepPlan
   resolved->checksum = plan.checksum;
   for (const plan::Row& row : plan.rows) {
     const plan::MirroredSequence* before = mirror.Find(row.id);
-    resolved->rows.push_back({row, {}, {}, {}, 0, before == nullptr ? 0 : before->last_sample_step});
+    resolved->rows.push_back({row, {}, {}, {}, 0, 0, {}, before == nullptr ? 0 : before->last_sample_step});
   }
   SHOAL_RETURN_IF_ERROR(mirror.Apply(plan, /*check_digest=*/true));
-  const int32_t bs = mirror.limits().block_size;
+  const int32_t bs = resolved->block_size = mirror.limits().block_size;
+  resolved->copies = plan.copies;
   for (ResolvedPlan::Row& r : resolved->rows) {
     const plan::MirroredSequence& s = *mirror.Find(r.row.id);
     const int32_t end = r.row.position + r.row.count;
     r.sampling = s.sampling;
     r.first_token = s.tokens[0];
+    r.prompt_tokens = s.prompt_tokens;
     for (int32_t p = 0; p < end; ++p) r.slots.push_back(s.blocks[p / bs] * bs + p % bs);
     if (r.row.source == plan::TokenSource::kLastSample) continue;
     r.tokens.assign(s.tokens.begin() + r.row.position, s.tokens.begin() + end);
+    if (!plan::TellsLogprobs(r.row.output)) continue;
+    const int32_t last = plan::Samples(r.row.output) ? end : end + 1;
+    r.known.assign(s.tokens.begin() + r.row.position + 1, s.tokens.begin() + last);
   }
   return resolved;
 }
@@ -78,7 +83,7 @@ void VirtualRanks::Run(int stage) {
       if (last.step != row.sampled_in) world_->Problem(absl::StrCat("sequence ", row.row.id, ": an older sample"));
       step.inputs.back() = {last.token};
     }
-    step.hidden.assign(step.plan->rows.size(), 0);
+    step.hidden.assign(step.plan->rows.size(), {});
     s.error = std::exchange(faults_->fail_step, {});
   }
   s.busy = true;
@@ -154,6 +159,7 @@ void VirtualRanks::End(int stage) {
 // Writes the step's tokens to the caches of the stage and reads all of them back.
 void VirtualRanks::Compute(int stage, Step& step) {
   const std::vector<ResolvedPlan::Row>& rows = step.plan->rows;
+  Copy(stage, *step.plan, /*whole=*/true);
   for (size_t i = 0; i < rows.size(); ++i) {
     for (int32_t k = 0; k < rows[i].row.count; ++k) {
       const int32_t slot = rows[i].slots[rows[i].row.position + k];
@@ -161,8 +167,8 @@ void VirtualRanks::Compute(int stage, Step& step) {
     }
   }
   for (size_t i = 0; i < rows.size(); ++i) {
-    if (rows[i].row.output != plan::RowOutput::kSample) continue;
-    const uint64_t hidden = ReadBack(stage, rows[i]);
+    if (rows[i].row.output == plan::RowOutput::kNone) continue;
+    const std::vector<uint64_t> hidden = ReadBack(stage, rows[i]);
     if (stage > 0 && hidden != step.hidden[i]) {
       world_->Problem(absl::StrCat("stages differ in the KV of sequence ", rows[i].row.id));
     }
@@ -170,7 +176,22 @@ void VirtualRanks::Compute(int stage, Step& step) {
   }
 }
 
-uint64_t VirtualRanks::ReadBack(int stage, const ResolvedPlan::Row& row) {
+// `whole`: else it was interrupted, and of each token it is not known whether it was copied.
+void VirtualRanks::Copy(int stage, const ResolvedPlan& plan, bool whole) {
+  for (const plan::BlockCopy& copy : plan.copies) {
+    for (int32_t k = 0; k < plan.block_size; ++k) {
+      for (int32_t r = stage * tp_; r < (stage + 1) * tp_; ++r) {
+        std::vector<int32_t>& tokens = ranks_[r].rank.cache->tokens;
+        const bool done = whole || world_->Draw() % 2 == 0;
+        if (done) tokens[copy.dst * plan.block_size + k] = tokens[copy.src * plan.block_size + k];
+      }
+    }
+  }
+}
+
+// For each of the row's tokens, what the sequence up to and with it folds to.
+std::vector<uint64_t> VirtualRanks::ReadBack(int stage, const ResolvedPlan::Row& row) {
+  std::vector<uint64_t> hashes;
   uint64_t hash = 0;
   for (size_t p = 0; p < row.slots.size(); ++p) {
     const int32_t slot = row.slots[p];
@@ -181,21 +202,31 @@ uint64_t VirtualRanks::ReadBack(int stage, const ResolvedPlan::Row& row) {
       token = kGarbage;
     }
     hash = Fold(hash, static_cast<uint64_t>(token));
+    if (static_cast<int32_t>(p) >= row.row.position) hashes.push_back(hash);
   }
-  return hash;
+  return hashes;
 }
 
 std::vector<plan::RowResult> VirtualRanks::Sample(const Step& step) {
   std::vector<plan::RowResult> out;
   for (size_t i = 0; i < step.plan->rows.size(); ++i) {
     const ResolvedPlan::Row& row = step.plan->rows[i];
-    if (row.row.output != plan::RowOutput::kSample) continue;
-    const int32_t right = NextToken(step.hidden[i], row.sampling, row.row.position + row.row.count);
-    const int32_t token = (right + (faults_->wrongly ? 1 : 0)) % kVocab;
-    samples_[row.row.id] = {step.plan->stamp.step, token};
-    const bool poisoned = row.first_token == faults_->not_finite;
-    out.push_back({row.row.id, poisoned ? std::vector<int32_t>{} : std::vector<int32_t>{token},
-                   poisoned ? plan::RowError::kNotFinite : plan::RowError::kNone});
+    if (row.row.output == plan::RowOutput::kNone) continue;
+    plan::RowResult& result = out.emplace_back();
+    result.id = row.row.id;
+    for (size_t k = 0; k < row.known.size(); ++k) {
+      result.logprobs.push_back(Logprobs(step.hidden[i][k], row.known[k], row.sampling.prompt_logprobs));
+    }
+    if (plan::Samples(row.row.output)) {
+      const uint64_t hidden = step.hidden[i].back();
+      const int32_t right = NextToken(hidden, row.sampling, row.row.position + row.row.count, row.prompt_tokens);
+      result.tokens = {(right + (faults_->wrongly ? 1 : 0)) % kVocab};
+      samples_[row.row.id] = {step.plan->stamp.step, result.tokens[0]};
+      if (row.sampling.logprobs >= 0) {
+        result.logprobs.push_back(Logprobs(hidden, result.tokens[0], row.sampling.logprobs));
+      }
+    }
+    if (row.first_token == faults_->not_finite) result = {row.row.id, {}, plan::RowError::kNotFinite, {}};
   }
   return out;
 }
@@ -206,6 +237,7 @@ void VirtualRanks::Interrupt(int stage) {
   s.broken = true;
   if (!s.busy) return;
   const Step& step = plans_.at(s.done + 1);
+  Copy(stage, *step.plan, /*whole=*/false);
   for (size_t i = 0; i < step.plan->rows.size(); ++i) {
     const ResolvedPlan::Row& row = step.plan->rows[i];
     for (int32_t k = 0; k < row.row.count; ++k) {

@@ -34,9 +34,13 @@ struct ResolvedPlan {
     std::vector<int32_t> slots;   // of positions [0, position + count)
     std::vector<int32_t> tokens;  // [count] literal ids; empty: the last sample
     int32_t first_token = 0;      // of the sequence: some requests are poison
+    int32_t prompt_tokens = 0;    // of the sequence
+    std::vector<int32_t> known;   // tokens behind its own, whose log-probabilities it gives
     uint64_t sampled_in = 0;      // step that samples what a last-sample row reads
   };
   std::vector<Row> rows;
+  std::vector<plan::BlockCopy> copies;
+  int32_t block_size = 0;
 };
 // Applies the plan to the mirror, with all checks.
 absl::StatusOr<std::shared_ptr<const ResolvedPlan>> Resolve(const plan::StepPlan& plan, plan::PlanMirror& mirror);
@@ -106,7 +110,8 @@ class VirtualRanks : public std::enable_shared_from_this<VirtualRanks> {
   struct Step {
     std::shared_ptr<const ResolvedPlan> plan;
     std::vector<std::vector<int32_t>> inputs;  // [rows][count]
-    std::vector<uint64_t> hidden;              // [rows] what the stages so far made of the sampling rows
+    // [rows][count] what the stages so far made of the rows that have outputs
+    std::vector<std::vector<uint64_t>> hidden;
   };
 
   void Run(int stage);
@@ -117,7 +122,8 @@ class VirtualRanks : public std::enable_shared_from_this<VirtualRanks> {
   void Kills(const ResolvedPlan& plan, DurationNs takes);
   int32_t WaitingFor(int32_t rank) const;  // -1: for none
   std::vector<plan::RowResult> Sample(const Step& step);
-  uint64_t ReadBack(int stage, const ResolvedPlan::Row& row);
+  void Copy(int stage, const ResolvedPlan& plan, bool whole);
+  std::vector<uint64_t> ReadBack(int stage, const ResolvedPlan::Row& row);
   bool MayRun(int stage, const ResolvedPlan& plan) const;
 
   World* const world_;

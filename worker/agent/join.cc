@@ -13,6 +13,7 @@
 #include "worker/device/open.h"
 #include "worker/graph/decoder.h"
 #include "worker/kv/kv_cache.h"
+#include "worker/sampling/sampler.h"
 #include "worker/weights/open_weights.h"
 
 namespace shoal::agent {
@@ -98,8 +99,9 @@ absl::StatusOr<std::vector<plan::RankAssignment>> OwnAssignments(const plan::Joi
 // The types of all matrices of the model, in order of their names: the same on every agent, whichever shards it holds.
 std::string WeightTypes(const Joined& joined) {
   std::set<std::string> types;
+  const model::TensorIndex index(*joined.checkpoint);
   for (const model::TensorSpec& spec : model::TensorTable(joined.files.config)) {
-    const model::TensorEntry* stored = model::FindStored(*joined.checkpoint, spec);
+    const model::TensorEntry* stored = index.Find(spec.name);
     if (stored != nullptr && spec.shape.size() > 1) types.insert(std::string(Info(stored->dtype).name));
   }
   return absl::StrJoin(types, "+");
@@ -173,8 +175,11 @@ absl::StatusOr<std::unique_ptr<Joined>> ResolveJoin(const plan::JoinGroup& join,
 int64_t WorkingBytes(const Joined& joined, const LocalRank& local) {
   const plan::MirrorLimits& limits = joined.join.limits;
   const graph::DecoderOptions options{limits.max_tokens, limits.max_sequences, limits.max_model_len};
+  // One tensor rank of the last stage samples.
+  const bool samples = local.shard.has_head && local.shard.tp_index == 0;
   return graph::DecoderBytes(joined.files.config, local.shard, joined.join.tp, options, *joined.table,
-                             local.slot.threads);
+                             local.slot.threads) +
+         (samples ? sampling::Sampler::Bytes(limits.max_sequences, limits.vocab) : 0);
 }
 
 absl::StatusOr<plan::JoinReply> ReplyTo(const Joined& joined, const Shelf& shelf) {

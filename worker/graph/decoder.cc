@@ -15,12 +15,18 @@ namespace {
 
 absl::Status CheckTable(const ops::OpTable& t) {
   const bool complete = t.supports && t.quantises && t.gather_ids && t.scatter_ids && t.embed && t.gather_rows &&
-                        t.rms_norm && t.matmul && t.rope_kv && t.attention && t.attention_workspace && t.glu &&
-                        t.sample && t.clear_counts && t.count_tokens && t.copy_blocks && t.checksum && t.sum_ranks &&
+                        t.rms_norm && t.layer_norm && t.matmul && t.rope_kv && t.attention && t.attention_workspace &&
+                        t.glu && t.route && t.expert_matmul && t.join_experts && t.soft_cap && t.pool && t.sample &&
+                        t.clear_counts && t.count_tokens && t.copy_blocks && t.checksum && t.sum_ranks &&
                         t.place_columns;
   const bool plans = (t.attention_plan_bytes == nullptr) == (t.attention_plan == nullptr);
   if (complete && plans) return absl::OkStatus();
   return absl::InternalError(absl::StrCat("backend ", std::string(t.name), " lacks ops"));
+}
+
+ops::Pooling ToOps(model::Pooling p) {
+  if (p == model::Pooling::kMean) return ops::Pooling::kMean;
+  return p == model::Pooling::kFirst ? ops::Pooling::kFirst : ops::Pooling::kLast;
 }
 
 absl::Status CheckMatrix(const ops::OpTable& table, const char* name, const ops::Weight& w, int64_t n, int64_t k) {
@@ -33,36 +39,67 @@ absl::Status CheckMatrix(const ops::OpTable& table, const char* name, const ops:
       absl::StrCat(name, " is ", w.n, " x ", w.k, " on this rank, ", n, " x ", k, " is needed"));
 }
 
+absl::Status CheckExperts(const DecoderParts& p, const weights::LayerWeights& w) {
+  const int64_t hidden = p.config.hidden, ffn = p.shard.expert_ffn.size();
+  SHOAL_RETURN_IF_ERROR(CheckMatrix(*p.table, "router", w.router, p.config.experts.count, hidden));
+  SHOAL_RETURN_IF_ERROR(CheckMatrix(*p.table, "expert gate", w.expert_gate.first, ffn, hidden));
+  SHOAL_RETURN_IF_ERROR(CheckMatrix(*p.table, "expert up", w.expert_up.first, ffn, hidden));
+  return CheckMatrix(*p.table, "expert down", w.expert_down.first, hidden, ffn);
+}
+
+absl::Status CheckLayer(const DecoderParts& p, const weights::LayerWeights& w, const model::LayerKind& kind) {
+  const model::ModelConfig& c = p.config;
+  const int64_t hidden = c.hidden, ffn = p.shard.ffn.size();
+  const int64_t q = int64_t{p.shard.heads.size()} * c.head_dim, kv = int64_t{p.shard.kv_heads.size()} * c.head_dim;
+  SHOAL_RETURN_IF_ERROR(CheckMatrix(*p.table, "q", w.q, q, hidden));
+  SHOAL_RETURN_IF_ERROR(CheckMatrix(*p.table, "k", w.k, kv, hidden));
+  SHOAL_RETURN_IF_ERROR(CheckMatrix(*p.table, "v", w.v, kv, hidden));
+  SHOAL_RETURN_IF_ERROR(CheckMatrix(*p.table, "o", w.o, hidden, q));
+  const bool before = c.norm_place != model::NormPlace::kAfter, behind = c.norm_place != model::NormPlace::kBefore;
+  const bool normed = (!before || (w.attn_norm.weight && w.ffn_norm.weight)) &&
+                      (!behind || (w.attn_post_norm.weight && w.ffn_post_norm.weight)) &&
+                      (!c.qk_norm || (w.q_norm && w.k_norm));
+  if (!normed) return absl::InvalidArgumentError("a norm is missing");
+  if (kind.has_experts) return CheckExperts(p, w);
+  if (c.gated) SHOAL_RETURN_IF_ERROR(CheckMatrix(*p.table, "gate", w.gate, ffn, hidden));
+  SHOAL_RETURN_IF_ERROR(CheckMatrix(*p.table, "up", w.up, ffn, hidden));
+  return CheckMatrix(*p.table, "down", w.down, hidden, ffn);
+}
+
 absl::Status CheckLayers(const DecoderParts& p) {
   const size_t layers = static_cast<size_t>(p.shard.layers.size());
   if (p.weights->layers.size() != layers || p.kv.size() != layers) {
     return absl::InvalidArgumentError(absl::StrCat("weights of ", p.weights->layers.size(), " layers and a cache of ",
                                                    p.kv.size(), ", the shard has ", layers));
   }
-  const int64_t hidden = p.config.hidden, ffn = p.shard.ffn.size();
-  const int64_t q = int64_t{p.shard.heads.size()} * p.config.head_dim;
-  const int64_t kv = int64_t{p.shard.kv_heads.size()} * p.config.head_dim;
-  for (const weights::LayerWeights& w : p.weights->layers) {
-    SHOAL_RETURN_IF_ERROR(CheckMatrix(*p.table, "q", w.q, q, hidden));
-    SHOAL_RETURN_IF_ERROR(CheckMatrix(*p.table, "k", w.k, kv, hidden));
-    SHOAL_RETURN_IF_ERROR(CheckMatrix(*p.table, "v", w.v, kv, hidden));
-    SHOAL_RETURN_IF_ERROR(CheckMatrix(*p.table, "o", w.o, hidden, q));
-    SHOAL_RETURN_IF_ERROR(CheckMatrix(*p.table, "gate", w.gate, ffn, hidden));
-    SHOAL_RETURN_IF_ERROR(CheckMatrix(*p.table, "up", w.up, ffn, hidden));
-    SHOAL_RETURN_IF_ERROR(CheckMatrix(*p.table, "down", w.down, hidden, ffn));
-    if (w.attn_norm == nullptr || w.ffn_norm == nullptr) return absl::InvalidArgumentError("a norm is missing");
+  for (size_t i = 0; i < layers; ++i) {
+    const model::LayerKind kind = p.config.kind(p.shard.layers.begin + static_cast<int32_t>(i));
+    SHOAL_RETURN_IF_ERROR(CheckLayer(p, p.weights->layers[i], kind));
   }
   return absl::OkStatus();
 }
 
 absl::Status CheckEnds(const DecoderParts& p) {
-  const int64_t vocab = p.shard.vocab.size(), hidden = p.config.hidden;
+  const model::ModelConfig& c = p.config;
+  const weights::ModelWeights& w = *p.weights;
+  const int64_t vocab = p.shard.vocab.size(), hidden = c.hidden;
   if (p.shard.has_embedding) {
-    SHOAL_RETURN_IF_ERROR(CheckMatrix(*p.table, "embedding", p.weights->embedding, vocab, hidden));
+    SHOAL_RETURN_IF_ERROR(CheckMatrix(*p.table, "embedding", w.embedding, vocab, hidden));
+    if (c.learned_positions) {
+      SHOAL_RETURN_IF_ERROR(CheckMatrix(*p.table, "positions", w.positions, c.max_position, hidden));
+      if (p.options.max_context > c.max_position) {
+        return absl::InvalidArgumentError(absl::StrCat("contexts of ", p.options.max_context, " tokens, the model has ",
+                                                       c.max_position, " positions"));
+      }
+    }
+    if (c.token_types && w.token_type == nullptr) return absl::InvalidArgumentError("the token type is missing");
+    if (c.embedding_norm && w.embedding_norm.weight == nullptr) {
+      return absl::InvalidArgumentError("the embedding norm is missing");
+    }
   }
   if (!p.shard.has_head) return absl::OkStatus();
-  if (p.weights->final_norm == nullptr) return absl::InvalidArgumentError("the final norm is missing");
-  return CheckMatrix(*p.table, "head", p.weights->head, vocab, hidden);
+  if (c.final_norm && w.final_norm.weight == nullptr) return absl::InvalidArgumentError("the final norm is missing");
+  return c.has_head() ? CheckMatrix(*p.table, "head", w.head, vocab, hidden) : absl::OkStatus();
 }
 
 // What the backend has limits for.
@@ -76,7 +113,10 @@ absl::Status CheckSizes(const DecoderParts& p) {
                                .interleaved = p.config.rope.interleaved,
                                .vocab = p.shard.has_head && p.tensor->index() == 0 ? p.config.vocab : 0,
                                .kv_type = p.kv.empty() ? DType::kBF16 : p.kv[0].dtype,
-                               .block_size = p.kv.empty() ? 16 : p.kv[0].block_size});
+                               .block_size = p.kv.empty() ? 16 : p.kv[0].block_size,
+                               .experts = p.config.experts.count,
+                               .experts_used = p.config.experts.used,
+                               .expert_ffn = p.shard.expert_ffn.size()});
 }
 
 // The columns of logits that each tensor rank has: the cut of the vocabulary does not depend on the stages.
@@ -95,6 +135,7 @@ absl::StatusOr<std::vector<int32_t>> VocabWidths(const DecoderParts& p) {
 ScratchShape ShapeOf(const model::ModelConfig& config, const plan::RankShard& shard, int tp,
                      const DecoderOptions& options, const ops::OpTable& table, int threads) {
   const bool gathers = shard.has_head && tp > 1 && shard.tp_index == 0;
+  const bool pools = shard.has_head && config.task == model::Task::kEmbed, is_host = table.acts == DType::kF32;
   return {.tokens = options.max_tokens,
           .samples = shard.has_head ? options.max_samples : 0,
           .hidden = config.hidden,
@@ -106,6 +147,11 @@ ScratchShape ShapeOf(const model::ModelConfig& config, const plan::RankShard& sh
           .attention_workspace = table.attention_workspace(threads, options.max_tokens, shard.heads.size(),
                                                            config.head_dim, options.max_context),
           .checksums = 2 * int64_t{shard.layers.size()} + 1,
+          .experts = config.experts.count,
+          .experts_used = config.experts.used,
+          .expert_ffn = shard.expert_ffn.size(),
+          .expert_tokens = is_host ? std::min(options.max_tokens, kRowsPerCall) : options.max_tokens,
+          .pooled = pools ? options.max_samples : 0,
           .acts = table.acts,
           .quantises = table.quantise != nullptr};
 }
@@ -114,10 +160,17 @@ BatchShape BatchShapeOf(const model::ModelConfig& config, const plan::RankShard&
                         int block_size) {
   BatchShape shape = {.options = options,
                       .rope = config.rope,
+                      .other_rope = std::nullopt,
                       .block_size = block_size,
                       .q_to_kv = {},
                       .kv_heads = shard.kv_heads.size(),
-                      .head_dim = config.head_dim};
+                      .head_dim = config.head_dim,
+                      .causal = config.causal,
+                      .positions = config.learned_positions,
+                      .pools = shard.has_head && config.task == model::Task::kEmbed};
+  for (int32_t layer = shard.layers.begin; layer < shard.layers.end; ++layer) {
+    if (config.kind(layer).other_rope) shape.other_rope = config.other_rope;
+  }
   for (int32_t head = shard.heads.begin; head < shard.heads.end; ++head) {
     shape.q_to_kv.push_back(model::KvHeadOf(config, head) - shard.kv_heads.begin);
   }
@@ -206,20 +259,41 @@ absl::Status DecoderImpl::Embed() {
                                                      .scale = p_.config.embedding_scale,
                                                      .x = s_.x,
                                                      .tokens = b_.tokens()}));
-  return Reduce(Operation::kReduceEmbedding, s_.x, b_.tokens());
+  SHOAL_RETURN_IF_ERROR(Reduce(Operation::kReduceEmbedding, s_.x, b_.tokens()));
+  return AddPositions();
+}
+
+// And what else embeddings are. Every tensor rank has all of it, and does the same.
+absl::Status DecoderImpl::AddPositions() {
+  if (!p_.config.learned_positions && !p_.config.embedding_norm) return absl::OkStatus();
+  Start(Operation::kEmbed);
+  const ops::ConstActs positions = p_.config.learned_positions ? ops::ConstActs(s_.h) : nullptr;
+  if (p_.config.learned_positions) {
+    SHOAL_RETURN_IF_ERROR(p_.table->embed(*p_.stream, {.table = p_.weights->positions,
+                                                       .ids = b_.positions(),
+                                                       .row_begin = 0,
+                                                       .scale = 1,
+                                                       .x = s_.h,
+                                                       .tokens = b_.tokens(),
+                                                       .add = p_.weights->token_type}));
+  }
+  return Norm(Operation::kEmbed, s_.x, positions, p_.weights->embedding_norm, s_.x, b_.tokens());
 }
 
 absl::Status DecoderImpl::Forward() {
   folds_ = 0;
-  ops::ConstActs pending = nullptr;
+  pending_ = nullptr;
   for (size_t i = 0; i < p_.weights->layers.size(); ++i) {
-    SHOAL_RETURN_IF_ERROR(Layer(p_.weights->layers[i], p_.kv[i], pending));
-    pending = s_.partial;
+    const Layer layer = {p_.weights->layers[i], p_.kv[i], KindOf(i)};
+    SHOAL_RETURN_IF_ERROR(AttentionBlock(layer));
+    SHOAL_RETURN_IF_ERROR(FeedForwardBlock(layer));
     // So that a long step is no standstill. A graph is short, and records no marks.
     if (!b_.recordable()) SHOAL_RETURN_IF_ERROR(p_.device->Milestone());
   }
-  // The join alone.
-  SHOAL_RETURN_IF_ERROR(Norm(Operation::kFfnNorm, s_.x, pending, nullptr, s_.h, b_.tokens()));
+  const ops::ConstActs pending = std::exchange(pending_, nullptr);
+  if (pending.data() != nullptr) {  // the join alone
+    SHOAL_RETURN_IF_ERROR(Norm(Operation::kFfnNorm, s_.x, pending, {}, s_.h, b_.tokens()));
+  }
   return Fold(s_.x);
 }
 
@@ -228,6 +302,25 @@ absl::Status DecoderImpl::Fold(ops::ConstActs rows) {
   return p_.table->checksum(*p_.stream, {.data = rows.data(),
                                          .bytes = b_.tokens() * p_.config.hidden * act_bytes_,
                                          .sums = s_.sums + ops::kChecksumParts * folds_++});
+}
+
+absl::StatusOr<std::span<const float>> DecoderImpl::Pooled() {
+  SHOAL_CHECK(p_.shard.has_head && p_.config.task == model::Task::kEmbed);
+  const int64_t hidden = p_.config.hidden;
+  const int vectors = b_.pooled();
+  if (p_.config.final_norm) {
+    SHOAL_RETURN_IF_ERROR(Norm(Operation::kFinalNorm, s_.x, nullptr, p_.weights->final_norm, s_.h, b_.tokens()));
+  }
+  Start(Operation::kPool);
+  SHOAL_RETURN_IF_ERROR(p_.table->pool(*p_.stream, {.x = p_.config.final_norm ? s_.h : s_.x,
+                                                    .first = b_.first_rows(),
+                                                    .rows = b_.row_counts(),
+                                                    .y = s_.pooled,
+                                                    .count = vectors,
+                                                    .dim = static_cast<int>(hidden),
+                                                    .pooling = ToOps(p_.config.pooling),
+                                                    .normalise = p_.config.normalise}));
+  return std::span<const float>(s_.pooled, static_cast<size_t>(vectors * hidden));
 }
 
 absl::StatusOr<std::span<const float>> DecoderImpl::Logits() {
@@ -240,11 +333,20 @@ absl::StatusOr<std::span<const float>> DecoderImpl::Logits() {
                                                            .y = s_.picked,
                                                            .count = samples,
                                                            .dim = static_cast<int>(p_.config.hidden)}));
-  SHOAL_RETURN_IF_ERROR(Norm(Operation::kFinalNorm, s_.picked, nullptr, p_.weights->final_norm, s_.h, samples));
+  if (p_.config.final_norm) {
+    SHOAL_RETURN_IF_ERROR(Norm(Operation::kFinalNorm, s_.picked, nullptr, p_.weights->final_norm, s_.h, samples));
+  }
+  const ops::ConstActs rows = p_.config.final_norm ? s_.h : s_.picked;
   const int64_t width = p_.shard.vocab.size();
   if (width > 0) {
     SHOAL_RETURN_IF_ERROR(
-        Multiply(Operation::kHead, s_.h, samples, p_.config.hidden, {{p_.weights->head, s_.local_logits}}));
+        Multiply(Operation::kHead, rows, samples, p_.config.hidden, {{p_.weights->head, s_.local_logits}}));
+  }
+  if (width > 0 && (p_.config.logit_scale != 1 || p_.config.logit_soft_cap > 0)) {
+    SHOAL_RETURN_IF_ERROR(p_.table->soft_cap(*p_.stream, {.y = s_.local_logits,
+                                                          .count = samples * width,
+                                                          .scale = p_.config.logit_scale,
+                                                          .cap = p_.config.logit_soft_cap}));
   }
   const std::span<const float> local(s_.local_logits, static_cast<size_t>(samples) * width);
   if (p_.tensor->size() == 1) return local;

@@ -1,14 +1,17 @@
 // The one decoder. What a layer does, in order (shapes for `tokens` rows of a micro-batch on one tensor rank):
 //
 //   x          [tokens, hidden]              residual stream, the same on every tensor rank
-//   h          [tokens, hidden]              rms_norm(x)
-//   q k v      [tokens, heads|kv_heads, hd]  local heads only
+//   h          [tokens, hidden]              norm(x)
+//   q k v      [tokens, heads|kv_heads, hd]  local heads only; norms of heads
 //   rope, write k and v into the cache by slot, attention from the cache
 //   o          [tokens, hidden]              partial sums -> AllReduceSum
-//   x += o;  h = rms_norm(x)
+//   x += o;  h = norm(x)
 //   gate up    [tokens, ffn]                 local part;  act(gate) * up
 //   down       [tokens, hidden]              partial sums -> AllReduceSum
 //   x += down
+//
+// Norms of what a block gives come behind its AllReduceSum; where there is no norm before it, it takes x itself. With
+// experts each token goes through those that the router chooses: every rank has a range of the width of all of them.
 //
 // It branches on properties of ModelConfig, never on a family. Owns only scratch memory, sized at construction: no
 // allocation while stepping. One thread.
@@ -47,7 +50,7 @@ struct Batch {
   std::span<const int64_t> slots = {};      // [tokens] of the KV cache
   std::span<const ops::AttentionSequence> sequences = {};
   std::span<const SequencePlace> places = {};     // [sequences]; used on a device
-  std::span<const int32_t> sample_rows = {};      // rows whose logits are wanted, ascending
+  std::span<const int32_t> sample_rows = {};      // rows whose logits are wanted
   std::span<const ops::SampleRow> sampling = {};  // of these
   bool checksum = false;                          // Forward makes one
   // Not 0: rows behind `tokens`, up to so many, are padding, and what is enqueued for the batch depends on this number
@@ -92,6 +95,9 @@ class Decoder {
   // input of each block, and the residual stream after the last layer. In device memory; of the last Forward, empty
   // when its batch did not ask for them.
   virtual std::span<const uint64_t> sums() const = 0;
+  // Last stage of a model that embeds: one vector for each sequence of the batch, [sequences, hidden], of all its rows
+  // there, in device memory, the same on every tensor rank, valid until the next batch.
+  virtual absl::StatusOr<std::span<const float>> Pooled() = 0;
   // Last stage: logits of batch.sample_rows, [samples, vocab] with row stride vocab, in device memory, valid on tensor
   // rank 0 until the next batch; empty elsewhere.
   virtual absl::StatusOr<std::span<const float>> Logits() = 0;

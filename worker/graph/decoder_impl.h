@@ -39,19 +39,39 @@ class DecoderImpl final : public Decoder {
   std::span<const uint64_t> sums() const override {
     return {s_.sums, b_.checksum() ? static_cast<size_t>(folds_) * ops::kChecksumParts : 0};
   }
+  absl::StatusOr<std::span<const float>> Pooled() override;
   absl::StatusOr<std::span<const float>> Logits() override;
 
  private:
-  // One layer. The feed-forward output of the layer before is not joined to x yet: `pending` is it, or null.
-  absl::Status Layer(const weights::LayerWeights& w, const ops::KvLayer& cache, ops::ConstActs pending);
-  absl::Status AttentionBlock(const weights::LayerWeights& w, const ops::KvLayer& cache, ops::ConstActs pending);
-  absl::Status WriteCache(const ops::KvLayer& cache);
-  absl::Status Attend(const ops::KvLayer& cache);
-  absl::Status Activate();
-  absl::Status FeedForwardBlock(const weights::LayerWeights& w);
+  // One of this rank's layers.
+  struct Layer {
+    const weights::LayerWeights& w;
+    const ops::KvLayer& cache;
+    const model::LayerKind kind;
+  };
+  absl::Status AttentionBlock(const Layer& layer);
+  absl::Status NormHeads(const weights::LayerWeights& w);
+  absl::Status WriteCache(const Layer& layer);
+  absl::Status Attend(const Layer& layer);
+  absl::Status FeedForwardBlock(const Layer& layer);
+  absl::Status Dense(const weights::LayerWeights& w, ops::ConstActs input);
+  // experts.cc
+  absl::Status Experts(const weights::LayerWeights& w, ops::ConstActs input);
+  absl::Status ExpertsOf(const weights::LayerWeights& w, ops::ConstActs input, ops::Acts out, int tokens);
+  absl::Status MultiplyExperts(ops::ConstActs x, int rows, int64_t k,
+                               std::initializer_list<ops::ExpertMatmulArgs::Part> parts);
 
-  // x += add (when set); y = norm(x) * w.
-  absl::Status Norm(Operation op, ops::Acts x, ops::ConstActs add, const float* w, ops::Acts y, int tokens);
+  absl::Status AddPositions();
+
+  // What a block takes: x with what is pending joined to it, normed when that is done before the block.
+  absl::StatusOr<ops::ConstActs> Input(Operation op, const weights::NormWeights& norm);
+  // What a block gave lies in `partial`, summed over ranks: normed when that is done behind it, and pending, or joined.
+  absl::Status Output(Operation op, const weights::NormWeights& post_norm);
+
+  // x += add (when set); y = norm(x), y may be x; no norm without weights.
+  absl::Status Norm(Operation op, ops::Acts x, ops::ConstActs add, const weights::NormWeights& w, ops::Acts y,
+                    int tokens);
+  absl::Status Activate(ops::Acts gate, ops::ConstActs up, int64_t width, int rows);
   // y_i = x * w_i for all weights at once; x is quantised first when one of them is.
   struct Product {
     const ops::Weight& w;
@@ -81,6 +101,9 @@ class DecoderImpl final : public Decoder {
   }
 
   void Start(Operation op) { p_.operations->Begin(op); }
+  model::LayerKind KindOf(size_t local_layer) const {
+    return p_.config.kind(p_.shard.layers.begin + static_cast<int32_t>(local_layer));
+  }
   int64_t q_dim() const { return int64_t{p_.shard.heads.size()} * p_.config.head_dim; }
   int64_t kv_dim() const { return int64_t{p_.shard.kv_heads.size()} * p_.config.head_dim; }
 
@@ -91,6 +114,7 @@ class DecoderImpl final : public Decoder {
   const int32_t* last_ = nullptr;  // of the batch
   const device::Memory q_to_kv_;   // int32 [local heads] -> local kv head
   int folds_ = 0;                  // checksums of the batch
+  ops::ConstActs pending_;         // what the last block gave, when it is not joined to x yet
 };
 
 }  // namespace shoal::graph

@@ -9,8 +9,8 @@ void RopeTable::Fill(std::span<const int32_t> positions, float* cos, float* sin)
   for (const int32_t position : positions) {
     for (const double frequency : frequencies_) {
       const double angle = position * frequency;
-      *cos++ = static_cast<float>(std::cos(angle));
-      *sin++ = static_cast<float>(std::sin(angle));
+      *cos++ = static_cast<float>(amplitude_ * std::cos(angle));
+      *sin++ = static_cast<float>(amplitude_ * std::sin(angle));
     }
   }
 }

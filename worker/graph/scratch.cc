@@ -50,9 +50,19 @@ void LayOut(const ScratchShape& s, Pieces& pieces, Scratch& to) {
   to.workspace = pieces.Floats(s.attention_workspace);
   to.sums =
       static_cast<uint64_t*>(pieces.Take(s.checksums * ops::kChecksumParts * static_cast<int64_t>(sizeof(uint64_t))));
+  const auto ints = [&](int64_t n) { return static_cast<int32_t*>(pieces.Take(n * int64_t{sizeof(int32_t)})); };
+  const int64_t routed = s.expert_tokens * s.experts_used;
+  if (s.experts > 0) {
+    to.router_logits = pieces.Floats(s.expert_tokens * s.experts);
+    to.routes = {pieces.Floats(routed), ints(routed), ints(routed), ints(s.experts + 1)};
+    to.expert_x = acts(routed, s.hidden);
+    to.expert_gate = acts(routed, s.expert_ffn);
+    to.expert_up = acts(routed, s.expert_ffn);
+  }
+  to.pooled = pieces.Floats(s.pooled * s.hidden);
   if (!s.quantises) return;
-  const int64_t widest = std::max({s.hidden, s.q_dim, s.ffn});
-  const int64_t rows = std::max(s.tokens, s.samples), blocks = (widest + kQuantBlock - 1) / kQuantBlock;
+  const int64_t widest = std::max({s.hidden, s.q_dim, s.ffn, s.expert_ffn});
+  const int64_t rows = std::max({s.tokens, s.samples, routed}), blocks = (widest + kQuantBlock - 1) / kQuantBlock;
   to.acts = {static_cast<int8_t*>(pieces.Take(rows * blocks * kQuantBlock)), pieces.Floats(rows * blocks),
              pieces.Floats(rows * blocks)};
 }

@@ -5,6 +5,7 @@
 
 #include "absl/status/statusor.h"
 #include "kernels/ops/acts.h"
+#include "kernels/ops/experts.h"
 #include "kernels/ops/quantise.h"
 #include "worker/device/device.h"
 
@@ -13,10 +14,12 @@ namespace shoal::graph {
 // Sizes of one rank. Rows are tokens of the batch, except for samples.
 struct ScratchShape {
   int64_t tokens, samples;
-  int64_t hidden, q_dim, kv_dim, ffn;  // of this rank
-  int64_t local_vocab, vocab;          // vocab: 0 where no logits are gathered
-  int64_t attention_workspace;         // floats
-  int64_t checksums = 1;               // of one batch
+  int64_t hidden, q_dim, kv_dim, ffn;                                        // of this rank
+  int64_t local_vocab, vocab;                                                // vocab: 0 where no logits are gathered
+  int64_t attention_workspace;                                               // floats
+  int64_t checksums = 1;                                                     // of one batch
+  int64_t experts = 0, experts_used = 0, expert_ffn = 0, expert_tokens = 0;  // 0: none; tokens at once
+  int64_t pooled = 0;                                                        // vectors of one batch
   DType acts = DType::kF32;
   bool quantises = true;  // some product takes quantised activations
 };
@@ -40,8 +43,13 @@ struct Scratch {
   float* local_logits = nullptr;  // [samples, local_vocab]
   float* logits = nullptr;        // [samples, vocab]
   float* workspace = nullptr;
-  uint64_t* sums = nullptr;      // [checksums, ops::kChecksumParts]
-  ops::QuantisedActs acts = {};  // [tokens, widest input]
+  uint64_t* sums = nullptr;          // [checksums, ops::kChecksumParts]
+  float* router_logits = nullptr;    // [expert_tokens, experts]
+  ops::Routes routes = {};           // of those tokens
+  ops::Acts expert_x;                // [expert_tokens * used, hidden] their rows sorted, then what experts made
+  ops::Acts expert_gate, expert_up;  // [expert_tokens * used, expert_ffn]
+  float* pooled = nullptr;           // [pooled, hidden]
+  ops::QuantisedActs acts = {};      // [tokens, widest input]
 
   device::Memory memory;  // of all of them
 };

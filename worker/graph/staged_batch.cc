@@ -13,18 +13,20 @@ namespace shoal::graph {
 namespace {
 
 constexpr size_t kPieceAlignment = 16;
-constexpr int64_t kPieces = 12;            // of a batch, each with padding before it
+constexpr int64_t kPieces = 16;            // of a batch, each with padding before it
 constexpr size_t kTableChunk = 16 * 1024;  // entries of block tables in one copy
 
-int64_t AngleBytes(const model::Rope& rope, int64_t rows) {
-  return rows * rope.dim * static_cast<int64_t>(sizeof(float));
+int64_t AngleBytes(const BatchShape& s, int64_t rows) {
+  const int64_t dims = int64_t{s.rope.dim} + (s.other_rope.has_value() ? s.other_rope->dim : 0);
+  return rows * dims * static_cast<int64_t>(sizeof(float));
 }
 
 int64_t TableWidth(const BatchShape& s) { return (s.options.max_context + s.block_size - 1) / s.block_size; }
 
-// Sources, slots, angles, sequences (each has a row), and what is there of a sample.
+// Sources, slots, positions, sequences (each has a row), what is there of them to be pooled, and of a sample.
 int64_t BatchBytes(const BatchShape& s) {
-  const int64_t token = sizeof(int32_t) + sizeof(int64_t) + sizeof(int32_t) + sizeof(ops::AttentionSequence);
+  const int64_t pooled = s.pools ? 2 * sizeof(int32_t) : 0;
+  const int64_t token = sizeof(int32_t) + sizeof(int64_t) + sizeof(int32_t) + sizeof(ops::AttentionSequence) + pooled;
   const int64_t sample = sizeof(int32_t) + sizeof(ops::SampleRow);
   return s.options.max_tokens * token + std::max(s.options.max_samples, s.options.max_tokens) * sample +
          kPieces * kPieceAlignment;
@@ -38,22 +40,27 @@ ops::AttentionPlanShape ShapeOf(const BatchShape& s, int threads, int tokens) {
           .q_to_kv = s.q_to_kv.data(),
           .q_heads = static_cast<int>(s.q_to_kv.size()),
           .kv_heads = s.kv_heads,
-          .head_dim = s.head_dim};
+          .head_dim = s.head_dim,
+          .max_rows = 0,
+          .causal = s.causal};
 }
 
 }  // namespace
 
 int64_t StagedBatch::Bytes(bool is_host, const ops::OpTable& table, int threads, const BatchShape& s) {
-  if (is_host) return BatchBytes(s) + AngleBytes(s.rope, s.options.max_tokens);
+  if (is_host) return BatchBytes(s) + AngleBytes(s, s.options.max_tokens);
   const int64_t tables = s.options.max_samples * TableWidth(s) * static_cast<int64_t>(sizeof(int32_t));
   const int64_t plan =
       table.attention_plan_bytes == nullptr ? 0 : table.attention_plan_bytes(ShapeOf(s, threads, s.options.max_tokens));
   const auto chunk = static_cast<int64_t>(2 * kTableChunk * sizeof(int32_t));
-  return AngleBytes(s.rope, s.options.max_context) + tables + BatchBytes(s) + plan + chunk + kPieceAlignment;
+  return AngleBytes(s, s.options.max_context) + tables + BatchBytes(s) + plan + chunk + kPieceAlignment;
 }
 
 StagedBatch::StagedBatch(device::Device* device, BatchShape shape)
-    : device_(device), shape_(std::move(shape)), rope_(shape_.rope), table_width_(TableWidth(shape_)) {}
+    : device_(device), shape_(std::move(shape)), table_width_(TableWidth(shape_)) {
+  ropes_.emplace_back(shape_.rope, shape_.options.max_context);
+  if (shape_.other_rope.has_value()) ropes_.emplace_back(*shape_.other_rope, shape_.options.max_context);
+}
 
 absl::StatusOr<StagedBatch> StagedBatch::Create(device::Device* device, BatchShape shape) {
   StagedBatch staged(device, std::move(shape));
@@ -71,12 +78,34 @@ absl::StatusOr<StagedBatch> StagedBatch::Create(device::Device* device, BatchSha
 absl::Status StagedBatch::UploadAngles() {
   std::vector<int32_t> positions(shape_.options.max_context);
   std::iota(positions.begin(), positions.end(), 0);
-  const size_t values = positions.size() * static_cast<size_t>(rope_.width());
-  std::vector<float> angles(2 * values);
-  rope_.Fill(positions, angles.data(), angles.data() + values);
-  at_.sin = values * sizeof(float);
-  begin_ = 2 * at_.sin;
-  return device_->Upload(memory_.data(), angles.data(), begin_);
+  std::vector<float> angles;
+  for (size_t i = 0; i < ropes_.size(); ++i) {
+    const size_t values = positions.size() * static_cast<size_t>(ropes_[i].width()), first = angles.size();
+    angles.resize(first + 2 * values);
+    ropes_[i].Fill(positions, &angles[first], &angles[first] + values);
+    at_.turns[i] = {first * sizeof(float), (first + values) * sizeof(float)};
+  }
+  begin_ = angles.size() * sizeof(float);
+  return angles.empty() ? absl::OkStatus() : device_->Upload(memory_.data(), angles.data(), begin_);
+}
+
+// Of a host: those of the batch's own positions.
+void StagedBatch::PutAngles(std::span<const int32_t> positions) {
+  for (size_t i = 0; i < ropes_.size(); ++i) {
+    const size_t values = positions.size() * static_cast<size_t>(ropes_[i].width());
+    Turn& turn = at_.turns[i];
+    Reserve<float>(values, &turn.cos);
+    float* const sin = Reserve<float>(values, &turn.sin);  // may have moved the first
+    ropes_[i].Fill(positions, reinterpret_cast<float*>(host_.data() + (turn.cos - begin_)), sin);
+  }
+}
+
+void StagedBatch::PutPooled(const Batch& batch) {
+  pooled_ = static_cast<int>(batch.sequences.size());
+  int32_t* const first = Reserve<int32_t>(batch.sequences.size(), &at_.first_rows);
+  for (int i = 0; i < pooled_; ++i) first[i] = batch.sequences[i].row_begin;
+  int32_t* const counts = Reserve<int32_t>(batch.sequences.size(), &at_.row_counts);
+  for (int i = 0; i < pooled_; ++i) counts[i] = batch.sequences[i].row_count;
 }
 
 template <typename T>
@@ -131,14 +160,9 @@ absl::Status StagedBatch::Stage(const Batch& batch) {
   Put<int64_t>(batch.slots, tokens, -1, &at_.slots);
   Put<int32_t>(batch.sample_rows, samples, 0, &at_.sample_rows);
   Put<ops::SampleRow>(batch.sampling, samples, {.top_k = -1}, &at_.sampling);
-  if (device_->is_host()) {
-    const size_t values = batch.positions.size() * static_cast<size_t>(rope_.width());
-    Reserve<float>(values, &at_.cos);
-    float* const sin = Reserve<float>(values, &at_.sin);  // may have moved the first
-    rope_.Fill(batch.positions, reinterpret_cast<float*>(host_.data() + (at_.cos - begin_)), sin);
-  } else {
-    Put<int32_t>(batch.positions, tokens, 0, &at_.angles);
-  }
+  if (device_->is_host()) PutAngles(batch.positions);
+  if (!device_->is_host() || shape_.positions) Put<int32_t>(batch.positions, tokens, 0, &at_.positions);
+  if (shape_.pools) PutPooled(batch);
   CutSequences(batch);
   Put<ops::AttentionSequence>(cut_, batch.bucket != 0 ? tokens : cut_.size(), {}, &at_.sequences);
   if (device_->is_host()) return device_->Upload(memory_.data(), host_.data(), host_.size());
@@ -148,11 +172,14 @@ absl::Status StagedBatch::Stage(const Batch& batch) {
   return Scatter(table_values_.size());
 }
 
-// An op on a host takes its time: its rows are cut so that there is progress between two calls.
+// An op on a host takes its time: its rows are cut so that there is progress between two calls. Not where a row sees
+// those behind it: they are in one call with it, and contexts are short.
 void StagedBatch::CutSequences(const Batch& batch) {
   int context = 0;
   for (const ops::AttentionSequence& s : batch.sequences) context = std::max(context, s.position + s.row_count);
-  const int step = !device_->is_host() ? tokens_ : context > kLongContext ? kLongContextRows : kRowsPerCall;
+  const int step = !device_->is_host() || !shape_.causal ? tokens_
+                   : context > kLongContext              ? kLongContextRows
+                                                         : kRowsPerCall;
   parts_.clear();
   cut_.clear();
   for (int begin = 0; begin < batch.tokens; begin += step) {

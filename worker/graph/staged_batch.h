@@ -2,6 +2,7 @@
 // it has a row for each place of a sequence, and only what a table has gained is copied.
 #pragma once
 
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -22,10 +23,13 @@ inline constexpr int kLongContext = 32768, kLongContextRows = 8;
 struct BatchShape {
   DecoderOptions options;
   model::Rope rope;
+  std::optional<model::Rope> other_rope = {};
   int block_size = 1;  // of the KV cache
   // Of this rank's attention.
   std::vector<int32_t> q_to_kv;  // [local query heads]
   int kv_heads = 0, head_dim = 0;
+  bool causal = true;
+  bool positions = false, pools = false;  // who asks for them below
 };
 
 class StagedBatch {
@@ -58,16 +62,32 @@ class StagedBatch {
   const ops::SampleRow* sampling() const { return At<ops::SampleRow>(at_.sampling); }  // [samples]
   const ops::AttentionSequence* sequences() const { return At<ops::AttentionSequence>(at_.sequences); }
   const void* plan() const { return has_plan_ ? At<std::byte>(at_.plan) : nullptr; }
-  // Rows of angles: those of the batch's tokens, or of all positions, with the row of each token in angles().
-  const float* cos() const { return At<float>(at_.cos); }
-  const float* sin() const { return At<float>(at_.sin); }
-  const int32_t* angles() const { return device_->is_host() ? nullptr : At<int32_t>(at_.angles); }  // [tokens]
+  // Rows of angles: those of the batch's tokens (rows is null), or of all positions, with the row of each token.
+  struct Angles {
+    const float *cos, *sin;
+    const int32_t* rows;  // [tokens]
+  };
+  Angles angles(bool other) const {
+    const Turn& turn = at_.turns[other ? 1 : 0];
+    return {At<float>(turn.cos), At<float>(turn.sin), device_->is_host() ? nullptr : positions()};
+  }
+  const int32_t* positions() const {
+    return At<int32_t>(at_.positions);
+  }  // [tokens]; on a host: when the shape said so
+  // The first row of each sequence, and how many it has, when the shape said so.
+  int pooled() const { return pooled_; }
+  const int32_t* first_rows() const { return At<int32_t>(at_.first_rows); }  // [pooled]
+  const int32_t* row_counts() const { return At<int32_t>(at_.row_counts); }  // [pooled]
 
  private:
   // Offsets into memory_.
+  struct Turn {
+    size_t cos = 0, sin = 0;
+  };
   struct Places {
-    size_t sources = 0, slots = 0, sample_rows = 0, sampling = 0, sequences = 0, plan = 0, cos = 0, sin = 0, angles = 0;
-    size_t table_values = 0, table_places = 0;
+    size_t sources = 0, slots = 0, sample_rows = 0, sampling = 0, sequences = 0, plan = 0, positions = 0;
+    size_t first_rows = 0, row_counts = 0, table_values = 0, table_places = 0;
+    Turn turns[2];
   };
   // A row of block tables on the device.
   struct TableRow {
@@ -89,6 +109,8 @@ class StagedBatch {
   void Put(std::span<const T> values, size_t count, T padding, size_t* offset);
   absl::Status Check(const Batch& batch) const;
   absl::Status UploadAngles();
+  void PutAngles(std::span<const int32_t> positions);
+  void PutPooled(const Batch& batch);
   void CutSequences(const Batch& batch);
   void PutPlan();
   absl::Status PutTables(const Batch& batch);
@@ -97,10 +119,10 @@ class StagedBatch {
 
   device::Device* device_;
   BatchShape shape_;
-  RopeTable rope_;
-  device::Memory memory_;        // on a device: the angles of all positions, the block tables; then the batch
-  size_t begin_ = 0;             // of the batch there
-  std::vector<std::byte> host_;  // the batch before its copy
+  std::vector<RopeTable> ropes_;  // and the other one
+  device::Memory memory_;         // on a device: the angles of all positions, the block tables; then the batch
+  size_t begin_ = 0;              // of the batch there
+  std::vector<std::byte> host_;   // the batch before its copy
   Places at_;
   std::vector<Part> parts_;
   std::vector<ops::AttentionSequence> cut_;
@@ -109,7 +131,7 @@ class StagedBatch {
   int64_t table_width_ = 0;
   std::vector<int32_t> table_values_, table_places_;  // what tables have gained
   bool has_plan_ = false;
-  int tokens_ = 0, samples_ = 0;
+  int tokens_ = 0, samples_ = 0, pooled_ = 0;
   int most_rows_ = 1;  // of one sequence
   bool checksum_ = false, recordable_ = false;
 };

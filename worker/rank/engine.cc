@@ -16,6 +16,7 @@
 #include "common/base/status_macros.h"
 #include "common/plan/control.h"
 #include "worker/rank/operation.h"
+#include "worker/rank/row_results.h"
 #include "worker/rank/step_runner.h"
 
 namespace shoal::rank {
@@ -49,11 +50,12 @@ class Engine {
   absl::Status TakePlan(bool* ended);
   absl::Status Enqueue(const plan::StepPlan& plan, TimeNs arrived);
   absl::StatusOr<bool> FinishOldest();
+  absl::Status RecordMore();
   absl::Status FinishAll();
   absl::Status FailOldest(const absl::Status& why);
   absl::Status Fail(Flight flight, const absl::Status& why);
   std::string Where(const Flight& failed);
-  void FillRows(Flight& flight);
+  void RecordSamples(const Flight& flight);
   void Count(const Flight& flight, bool next_is_here);
   absl::Status Pause();
   absl::Status Look();
@@ -77,6 +79,7 @@ class Engine {
   int checked_left_;            // steps that are still to be checked
   std::deque<Flight> flights_;  // oldest first
   TimeNs idle_since_ = 0;       // end of the last step
+  bool failed_ = false;         // and the answer said so
   int looks_ = 0;               // in a row that found nothing
   std::optional<comm::NotedWait> on_peer_;
 };
@@ -128,7 +131,9 @@ absl::Status Engine::Enqueue(const plan::StepPlan& plan, TimeNs arrived) {
   Begin(Operation::kCheckPlan);
   absl::Status status = mirror_.Apply(plan, true);
   p_.operations->Take();  // so far nothing is of this step
-  if (status.ok()) status = runner_->Enqueue(plan, mirror_, &flight.step);
+  if (status.ok())
+    status = runner_->Enqueue(
+        plan, mirror_, [this] { return RecordMore(); }, &flight.step);
   flight.waited = p_.comm->stats->waited - waited;
   flight.operations = p_.operations->Take();
   if (status.ok()) {
@@ -136,6 +141,7 @@ absl::Status Engine::Enqueue(const plan::StepPlan& plan, TimeNs arrived) {
     CountChecked();
     return absl::OkStatus();
   }
+  if (failed_) return status;  // a step before it, while this one waited, with an answer that tells
   // Nobody waits for the answer any more, or another rank is lost, and its agent says so.
   if (absl::IsAborted(status) || absl::IsUnavailable(status)) return status;
   if (!flights_.empty() && !p_.device->Reached(flights_.front().step.mark).ok()) {
@@ -161,13 +167,21 @@ absl::StatusOr<bool> Engine::FinishOldest() {
   if (!flight.step.sums.empty()) {  // never 0
     flight.result.checksum = std::max<uint64_t>(Checksum64(std::as_bytes(flight.step.sums), 1), 1);
   }
-  FillRows(flight);
+  RecordSamples(flight);
+  flight.result.rows = RowResultsOf(flight.step);
   Count(flight, flights_.size() > 1 || p_.plans->HasNext());
   const Flight done = std::move(flight);
   flights_.pop_front();
   Begin(Operation::kAnswer);
   SHOAL_RETURN_IF_ERROR(p_.on_result(done.result));
   return true;
+}
+
+// Steps are finished in order, so the next one's tokens are the next to be known.
+absl::Status Engine::RecordMore() {
+  if (flights_.empty()) return absl::InternalError("a sample depends on tokens that no step samples");
+  SHOAL_ASSIGN_OR_RETURN(const bool finished, FinishOldest());
+  return finished ? absl::OkStatus() : Pause();
 }
 
 absl::Status Engine::FinishAll() {
@@ -255,6 +269,7 @@ absl::Status Engine::Fail(Flight flight, const absl::Status& why) {
   const absl::Status full(why.code(), p_.device->is_host() ? std::string(why.message())
                                                            : absl::StrCat(why.message(), " (", Where(flight), ")"));
   flights_.clear();
+  failed_ = true;
   flight.result.times.ended = p_.clock->Now();
   flight.result.times.waited = flight.waited;
   flight.result.rows.clear();
@@ -265,17 +280,10 @@ absl::Status Engine::Fail(Flight flight, const absl::Status& why) {
   return full;
 }
 
-void Engine::FillRows(Flight& flight) {
-  for (size_t i = 0; i < flight.step.sampled.size(); ++i) {
-    plan::RowResult& row = flight.result.rows.emplace_back();
-    row.id = flight.step.sampled[i];
-    const int32_t token = flight.step.tokens[i];
-    // The coordinator will end this sequence. Plans that are under way already continue from token 0.
-    if (token < 0) {
-      row.error = plan::RowError::kNotFinite;
-    } else {
-      row.tokens = {token};
-    }
+// For samplings that depend on them. Plans that are under way continue from token 0 where there was none.
+void Engine::RecordSamples(const Flight& flight) {
+  for (const OutputRow& row : flight.step.rows) {
+    if (row.sample >= 0) mirror_.RecordSample(row.id, std::max(flight.step.tokens[row.sample], 0));
   }
 }
 

@@ -42,10 +42,11 @@ comm::GroupShape ChannelShape(const model::ModelConfig& model, const plan::Mirro
 }
 
 int64_t ResultRingCapacity(const plan::MirrorLimits& limits) {
-  // An encoded row has an id of at most 10 bytes, a token of 5, an error of 1, and 8 of tags and lengths; a record may
-  // take half of the ring.
-  constexpr int64_t kLeast = 1 << 20, kRowBytes = 32, kPlans = 4;
-  return std::max(kLeast, kPlans * kRowBytes * limits.max_sequences);
+  // An encoded row has an id of at most 10 bytes, a token of 5, an error of 1, and 8 of tags and lengths; one of
+  // log-probabilities three integers of at most 5 bytes, a float and 20 times an integer and a float, and 16 of tags
+  // and lengths when it is a row's only one; a record may take half of the ring.
+  constexpr int64_t kLeast = 1 << 20, kRowBytes = 32, kLogprobsBytes = 216, kPlans = 4;
+  return std::max(kLeast, kPlans * (kRowBytes + kLogprobsBytes) * limits.max_sequences);
 }
 
 absl::StatusOr<Numerics> ResolveNumerics(const plan::EngineOptions& engine) {

@@ -1,7 +1,6 @@
 #include "worker/rank/step_batch.h"
 
 #include "common/base/check.h"
-#include "worker/sampling/sampler.h"
 
 namespace shoal::rank {
 
@@ -11,7 +10,8 @@ void StepBatch::Build(const plan::StepPlan& plan, const plan::PlanMirror& mirror
   slots_.clear();
   sequences_.clear();
   places_.clear();
-  sampled_.clear();
+  outputs_.clear();
+  output_rows_.clear();
   sampling_.clear();
   copies_.clear();
   decodes_ = false;
@@ -30,11 +30,10 @@ void StepBatch::Build(const plan::StepPlan& plan, const plan::PlanMirror& mirror
       slots_.push_back(sequence->blocks[p / block_size] * block_size + p % block_size);
     }
     decodes_ |= row.source == plan::TokenSource::kLastSample;
-    if (row.output != plan::RowOutput::kSample) continue;
-    sample_rows_.push_back(static_cast<int32_t>(positions_.size()) - 1);
-    sampled_.push_back(row.id);
-    sampling_.push_back(sampling::MakeRow(sequence->sampling, row.position + row.count));
   }
+  AddSamples(plan, mirror);
+  AddKnown(plan, mirror);
+  for (const sampling::Output& output : outputs_) sampling_.push_back(sampling::MakeRow(output));
   batch_ = {.tokens = static_cast<int>(positions_.size()),
             .sources = {},
             .last = nullptr,
@@ -46,6 +45,43 @@ void StepBatch::Build(const plan::StepPlan& plan, const plan::PlanMirror& mirror
             .sampling = sampling_,
             .checksum = plan.checksum,
             .bucket = plan.bucket};
+}
+
+void StepBatch::AddSamples(const plan::StepPlan& plan, const plan::PlanMirror& mirror) {
+  for (size_t i = 0; i < plan.rows.size(); ++i) {
+    const plan::Row& row = plan.rows[i];
+    if (!plan::Samples(row.output)) continue;
+    sample_rows_.push_back(sequences_[i].row_begin + row.count - 1);
+    outputs_.push_back({.sequence = mirror.Find(row.id),
+                        .position = row.position + row.count,
+                        .place = places_[i].index,
+                        .owner = places_[i].owner});
+  }
+  samples_ = static_cast<int>(outputs_.size());
+}
+
+// Behind the samples: what is posted and continued from are the first tokens of all.
+void StepBatch::AddKnown(const plan::StepPlan& plan, const plan::PlanMirror& mirror) {
+  int32_t sample = 0;
+  for (size_t i = 0; i < plan.rows.size(); ++i) {
+    const plan::Row& row = plan.rows[i];
+    if (row.output == plan::RowOutput::kNone) continue;
+    const bool samples = plan::Samples(row.output);
+    OutputRow& out = output_rows_.emplace_back();
+    out = {.id = row.id, .sample = samples ? sample++ : -1, .known_first = static_cast<int32_t>(outputs_.size())};
+    if (!plan::TellsLogprobs(row.output)) continue;
+    out.known = row.count - (samples ? 1 : 0);
+    const plan::MirroredSequence* sequence = mirror.Find(row.id);
+    for (int32_t k = 0; k < out.known; ++k) {
+      const int32_t position = row.position + k + 1;
+      sample_rows_.push_back(sequences_[i].row_begin + k);
+      outputs_.push_back({.sequence = sequence,
+                          .position = position,
+                          .place = places_[i].index,
+                          .owner = places_[i].owner,
+                          .forced = sequence->tokens[static_cast<size_t>(position)]});
+    }
+  }
 }
 
 }  // namespace shoal::rank

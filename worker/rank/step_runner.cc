@@ -12,8 +12,11 @@ namespace {
 
 // Of what is fetched in one step.
 size_t SumsBytes(const EngineParts& p) { return (2 * p.kv.size() + 1) * ops::kChecksumParts * sizeof(uint64_t); }
+size_t TokensBytes(const EngineParts& p) {
+  return (static_cast<size_t>(p.limits.max_sequences) * sizeof(int32_t) + 7) / 8 * 8;
+}
 size_t FetchBytes(const EngineParts& p) {
-  return SumsBytes(p) + (static_cast<size_t>(p.limits.max_sequences) * sizeof(int32_t) + 7) / 8 * 8;
+  return SumsBytes(p) + TokensBytes(p) + static_cast<size_t>(p.limits.max_sequences) * sizeof(ops::SampleLogprobs);
 }
 
 }  // namespace
@@ -21,7 +24,10 @@ size_t FetchBytes(const EngineParts& p) {
 absl::StatusOr<std::unique_ptr<StepRunner>> StepRunner::Create(EngineParts* parts, int steps) {
   const int sequences = parts->limits.max_sequences;
   device::Device* const device = parts->device;
-  SHOAL_ASSIGN_OR_RETURN(sampling::Sampler sampler, sampling::Sampler::Create(device, sequences));
+  std::optional<sampling::Sampler> sampler;
+  if (parts->comm->mailbox_out != nullptr) {
+    SHOAL_ASSIGN_OR_RETURN(sampler, sampling::Sampler::Create(device, sequences, parts->limits.vocab));
+  }
   SHOAL_ASSIGN_OR_RETURN(device::Memory fetched, device->AllocateHost(steps * FetchBytes(*parts)));
   auto places = std::make_unique<Places>(sequences);
   SHOAL_ASSIGN_OR_RETURN(TokenFeed feed, TokenFeed::Create(device, parts->comm->mailbox_in.get(), parts->mailbox_slots,
@@ -30,8 +36,8 @@ absl::StatusOr<std::unique_ptr<StepRunner>> StepRunner::Create(EngineParts* part
       new StepRunner(parts, std::move(places), std::move(feed), std::move(sampler), std::move(fetched), steps));
 }
 
-StepRunner::StepRunner(EngineParts* parts, std::unique_ptr<Places> places, TokenFeed feed, sampling::Sampler sampler,
-                       device::Memory fetched, int steps)
+StepRunner::StepRunner(EngineParts* parts, std::unique_ptr<Places> places, TokenFeed feed,
+                       std::optional<sampling::Sampler> sampler, device::Memory fetched, int steps)
     : p_(*parts),
       places_(std::move(places)),
       feed_(std::move(feed)),
@@ -40,7 +46,8 @@ StepRunner::StepRunner(EngineParts* parts, std::unique_ptr<Places> places, Token
       fetched_(std::move(fetched)),
       steps_(steps) {}
 
-absl::Status StepRunner::Enqueue(const plan::StepPlan& plan, const plan::PlanMirror& mirror, EnqueuedStep* step) {
+absl::Status StepRunner::Enqueue(const plan::StepPlan& plan, const plan::PlanMirror& mirror,
+                                 const std::function<absl::Status()>& record_more, EnqueuedStep* step) {
   places_->Apply(plan);
   batch_.Build(plan, mirror, *places_);
   SHOAL_RETURN_IF_ERROR(BeginBatch(plan, mirror));
@@ -50,6 +57,7 @@ absl::Status StepRunner::Enqueue(const plan::StepPlan& plan, const plan::PlanMir
   next_fetch_ = (next_fetch_ + 1) % steps_;
   SHOAL_RETURN_IF_ERROR(FetchSums(step));
   step->decodes = batch_.decodes();
+  SHOAL_RETURN_IF_ERROR(Sample(record_more, step));
   SHOAL_RETURN_IF_ERROR(Deliver(plan.stamp.step, step));
   SHOAL_ASSIGN_OR_RETURN(step->mark, p_.device->Mark());
   return absl::OkStatus();
@@ -88,19 +96,45 @@ absl::Status StepRunner::Copy() {
 
 // What depends on the bucket alone, when there is one. On all ranks of the last stage: each has a part of the logits.
 absl::Status StepRunner::Middle() {
-  tokens_ = {};
-  sampling_ = 0;
+  logits_ = {};
   if (p_.comm->previous == nullptr) SHOAL_RETURN_IF_ERROR(p_.decoder->Embed());
   SHOAL_RETURN_IF_ERROR(p_.decoder->Forward());
-  const int samples = p_.decoder->staged().samples();
-  if (p_.comm->next != nullptr || samples == 0) return absl::OkStatus();
-  SHOAL_ASSIGN_OR_RETURN(const std::span<const float> logits, p_.decoder->Logits());
-  if (p_.comm->mailbox_out == nullptr) return absl::OkStatus();
+  if (p_.comm->next != nullptr || p_.decoder->staged().samples() == 0) return absl::OkStatus();
+  SHOAL_ASSIGN_OR_RETURN(logits_, p_.decoder->Logits());
+  return absl::OkStatus();
+}
+
+absl::Status StepRunner::Sample(const std::function<absl::Status()>& record_more, EnqueuedStep* step) {
+  tokens_ = {};
+  const std::span<const sampling::Output> outputs = batch_.outputs();
+  if (outputs.empty() || !sampler_.has_value()) return absl::OkStatus();
+  while (sampler_->LacksTokens(outputs)) SHOAL_RETURN_IF_ERROR(record_more());
   Begin(Operation::kSample);
   const TimeNs begin = p_.clock->Now();
-  SHOAL_ASSIGN_OR_RETURN(tokens_, sampler_.Sample(logits, p_.limits.vocab, p_.decoder->staged().sampling(), samples));
-  if (p_.device->is_host()) sampling_ = p_.clock->Now() - begin;
-  return absl::OkStatus();
+  SHOAL_ASSIGN_OR_RETURN(const sampling::Sampled sampled,
+                         sampler_->Sample(logits_, p_.decoder->staged().sampling(), outputs));
+  if (p_.device->is_host()) step->sampling = p_.clock->Now() - begin;
+  tokens_ = sampled.tokens.first(static_cast<size_t>(batch_.samples()));
+  step->rows = batch_.output_rows();
+  for (const sampling::Output& output : outputs.subspan(tokens_.size())) step->known.push_back(output.forced);
+  return sampled.logprobs == nullptr ? absl::OkStatus() : FetchLogprobs(sampled.logprobs, step);
+}
+
+// One copy of the stretch that has all that are wanted: those of known tokens lie together.
+absl::Status StepRunner::FetchLogprobs(const ops::SampleLogprobs* logprobs, EnqueuedStep* step) {
+  size_t first = 0, end = 0;
+  const std::span<const ops::SampleRow> rows = batch_.batch().sampling;
+  for (size_t i = 0; i < rows.size(); ++i) {
+    step->tops.push_back(rows[i].logprobs);
+    if (rows[i].logprobs < 0) continue;
+    if (end == 0) first = i;
+    end = i + 1;
+  }
+  auto* const fetched = reinterpret_cast<ops::SampleLogprobs*>(fetched_.data() + next_fetch_ * FetchBytes(p_) +
+                                                               SumsBytes(p_) + TokensBytes(p_));
+  step->logprobs = {fetched, end - first};
+  step->logprobs_first = static_cast<int32_t>(first);
+  return p_.device->Fetch(fetched, logprobs + first, step->logprobs.size_bytes());
 }
 
 absl::Status StepRunner::LaunchMiddle(int bucket) {
@@ -110,10 +144,10 @@ absl::Status StepRunner::LaunchMiddle(int bucket) {
     const graph::OperationSet before = p_.operations->Take();
     SHOAL_ASSIGN_OR_RETURN(graph.launch, p_.device->Record([this] { return Middle(); }));
     graph.operations = p_.operations->Take();
-    graph.tokens = tokens_;
+    graph.logits = logits_;
     p_.operations->Add(before);
   }
-  tokens_ = graph.tokens;
+  logits_ = graph.logits;
   Begin(Operation::kGraph);
   p_.operations->Add(graph.operations);
   return p_.device->Launch(*graph.launch);
@@ -132,15 +166,12 @@ absl::Status StepRunner::Deliver(uint64_t number, EnqueuedStep* step) {
     Begin(Operation::kSend);
     return p_.comm->next->Send(p_.decoder->residual());
   }
-  if (batch_.sampled().empty() || p_.comm->mailbox_out == nullptr) return absl::OkStatus();
-  step->sampled = batch_.sampled();
-  step->sampling = sampling_;
-  const std::span<const int32_t> tokens = tokens_.first(step->sampled.size());
+  if (tokens_.empty()) return absl::OkStatus();
   auto* const fetched = reinterpret_cast<int32_t*>(fetched_.data() + next_fetch_ * FetchBytes(p_) + SumsBytes(p_));
-  step->tokens = fetched;
-  SHOAL_RETURN_IF_ERROR(p_.device->Fetch(fetched, tokens.data(), tokens.size_bytes()));
+  step->tokens = {fetched, tokens_.size()};
+  SHOAL_RETURN_IF_ERROR(p_.device->Fetch(fetched, tokens_.data(), tokens_.size_bytes()));
   Begin(Operation::kPostTokens);
-  return p_.comm->mailbox_out->Post(number, tokens);
+  return p_.comm->mailbox_out->Post(number, tokens_);
 }
 
 }  // namespace shoal::rank

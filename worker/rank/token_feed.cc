@@ -71,7 +71,7 @@ absl::Status TokenFeed::TakeOldest() {
 void TokenFeed::Expect(const plan::StepPlan& plan) {
   Message message = {.step = plan.stamp.step, .sampled = {}};
   for (const plan::Row& row : plan.rows) {
-    if (row.output != plan::RowOutput::kSample) continue;
+    if (!plan::Samples(row.output)) continue;
     message.sampled.push_back(row.id);
     newest_[row.id] = {.step = plan.stamp.step, .taken = false};
   }

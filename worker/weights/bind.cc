@@ -41,41 +41,107 @@ absl::StatusOr<std::vector<RegionEntry>> ReadDirectory(std::span<const std::byte
   return entries;
 }
 
-// Where the decoder finds a tensor: exactly one of the two is set.
+// Where the decoder finds a tensor: exactly one of them is set.
 struct Target {
   ops::Weight* matrix = nullptr;
   const float** vector = nullptr;
+  ops::ExpertWeights* experts = nullptr;
 };
 
+Target TargetInLayer(LayerWeights& w, Role role) {
+  switch (role) {
+    case Role::kAttnNorm:
+      return {.vector = &w.attn_norm.weight};
+    case Role::kAttnNormBias:
+      return {.vector = &w.attn_norm.bias};
+    case Role::kQ:
+      return {.matrix = &w.q};
+    case Role::kQBias:
+      return {.vector = &w.q.bias};
+    case Role::kK:
+      return {.matrix = &w.k};
+    case Role::kKBias:
+      return {.vector = &w.k.bias};
+    case Role::kV:
+      return {.matrix = &w.v};
+    case Role::kVBias:
+      return {.vector = &w.v.bias};
+    case Role::kQNorm:
+      return {.vector = &w.q_norm};
+    case Role::kKNorm:
+      return {.vector = &w.k_norm};
+    case Role::kO:
+      return {.matrix = &w.o};
+    case Role::kOBias:
+      return {.vector = &w.o.bias};
+    case Role::kAttnPostNorm:
+      return {.vector = &w.attn_post_norm.weight};
+    case Role::kAttnPostNormBias:
+      return {.vector = &w.attn_post_norm.bias};
+    case Role::kFfnNorm:
+      return {.vector = &w.ffn_norm.weight};
+    case Role::kFfnNormBias:
+      return {.vector = &w.ffn_norm.bias};
+    case Role::kGate:
+      return {.matrix = &w.gate};
+    case Role::kGateBias:
+      return {.vector = &w.gate.bias};
+    case Role::kUp:
+      return {.matrix = &w.up};
+    case Role::kUpBias:
+      return {.vector = &w.up.bias};
+    case Role::kDown:
+      return {.matrix = &w.down};
+    case Role::kDownBias:
+      return {.vector = &w.down.bias};
+    case Role::kRouter:
+      return {.matrix = &w.router};
+    case Role::kExpertGate:
+      return {.experts = &w.expert_gate};
+    case Role::kExpertUp:
+      return {.experts = &w.expert_up};
+    case Role::kExpertDown:
+      return {.experts = &w.expert_down};
+    case Role::kFfnPostNorm:
+      return {.vector = &w.ffn_post_norm.weight};
+    case Role::kFfnPostNormBias:
+      return {.vector = &w.ffn_post_norm.bias};
+    default:
+      return {};
+  }
+}
+
 Target TargetOf(ModelWeights& out, const plan::RankShard& shard, const model::TensorSpec& spec) {
-  LayerWeights* layer = spec.layer >= 0 ? &out.layers[static_cast<size_t>(spec.layer - shard.layers.begin)] : nullptr;
   switch (spec.role) {
     case Role::kEmbedding:
       return {.matrix = &out.embedding};
+    case Role::kPositions:
+      return {.matrix = &out.positions};
+    case Role::kTokenType:
+      return {.vector = &out.token_type};
+    case Role::kEmbeddingNorm:
+      return {.vector = &out.embedding_norm.weight};
+    case Role::kEmbeddingNormBias:
+      return {.vector = &out.embedding_norm.bias};
+    case Role::kFinalNorm:
+      return {.vector = &out.final_norm.weight};
+    case Role::kFinalNormBias:
+      return {.vector = &out.final_norm.bias};
     case Role::kHead:
       return {.matrix = &out.head};
-    case Role::kFinalNorm:
-      return {.vector = &out.final_norm};
-    case Role::kAttnNorm:
-      return {.vector = &layer->attn_norm};
-    case Role::kFfnNorm:
-      return {.vector = &layer->ffn_norm};
-    case Role::kQ:
-      return {.matrix = &layer->q};
-    case Role::kK:
-      return {.matrix = &layer->k};
-    case Role::kV:
-      return {.matrix = &layer->v};
-    case Role::kO:
-      return {.matrix = &layer->o};
-    case Role::kGate:
-      return {.matrix = &layer->gate};
-    case Role::kUp:
-      return {.matrix = &layer->up};
-    case Role::kDown:
-      return {.matrix = &layer->down};
+    default:
+      return TargetInLayer(out.layers[static_cast<size_t>(spec.layer - shard.layers.begin)], spec.role);
   }
-  return {};
+}
+
+// Takes in the next expert's matrix: the first says where they begin, the second how far they are apart, the others
+// have to lie so.
+bool Join(int32_t expert, const ops::Weight& matrix, ops::ExpertWeights* experts) {
+  if (expert == 0) *experts = {.first = matrix, .stride = 0};
+  const auto apart = static_cast<const std::byte*>(matrix.data) - static_cast<const std::byte*>(experts->first.data);
+  if (expert == 1) experts->stride = apart;
+  const ops::Weight wanted = ops::WeightOf(*experts, expert);
+  return matrix.dtype == wanted.dtype && matrix.data == wanted.data && matrix.row_scale == wanted.row_scale;
 }
 
 // The piece that this rank needs, in as many bytes as the table makes of it.
@@ -112,33 +178,43 @@ absl::StatusOr<ModelWeights> Bind(std::span<const std::byte> region, const ReadM
   }
   SHOAL_ASSIGN_OR_RETURN(const std::vector<RegionEntry> entries, ReadDirectory(region, read, table.name));
   using Part = WeightLayout::Part;
-  absl::flat_hash_map<std::tuple<int, int, Part>, const RegionEntry*> by_role;
-  for (const RegionEntry& e : entries) by_role[{e.role, e.layer, static_cast<Part>(e.part)}] = &e;
+  absl::flat_hash_map<std::tuple<int, int, int, Part>, const RegionEntry*> by_role;
+  for (const RegionEntry& e : entries) by_role[{e.role, e.layer, e.expert, static_cast<Part>(e.part)}] = &e;
+  const auto find = [&](const model::TensorSpec& spec, Part part) -> const RegionEntry* {
+    const auto it = by_role.find({static_cast<int>(spec.role), spec.layer, spec.expert, part});
+    return it == by_role.end() ? nullptr : it->second;
+  };
   ModelWeights out;
   out.layers.resize(static_cast<size_t>(shard.layers.size()));
   size_t bound = 0;
   for (const model::TensorSpec& spec : model::TensorTable(config)) {
     const plan::TensorSlice slice = plan::SliceOf(config, shard, spec);
     if (slice.empty()) continue;
-    const auto it = by_role.find({static_cast<int>(spec.role), spec.layer, Part::kTensor});
-    if (it == by_role.end() || !Matches(*it->second, slice, IsVector(spec), table)) {
+    const RegionEntry* const entry = find(spec, Part::kTensor);
+    if (entry == nullptr || !Matches(*entry, slice, spec.is_vector(), table)) {
       return absl::DataLossError(absl::StrCat("the region does not hold this rank's part of ", spec.name));
     }
     ++bound;
-    const std::byte* data = region.data() + it->second->offset;
+    const std::byte* data = region.data() + entry->offset;
     const Target target = TargetOf(out, shard, spec);
     if (target.vector != nullptr) {
       *target.vector = reinterpret_cast<const float*>(data);
       continue;
     }
-    *target.matrix = {data, static_cast<DType>(it->second->dtype), slice.rows.size(), slice.columns.size()};
-    const auto scale = by_role.find({static_cast<int>(spec.role), spec.layer, Part::kRowScale});
-    if (scale == by_role.end()) continue;
-    if (!ScalesRows(*scale->second, slice)) {
-      return absl::DataLossError(absl::StrCat("the region does not hold this rank's scales of ", spec.name));
+    ops::Weight matrix = {data, static_cast<DType>(entry->dtype), slice.rows.size(), slice.columns.size()};
+    if (const RegionEntry* const scale = find(spec, Part::kRowScale); scale != nullptr) {
+      if (!ScalesRows(*scale, slice)) {
+        return absl::DataLossError(absl::StrCat("the region does not hold this rank's scales of ", spec.name));
+      }
+      ++bound;
+      matrix.row_scale = reinterpret_cast<const float*>(region.data() + scale->offset);
     }
-    ++bound;
-    target.matrix->row_scale = reinterpret_cast<const float*>(region.data() + scale->second->offset);
+    if (target.matrix != nullptr) {
+      *target.matrix = matrix;
+    } else if (!Join(spec.expert, matrix, target.experts)) {
+      return absl::DataLossError(
+          absl::StrCat("the region does not hold ", spec.name, " where the experts before it say"));
+    }
   }
   if (bound != entries.size()) return absl::DataLossError("the region holds tensors that this rank has no use for");
   if (config.tied_embeddings && shard.has_head) out.head = out.embedding;

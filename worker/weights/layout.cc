@@ -13,8 +13,13 @@ namespace {
 int64_t PackedBytes(const WeightLayout::Item& item, const ops::OpTable& table) {
   const int64_t rows = item.slice.rows.size(), columns = item.slice.columns.size();
   if (item.part == WeightLayout::Part::kRowScale) return static_cast<int64_t>(RowBytes(item.dtype, rows));
-  return static_cast<int64_t>(IsVector(item.spec) ? RowBytes(item.dtype, columns)
-                                                  : table.packed_bytes(item.dtype, rows, columns));
+  return static_cast<int64_t>(item.spec.is_vector() ? RowBytes(item.dtype, columns)
+                                                    : table.packed_bytes(item.dtype, rows, columns));
+}
+
+// Two experts' matrices of one role in one layer.
+bool SameExperts(const model::TensorSpec& a, const model::TensorSpec& b) {
+  return a.expert >= 0 && b.expert >= 0 && a.role == b.role && a.layer == b.layer;
 }
 
 }  // namespace
@@ -22,25 +27,32 @@ int64_t PackedBytes(const WeightLayout::Item& item, const ops::OpTable& table) {
 absl::StatusOr<WeightLayout> MakeLayout(const model::ModelConfig& config, const model::Checkpoint& checkpoint,
                                         const plan::RankShard& shard, const ops::OpTable& table, bool compute_f32) {
   SHOAL_RETURN_IF_ERROR(model::CheckTensors(config, checkpoint));
+  const model::TensorIndex index(checkpoint);
   WeightLayout layout;
   std::set<std::string> unsupported;
+  std::vector<WeightLayout::Item> scales;  // behind the matrices of all experts of a role
+  const auto put_scales = [&] {
+    for (WeightLayout::Item& scale : scales) layout.items.push_back(std::move(scale));
+    scales.clear();
+  };
   for (model::TensorSpec& spec : model::TensorTable(config)) {
+    if (!scales.empty() && !SameExperts(scales.back().spec, spec)) put_scales();
     const plan::TensorSlice slice = plan::SliceOf(config, shard, spec);
     if (slice.empty()) continue;
-    const model::TensorEntry* stored = model::FindStored(checkpoint, spec);
-    const bool vector = IsVector(spec);
-    const DType dtype = vector || compute_f32 ? DType::kF32 : stored->dtype;
-    if (!vector && !table.supports(dtype)) unsupported.insert(std::string(Info(dtype).name));
+    const model::TensorEntry* stored = index.Find(spec.name);
+    const DType dtype = spec.is_vector() || compute_f32 ? DType::kF32 : stored->dtype;
+    if (!spec.is_vector() && !table.supports(dtype)) unsupported.insert(std::string(Info(dtype).name));
     layout.items.push_back({.spec = spec, .stored = stored, .slice = slice, .dtype = dtype});
-    const model::TensorEntry* scale = vector ? nullptr : model::FindRowScale(checkpoint, *stored);
+    const model::TensorEntry* scale = spec.is_vector() ? nullptr : model::FindRowScale(index, *stored);
     // A backend that keeps nothing of a matrix has no use for its scales.
     if (scale == nullptr || PackedBytes(layout.items.back(), table) == 0) continue;
-    layout.items.push_back({.spec = std::move(spec),
-                            .stored = scale,
-                            .slice = {.rows = slice.rows, .columns = {0, 1}},
-                            .dtype = DType::kF32,
-                            .part = WeightLayout::Part::kRowScale});
+    scales.push_back({.spec = std::move(spec),
+                      .stored = scale,
+                      .slice = {.rows = slice.rows, .columns = {0, 1}},
+                      .dtype = DType::kF32,
+                      .part = WeightLayout::Part::kRowScale});
   }
+  put_scales();
   if (!unsupported.empty()) {
     return absl::InvalidArgumentError(absl::StrCat("backend ", std::string(table.name),
                                                    " cannot compute with weights of type ",

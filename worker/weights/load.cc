@@ -53,7 +53,7 @@ struct Piece {
 
 Piece PieceOf(const Task& task, const ops::OpTable& table) {
   const WeightLayout::Item& item = *task.item;
-  const bool whole = IsVector(item.spec) || item.part == WeightLayout::Part::kRowScale;
+  const bool whole = item.spec.is_vector() || item.part == WeightLayout::Part::kRowScale;
   if (whole) return {item.offset, item.bytes};
   const int64_t columns = item.slice.columns.size();
   return {item.offset + static_cast<int64_t>(table.packed_bytes(item.dtype, task.begin, columns)),
@@ -130,7 +130,7 @@ class Loader {
     }
     const Piece piece = PieceOf(task, table_);
     SHOAL_ASSIGN_OR_RETURN(std::byte* const room, writer_.Room(piece.offset, piece.bytes));
-    if (IsVector(item.spec)) {
+    if (item.spec.is_vector()) {
       std::memcpy(room, rows, static_cast<size_t>(item.bytes));
     } else {
       table_.pack_rows(item.dtype, rows, 0, task.count, task.count, columns, room);
@@ -151,21 +151,15 @@ class Loader {
     return writer_.Put(room, item.offset, item.bytes);
   }
 
-  // The rows of the task side by side in `raw`. Whole rows are one read, columns one read per row.
+  // The rows of the task side by side in `raw`.
   absl::Status ReadRows(const Task& task, std::vector<std::byte>& raw) {
     const WeightLayout::Item& item = *task.item;
-    const DType type = item.stored->dtype;
-    const auto stored_row = static_cast<int64_t>(RowBytes(type, item.stored->shape.back()));
-    const auto skip = static_cast<int64_t>(RowBytes(type, item.slice.columns.begin));
-    const auto row_bytes = static_cast<int64_t>(RowBytes(type, item.slice.columns.size()));
-    raw.resize(static_cast<size_t>(task.count * row_bytes));
-    const int64_t first = item.slice.rows.begin + task.begin;
-    const int64_t rows_per_read = row_bytes == stored_row ? task.count : 1;
-    for (int64_t r = 0; r < task.count; r += rows_per_read) {
-      const auto part =
-          std::span(raw).subspan(static_cast<size_t>(r * row_bytes), static_cast<size_t>(rows_per_read * row_bytes));
-      SHOAL_RETURN_IF_ERROR(checkpoint_.Read(*item.stored, (first + r) * stored_row + skip, part));
-    }
+    raw.resize(static_cast<size_t>(task.count * StoredRowBytes(item)));
+    const model::TensorBlock block = {.row = item.slice.rows.begin + task.begin,
+                                      .rows = task.count,
+                                      .column = item.slice.columns.begin,
+                                      .columns = item.slice.columns.size()};
+    SHOAL_RETURN_IF_ERROR(checkpoint_.ReadBlock(*item.stored, block, raw));
     if (progress_ != nullptr) progress_->fetch_add(static_cast<int64_t>(raw.size()), std::memory_order_relaxed);
     return absl::OkStatus();
   }
@@ -200,10 +194,12 @@ std::vector<std::byte> MakeDirectory(const WeightLayout& layout, const ops::OpTa
                                .part = static_cast<uint8_t>(item.part),
                                .reserved = 0,
                                .layer = item.spec.layer,
+                               .expert = item.spec.expert,
                                .row_begin = item.slice.rows.begin,
                                .row_end = item.slice.rows.end,
                                .column_begin = item.slice.columns.begin,
                                .column_end = item.slice.columns.end,
+                               .reserved_too = 0,
                                .offset = item.offset,
                                .bytes = item.bytes};
     std::memcpy(at, &entry, sizeof(entry));
@@ -228,7 +224,7 @@ absl::StatusOr<std::vector<size_t>> MakeDummies(const model::Checkpoint& checkpo
     const WeightLayout::Item& item = layout.items[i];
     const bool as_stored = item.part == WeightLayout::Part::kTensor && item.dtype == item.stored->dtype;
     const std::optional<DummyTensor> dummy = checkpoint.Dummy(*item.stored);
-    if (!dummy.has_value() || !as_stored || IsVector(item.spec) || item.bytes == 0) continue;
+    if (!dummy.has_value() || !as_stored || item.spec.is_vector() || item.bytes == 0) continue;
     const ops::DummyMatrixArgs matrix = {.tensor = *dummy,
                                          .columns = item.stored->shape.back(),
                                          .row_begin = item.slice.rows.begin,

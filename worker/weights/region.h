@@ -8,7 +8,7 @@
 namespace shoal::weights {
 
 inline constexpr char kRegionMagic[8] = {'S', 'H', 'O', 'A', 'L', 'W', 'T', 'S'};
-inline constexpr uint32_t kRegionVersion = 2;
+inline constexpr uint32_t kRegionVersion = 3;
 inline constexpr int64_t kTensorAlignment = 64;  // a cache line; what ops::Weight asks for
 
 // At offset 0. The magic is written last: a region whose loading was interrupted is none.
@@ -27,10 +27,12 @@ struct RegionEntry {
   uint8_t part;   // WeightLayout::Part
   uint8_t reserved;
   int32_t layer;
+  int32_t expert;
   int32_t row_begin, row_end, column_begin, column_end;
+  int32_t reserved_too;
   int64_t offset, bytes;  // in the region
 };
-static_assert(sizeof(RegionHeader) == 56 && sizeof(RegionEntry) == 40);
+static_assert(sizeof(RegionHeader) == 56 && sizeof(RegionEntry) == 48);
 
 inline int64_t AlignUp(int64_t n) { return (n + kTensorAlignment - 1) / kTensorAlignment * kTensorAlignment; }
 
@@ -50,7 +52,5 @@ inline int64_t StoredRows(const WeightLayout::Item& item) { return OneForAll(ite
 inline int64_t StoredRowBytes(const WeightLayout::Item& item) {
   return static_cast<int64_t>(RowBytes(item.stored->dtype, item.slice.columns.size()));
 }
-
-inline bool IsVector(const model::TensorSpec& spec) { return spec.shape.size() == 1; }
 
 }  // namespace shoal::weights

@@ -17,24 +17,39 @@
 
 namespace shoal::weights {
 
-// What the decoder multiplies with. Null data: this rank holds no such tensor.
+// What the decoder multiplies with and adds. Null (data): the model has no such tensor, or this rank holds none. The
+// bias of a matrix is in ops::Weight: of the rows that the rank holds; of `o` and `down`, whose sums over ranks it is
+// added to, on tensor rank 0 alone.
+struct NormWeights {
+  const float* weight = nullptr;  // [hidden]
+  const float* bias = nullptr;    // [hidden]
+};
 struct LayerWeights {
-  const float* attn_norm = nullptr;  // [hidden]
-  const float* ffn_norm = nullptr;   // [hidden]
-  ops::Weight q, k, v;               // [local heads * head_dim, hidden]
-  ops::Weight o;                     // [hidden, local heads * head_dim]
-  ops::Weight gate, up;              // [local ffn, hidden]
-  ops::Weight down;                  // [hidden, local ffn]
+  NormWeights attn_norm, ffn_norm;                      // before the block: NormPlace::kBefore, kBeforeAndAfter
+  NormWeights attn_post_norm, ffn_post_norm;            // behind it: kBeforeAndAfter, kAfter
+  ops::Weight q, k, v;                                  // [local heads * head_dim, hidden]
+  const float* q_norm = nullptr;                        // [head_dim]
+  const float* k_norm = nullptr;                        // [head_dim]
+  ops::Weight o;                                        // [hidden, local heads * head_dim]
+  ops::Weight gate, up;                                 // [local ffn, hidden]; a layer without experts
+  ops::Weight down;                                     // [hidden, local ffn]
+  ops::Weight router;                                   // [experts, hidden]; a layer with experts
+  ops::ExpertWeights expert_gate = {}, expert_up = {};  // [local expert ffn, hidden], of each expert
+  ops::ExpertWeights expert_down = {};                  // [hidden, local expert ffn]
 };
 struct ModelWeights {
-  ops::Weight embedding;  // [local vocab, hidden]; stage 0
-  ops::Weight head;       // [local vocab, hidden]; last stage; the embedding itself when tied and on one stage
-  const float* final_norm = nullptr;  // [hidden]; last stage
-  std::vector<LayerWeights> layers;   // of this rank, in order
+  ops::Weight embedding;              // [local vocab, hidden]; stage 0, as what follows
+  ops::Weight positions;              // [max_position, hidden]
+  const float* token_type = nullptr;  // [hidden]
+  NormWeights embedding_norm;
+  ops::Weight head;        // [local vocab, hidden]; last stage; the embedding itself when tied and on one stage
+  NormWeights final_norm;  // last stage
+  std::vector<LayerWeights> layers;  // of this rank, in order
 };
 
 // Where each tensor of the shard goes. compute_f32: every matrix is stored as f32 (reference runs). A matrix whose rows
-// have scales is two items, its own and then that of the scales.
+// have scales is two items, its own and then that of the scales. Of one role's experts in a layer all matrices lie one
+// behind the other, at equal distances, then all scales without a gap, as ops::ExpertWeights has them.
 struct WeightLayout {
   enum class Part : uint8_t {
     kTensor,

@@ -1,9 +1,9 @@
-/* The C face of the Rust half: tokenizers and chat templates. Used by the C++ files of common/text only.
+/* The C face of the Rust half: tokenizers, chat templates and grammars. Used by the C++ files of common/text only.
  *
- * Handles are immutable once created and may be used from many threads at once. No entry unwinds or aborts on bad
- * input: each returns a code and, when it is not SHOAL_TEXT_OK, hands a message (UTF-8, not terminated) to the error
- * sink once. Sinks are called on the calling thread, before the entry returns; what they are given dies when they
- * return. */
+ * Handles, matchers apart, are immutable once created and may be used from many threads at once. No entry unwinds or
+ * aborts on bad input: each returns a code and, when it is not SHOAL_TEXT_OK, hands a message (UTF-8, not terminated)
+ * to the error sink once. Sinks are called on the calling thread, before the entry returns; what they are given dies
+ * when they return. */
 #ifndef SHOAL_TEXT_H_
 #define SHOAL_TEXT_H_
 
@@ -92,6 +92,67 @@ int32_t shoal_template_create(ShoalStr source, ShoalStr bos_token, ShoalStr eos_
 void shoal_template_free(ShoalTemplate* chat_template);
 int32_t shoal_template_render(const ShoalTemplate* chat_template, ShoalStr context_json, ShoalTimeFormat now,
                               ShoalPieceSink pieces, ShoalBytesSink error);
+
+/* Grammars. The contract is common/text/grammar.h. */
+typedef struct ShoalGrammarCompiler ShoalGrammarCompiler;
+typedef struct ShoalGrammar ShoalGrammar;
+typedef struct ShoalMatcher ShoalMatcher; /* one thread at a time */
+
+enum {
+  SHOAL_GRAMMAR_JSON_OBJECT = 0,
+  SHOAL_GRAMMAR_JSON_SCHEMA = 1, /* text */
+  SHOAL_GRAMMAR_REGEX = 2,       /* text */
+  SHOAL_GRAMMAR_CHOICE = 3,      /* items */
+  SHOAL_GRAMMAR_LARK = 4,        /* text */
+  SHOAL_GRAMMAR_CALLS = 5        /* items: name, schema of the parameters, name, schema, ...; and calls */
+};
+
+/* first, then before CALL after, between, before CALL after, ..., last. */
+typedef struct {
+  ShoalStr first, before, after, between, last;
+  ShoalStr arguments_key;
+  uint32_t most;         /* calls; 0: any number */
+  int32_t optional;      /* text without a call is fine */
+  int32_t only_at_start; /* text is told from calls by its first character */
+  int32_t repeats;       /* text and calls alternate */
+} ShoalCallShape;
+
+typedef struct {
+  int32_t kind;
+  int32_t white_space; /* in JSON: 0 none, 1 one space after : and comma, 2 any */
+  ShoalStr text;
+  const ShoalStr* items; /* [item_count] */
+  size_t item_count;
+  ShoalStr after; /* any text up to and with this marker comes first; empty: none */
+  ShoalCallShape calls;
+} ShoalGrammarSpec;
+
+typedef struct {
+  uint64_t bytes, depth, nodes, compile_fuel, step_fuel, step_items, states;
+} ShoalGrammarLimits;
+
+/* `tokens` [count]: the bytes of each id, empty for ids that never may come; `control` [count]: 1 for control tokens.
+ */
+int32_t shoal_grammar_compiler_create(const ShoalStr* tokens, const uint8_t* control, size_t count,
+                                      const uint32_t* ends, size_t end_count, ShoalGrammarCompiler** out,
+                                      ShoalBytesSink error);
+void shoal_grammar_compiler_free(ShoalGrammarCompiler* compiler);
+size_t shoal_grammar_compiler_bytes(const ShoalGrammarCompiler* compiler);
+int32_t shoal_grammar_compile(const ShoalGrammarCompiler* compiler, const ShoalGrammarSpec* spec,
+                              const ShoalGrammarLimits* limits, ShoalGrammar** out, ShoalBytesSink error);
+void shoal_grammar_free(ShoalGrammar* grammar);
+/* Grows with use. */
+size_t shoal_grammar_bytes(const ShoalGrammar* grammar);
+/* 1 after a panic, which leaves it unusable. */
+int32_t shoal_grammar_is_broken(const ShoalGrammar* grammar);
+
+/* Grammars and matchers keep what they need of what they were made from. */
+int32_t shoal_matcher_create(const ShoalGrammar* grammar, ShoalMatcher** out, ShoalBytesSink error);
+int32_t shoal_matcher_copy(const ShoalMatcher* matcher, ShoalMatcher** out, ShoalBytesSink error);
+void shoal_matcher_free(ShoalMatcher* matcher);
+int32_t shoal_matcher_accept(ShoalMatcher* matcher, uint32_t token, ShoalBytesSink error);
+int32_t shoal_matcher_mask(ShoalMatcher* matcher, uint32_t* words, size_t count, ShoalBytesSink error);
+int32_t shoal_matcher_can_end(ShoalMatcher* matcher, int32_t* out, ShoalBytesSink error);
 
 #ifdef __cplusplus
 }

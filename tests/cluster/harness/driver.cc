@@ -17,7 +17,12 @@ class Driver {
   Driver(Engines& engines, const plan::MirrorLimits& limits, const std::vector<TestRequest>& requests,
          const DriverOptions& options)
       : engines_(engines), limits_(limits), mirror_(limits), options_(options), cohort_of_step_(1) {
-    for (const TestRequest& request : requests) states_.emplace_back().request = &request;
+    for (const TestRequest& request : requests) {
+      State& s = states_.emplace_back();
+      s.request = &request;
+      s.start = request.prompt;
+      s.start.insert(s.start.end(), request.generated.begin(), request.generated.end());
+    }
     free_.resize(limits.blocks);
     std::iota(free_.begin(), free_.end(), 0);
     for (int i = limits.blocks - 1; i > 0; --i) std::swap(free_[i], free_[RandomBits(23, 0, i) % (i + 1)]);
@@ -49,6 +54,7 @@ class Driver {
     DriverResult result;
     for (State& s : states_) {
       result.tokens.push_back(std::move(s.tokens));
+      result.logprobs.push_back(std::move(s.logprobs));
       result.errors.push_back(s.error);
     }
     result.plans = static_cast<int>(step_);
@@ -59,11 +65,13 @@ class Driver {
  private:
   struct State {
     const TestRequest* request;
+    std::vector<int32_t> start;
     bool started = false, ended = false;
     int planned = 0;  // positions in plans so far
     int samples = 0;  // planned so far
     int blocks = 0;
     std::vector<int32_t> tokens;
+    std::vector<plan::TokenLogprobs> logprobs;
     plan::RowError error = plan::RowError::kNone;
   };
 
@@ -79,35 +87,40 @@ class Driver {
 
   // Ends what is complete, starts and continues the rest of the cohort. False: nothing is left to do.
   bool Build(int cohort, plan::StepPlan* plan) {
-    int room = limits_.max_tokens;
-    for (size_t i = cohort; i < states_.size() && room > 0; i += options_.cohorts) {
+    int room = limits_.max_tokens, outputs = limits_.max_sequences;
+    for (size_t i = cohort; i < states_.size() && room > 0 && outputs > 0; i += options_.cohorts) {
       State& s = states_[i];
-      const int prompt = static_cast<int>(s.request->prompt.size());
+      const int known = static_cast<int>(s.start.size());
       const plan::SequenceId id = i + 1;
       if (s.samples == s.request->new_tokens) {
         if (!s.ended) plan->ends.push_back(id);
         s.ended = true;
         continue;
       }
-      const bool literal = s.planned < prompt;
-      const int count = literal ? std::min({prompt - s.planned, options_.chunk, room}) : 1;
+      const bool literal = s.planned < known;
+      const bool tells = literal && s.request->sampling.prompt_logprobs >= 0;
+      int count = literal ? std::min({known - s.planned, options_.chunk, room}) : 1;
+      if (tells) count = std::min(count, outputs);
       const std::vector<int32_t> blocks = TakeBlocks(s.planned + count, &s.blocks);
       if (!s.started) {
         plan->starts.push_back({.id = id,
-                                .tokens = s.request->prompt,
-                                .prompt_tokens = prompt,
+                                .tokens = s.start,
+                                .prompt_tokens = static_cast<int32_t>(s.request->prompt.size()),
                                 .sampling = s.request->sampling,
                                 .blocks = blocks});
       } else if (!blocks.empty()) {
         plan->blocks_added.push_back({id, blocks});
       }
       s.started = true;
-      const bool samples = s.planned + count >= prompt;
+      const bool samples = s.planned + count >= known;
       plan->rows.push_back({.id = id,
                             .source = literal ? plan::TokenSource::kLiteral : plan::TokenSource::kLastSample,
                             .position = s.planned,
                             .count = count,
-                            .output = samples ? plan::RowOutput::kSample : plan::RowOutput::kNone});
+                            .output = tells     ? (samples ? plan::RowOutput::kBoth : plan::RowOutput::kLogprobs)
+                                      : samples ? plan::RowOutput::kSample
+                                                : plan::RowOutput::kNone});
+      outputs -= plan::OutputCount(plan->rows.back());
       s.planned += count;
       s.samples += samples;
       room -= count;
@@ -123,6 +136,7 @@ class Driver {
     for (const plan::RowResult& row : result.rows) {
       State& s = states_[row.id - 1];
       s.tokens.insert(s.tokens.end(), row.tokens.begin(), row.tokens.end());
+      s.logprobs.insert(s.logprobs.end(), row.logprobs.begin(), row.logprobs.end());
       if (row.error != plan::RowError::kNone) s.error = row.error;
       for (const int32_t token : row.tokens) mirror_.RecordSample(row.id, token);
     }

@@ -12,8 +12,9 @@ namespace shoal::testing {
 
 struct TestRequest {
   std::vector<int32_t> prompt;
-  int new_tokens = 0;  // exactly; nothing stops earlier
-  plan::SamplingParams sampling;
+  int new_tokens = 0;                   // exactly; nothing stops earlier
+  plan::SamplingParams sampling;        // prompt_logprobs: rows ask for them wherever they are literal
+  std::vector<int32_t> generated = {};  // before: what it starts with behind the prompt; not of new_tokens
 };
 
 struct DriverOptions {
@@ -25,8 +26,9 @@ struct DriverOptions {
 };
 
 struct DriverResult {
-  std::vector<std::vector<int32_t>> tokens;  // per request
-  std::vector<plan::RowError> errors;        // per request: the last row's
+  std::vector<std::vector<int32_t>> tokens;                // per request
+  std::vector<std::vector<plan::TokenLogprobs>> logprobs;  // per request: as they came, those of known tokens first
+  std::vector<plan::RowError> errors;                      // per request: the last row's
   int plans = 0, bucketed = 0;
 };
 

@@ -69,20 +69,31 @@ absl::StatusOr<std::unique_ptr<RankSet>> RankSet::Make(std::shared_ptr<const Sha
   return set;
 }
 
-absl::Status RankSet::StepOf(int r, const graph::Batch& batch, std::vector<float>* logits) {
+absl::Status RankSet::StepOf(int r, const graph::Batch& batch, std::vector<float>* result) {
   comm::RankComm& comm = group_->rank(r);
   graph::Decoder& decoder = *ranks_[r].decoder;
   SHOAL_RETURN_IF_ERROR(decoder.Begin(batch));
   SHOAL_RETURN_IF_ERROR(comm.previous == nullptr ? decoder.Embed() : comm.previous->Receive(decoder.residual()));
   SHOAL_RETURN_IF_ERROR(decoder.Forward());
   if (comm.next != nullptr) return comm.next->Send(decoder.residual());
-  SHOAL_ASSIGN_OR_RETURN(const std::span<const float> out, decoder.Logits());
+  const bool embeds = shards_->model.config.task == model::Task::kEmbed;
+  SHOAL_ASSIGN_OR_RETURN(const std::span<const float> out, embeds ? decoder.Pooled() : decoder.Logits());
   if (comm.mailbox_out == nullptr) return absl::OkStatus();
-  logits->resize(out.size());
-  return ranks_[r].device->Download(logits->data(), out.data(), out.size_bytes());
+  result->resize(out.size());
+  return ranks_[r].device->Download(result->data(), out.data(), out.size_bytes());
 }
 
 absl::StatusOr<std::vector<float>> RankSet::Step(const std::vector<Chunk>& chunks, int sequences) {
+  SHOAL_CHECK(shards_->model.config.task == model::Task::kGenerate);
+  return Run(chunks, sequences);
+}
+
+absl::StatusOr<std::vector<float>> RankSet::Embed(const std::vector<Chunk>& chunks, int sequences) {
+  SHOAL_CHECK(shards_->model.config.task == model::Task::kEmbed);
+  return Run(chunks, sequences);
+}
+
+absl::StatusOr<std::vector<float>> RankSet::Run(const std::vector<Chunk>& chunks, int sequences) {
   const std::vector<int32_t> blocks = ShuffledBlocks(options_.blocks);
   const int stride = options_.blocks / sequences;
   std::vector<int32_t> positions, ids, rows;
@@ -113,11 +124,11 @@ absl::StatusOr<std::vector<float>> RankSet::Step(const std::vector<Chunk>& chunk
                               .places = places,
                               .sample_rows = rows,
                               .sampling = sampling};
-  std::vector<float> logits;
-  for (const absl::Status& s : group_->Run([&](int r) { return StepOf(r, batch, &logits); })) {
+  std::vector<float> result;
+  for (const absl::Status& s : group_->Run([&](int r) { return StepOf(r, batch, &result); })) {
     SHOAL_RETURN_IF_ERROR(s);
   }
-  return logits;
+  return result;
 }
 
 absl::StatusOr<std::vector<float>> TeacherForced(RankSet& ranks, const std::vector<int32_t>& ids,

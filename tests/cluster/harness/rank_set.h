@@ -59,9 +59,12 @@ class RankSet {
   };
   // One batch through all stages; logits of every row, [rows, vocab].
   absl::StatusOr<std::vector<float>> Step(const std::vector<Chunk>& chunks, int sequences = 1);
+  // The same of a model that embeds: a vector for each chunk, [chunks, hidden].
+  absl::StatusOr<std::vector<float>> Embed(const std::vector<Chunk>& chunks, int sequences = 1);
 
  private:
-  absl::Status StepOf(int r, const graph::Batch& batch, std::vector<float>* logits);
+  absl::StatusOr<std::vector<float>> Run(const std::vector<Chunk>& chunks, int sequences);
+  absl::Status StepOf(int r, const graph::Batch& batch, std::vector<float>* result);
 
   std::shared_ptr<const Shards> shards_;
   RankSetOptions options_;

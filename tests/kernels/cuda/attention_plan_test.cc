@@ -39,6 +39,7 @@ AttentionPlanShape RandomShape(Picks& pick, const std::vector<int32_t>& map, int
                           .kv_heads = kv_heads,
                           .head_dim = kDims[pick(5)]};
   if (pick(3) == 0) s.max_rows = pick(s.max_tokens) + 1;
+  s.causal = pick(4) != 0;
   return s;
 }
 

@@ -20,6 +20,13 @@ struct Cut {
   uint64_t placement = 1;
 };
 
+// What a layer may have.
+struct Options {
+  int window = 0;
+  float soft_cap = 0;
+  bool causal = true;
+};
+
 constexpr float kScale = 0.11f;
 
 // A list on the "device".
@@ -42,8 +49,11 @@ struct DeviceList {
   AttentionList view;
 };
 
-Attention OpOf(const Shape& s, Memory& m) {
+Attention OpOf(const Shape& s, Memory& m, const Options& o = {}) {
   Attention op = {};
+  op.window = o.window;
+  op.soft_cap = o.soft_cap;
+  op.causal = o.causal;
   op.q = m.q.data();
   op.out = m.out.data();
   op.q_stride = static_cast<int64_t>(s.row()) + 2;
@@ -60,10 +70,12 @@ Attention OpOf(const Shape& s, Memory& m) {
   return op;
 }
 
-std::vector<float> Enqueued(const Shape& s, Memory& m, const Cut& cut) {
-  Attention op = OpOf(s, m);
-  const DeviceList narrow(m, {op.narrow_rows, cut.workers, cut.slots, 1, cut.narrow_tokens}, s.head_dim);
-  const DeviceList wide(m, {WideRows(s.head_dim), cut.workers, cut.slots, cut.narrow_tokens + 1}, s.head_dim);
+std::vector<float> Enqueued(const Shape& s, Memory& m, const Cut& cut, const Options& o = {}) {
+  Attention op = OpOf(s, m, o);
+  const DeviceList narrow(m, {op.narrow_rows, cut.workers, cut.slots, 1, cut.narrow_tokens, o.causal}, s.head_dim);
+  AttentionTiling rest = {WideRows(s.head_dim), cut.workers, cut.slots, cut.narrow_tokens + 1};
+  rest.causal = o.causal;
+  const DeviceList wide(m, rest, s.head_dim);
   op.narrow = narrow.view;
   op.wide = wide.view;
   const absl::Status status = Enqueue(nullptr, op);
@@ -72,12 +84,12 @@ std::vector<float> Enqueued(const Shape& s, Memory& m, const Cut& cut) {
 }
 
 // out [tokens, q_heads, head_dim] of all the parts' tokens in their order.
-std::vector<float> Attend(const Shape& s, const std::vector<Part>& parts, const Cut& cut) {
+std::vector<float> Attend(const Shape& s, const std::vector<Part>& parts, const Cut& cut, const Options& o = {}) {
   Memory memory(s, parts, cut.placement);
-  return Enqueued(s, memory, cut);
+  return Enqueued(s, memory, cut, o);
 }
 
-std::vector<float> Reference(const Shape& s, const std::vector<Part>& parts) {
+std::vector<float> Reference(const Shape& s, const std::vector<Part>& parts, const Options& o) {
   Memory m(s, parts, 1);
   const std::vector<float> q = m.q.Floats();
   std::vector<float> out(m.out.size());
@@ -91,14 +103,17 @@ std::vector<float> Reference(const Shape& s, const std::vector<Part>& parts) {
   a.q_to_kv = s.q_to_kv.data();
   a.q_heads = s.q_heads();
   a.scale = kScale;
+  a.window = o.window;
+  a.soft_cap = o.soft_cap;
+  a.causal = o.causal;
   const auto stream = ops::MakeCpuStream(1);
   EXPECT_TRUE(ops::RefTable().attention(*stream, a).ok());
   return out;
 }
 
 // Each head within 1e-2 of its largest value (weights and results are bf16), and the mean error far below.
-void ExpectNear(const Shape& s, const std::vector<Part>& parts, const Cut& cut) {
-  const auto expected = Reference(s, parts), got = Attend(s, parts, cut);
+void ExpectNear(const Shape& s, const std::vector<Part>& parts, const Cut& cut, const Options& o = {}) {
+  const auto expected = Reference(s, parts, o), got = Attend(s, parts, cut, o);
   ops::ExpectRowsNear(expected, got, static_cast<size_t>(s.head_dim), 1e-2f);
   double squares = 0, errors = 0;
   for (size_t i = 0; i < expected.size(); ++i) {
@@ -232,6 +247,117 @@ TEST(CudaAttention, NanStaysNanAndInItsHead) {
       EXPECT_EQ(std::isnan(y[i]), i >= kGrouped.row() + 64 && i < kGrouped.row() + 128) << i;
     }
   }
+}
+
+// Windows that end inside a tile, at its border, at a split's, that are one position, and that hide nothing; of a unit
+// that is cut, splits are hidden before the first join and after it.
+TEST(CudaAttention, AWindowAgreesWithTheReference) {
+  for (const int window : {1, 64, 100, 256, 1 << 30}) {
+    SCOPED_TRACE(testing::Message() << "window " << window);
+    const Options o = {.window = window};
+    ExpectNear(kGrouped, {{1, 0, 1}, {2, 40, 41}, {3, 270, 271}, {4, 3, 90}, {5, 500, 560}}, {}, o);
+    ExpectNear(kGrouped, {{1, 1500, 1501}}, {.workers = 12, .slots = 40}, o);
+  }
+  const Options o = {.window = 100};
+  ExpectNear(kUneven, {{1, 64, 65}, {2, 255, 257}, {3, 0, 20}, {4, 700, 800}}, {.slots = 30}, o);
+  ExpectNear(kPadded, {{1, 300, 301}, {2, 10, 30}}, {.workers = 1}, o);
+  ExpectNear(kLarge, {{1, 529, 530}, {2, 60, 70}}, {.workers = 5, .slots = 20}, o);
+}
+
+// Whatever is passed over, a row's bits are those of any list, chunk and split.
+TEST(CudaAttention, AWindowShowsInNoCut) {
+  for (const int window : {7, 130, 300}) {
+    const Options o = {.window = window};
+    const auto whole = Attend(kGrouped, {{5, 500, 548}}, {.workers = 1, .narrow_tokens = 0}, o);
+    for (const Cut& cut : {Cut{.workers = 2, .narrow_tokens = 4}, {.workers = 9, .slots = 60, .narrow_tokens = 4}}) {
+      for (const int chunk : {5, 17}) {
+        SCOPED_TRACE(testing::Message() << "window " << window << " chunk " << chunk << " slots " << cut.slots);
+        std::vector<float> joined;
+        for (int p = 500; p < 548; p += chunk) {
+          const auto y = Attend(kGrouped, {{5, p, std::min(p + chunk, 548)}}, cut, o);
+          joined.insert(joined.end(), y.begin(), y.end());
+        }
+        ops::ExpectSameBits(whole, joined);
+      }
+    }
+  }
+}
+
+// No row sees less than a window of all, and so the bits are those without one.
+TEST(CudaAttention, AWindowOfEverythingIsNone) {
+  const std::vector<Part> parts = {{1, 290, 291}, {2, 0, 70}};
+  const auto none = Attend(kGrouped, parts, {.slots = 10});
+  ops::ExpectSameBits(none, Attend(kGrouped, parts, {.slots = 10}, {.window = 291}));
+  EXPECT_NE(none, Attend(kGrouped, parts, {.slots = 10}, {.window = 290}));
+}
+
+// Keys and values that lie in tiles hidden as a whole may be anything, as of a block that was given to others.
+TEST(CudaAttention, WhatAWindowHidesIsNotRead) {
+  const Options o = {.window = 70};
+  for (const Cut& cut : {Cut{.workers = 1}, {.workers = 9, .slots = 60}, {.workers = 3, .narrow_tokens = 0}}) {
+    Memory whole(kGrouped, {{1, 900, 901}}, 1), poisoned(kGrouped, {{1, 900, 901}}, 1);
+    const auto before = Enqueued(kGrouped, whole, cut, o);
+    const int first_tile = (901 - 70) / kAttentionTile, blocks = first_tile * kAttentionTile / kGrouped.block_size;
+    const size_t block = Memory::BlockSize(kGrouped);
+    for (int b = 0; b < blocks; ++b) {
+      const size_t at = static_cast<size_t>(poisoned.tables[static_cast<size_t>(b)]) * block;
+      std::fill_n(poisoned.k.data() + at, block, FromFloat<bf16>(NAN));
+      std::fill_n(poisoned.v.data() + at, block, FromFloat<bf16>(NAN));
+    }
+    ops::ExpectSameBits(before, Enqueued(kGrouped, poisoned, cut, o));
+  }
+}
+
+TEST(CudaAttention, ASoftCapAgreesWithTheReference) {
+  for (const float cap : {0.5f, 3.0f, 50.0f}) {
+    for (const int window : {0, 90}) {
+      SCOPED_TRACE(testing::Message() << "cap " << cap << " window " << window);
+      const Options o = {.window = window, .soft_cap = cap};
+      ExpectNear(kGrouped, {{1, 0, 1}, {2, 40, 41}, {3, 270, 271}, {4, 3, 90}}, {.workers = 4, .slots = 10}, o);
+      ExpectNear(kLarge, {{1, 129, 130}, {2, 60, 70}}, {}, o);
+    }
+  }
+  const std::vector<Part> parts = {{1, 290, 291}, {2, 20, 26}};
+  EXPECT_NE(Attend(kGrouped, parts, {}, {.soft_cap = 0.5f}), Attend(kGrouped, parts, {})) << "trivial";
+}
+
+TEST(CudaAttention, ScoresFarBeyondTheCapDoNotOverflow) {
+  Memory m(kGrouped, {{1, 290, 291}, {2, 20, 26}}, 1);
+  for (size_t i = 0; i < m.q.size(); ++i) m.q.data()[i] = FromFloat<bf16>(ToFloat(m.q.data()[i]) * 1e4f);
+  const auto y = Enqueued(kGrouped, m, {.workers = 4, .slots = 10}, {.soft_cap = 30});
+  EXPECT_TRUE(std::all_of(y.begin(), y.end(), [](float x) { return std::isfinite(x); }));
+}
+
+// Whole sequences, as an encoder has them: each row sees the rows after it.
+TEST(CudaAttention, WithoutAnOrderARowSeesItsWholeSequence) {
+  const Options o = {.causal = false};
+  const std::vector<Part> parts = {{1, 0, 1}, {2, 0, 3}, {3, 0, 70}, {4, 0, 300}};
+  for (const Cut& cut : {Cut{.narrow_tokens = 4}, {.workers = 1}, {.workers = 9, .slots = 60, .narrow_tokens = 2}}) {
+    ExpectNear(kGrouped, parts, cut, o);
+    std::vector<float> alone;
+    for (const Part& p : parts) {
+      const auto y = Attend(kGrouped, {p}, {.workers = 2, .narrow_tokens = 0}, o);
+      alone.insert(alone.end(), y.begin(), y.end());
+    }
+    ops::ExpectSameBits(alone, Attend(kGrouped, parts, cut, o));
+  }
+  ExpectNear(kLarge, {{1, 0, 270}}, {}, {.soft_cap = 4, .causal = false});
+}
+
+TEST(CudaAttention, TheOrderOfThreadsDoesNotShowInWindows) {
+  const auto y = InEveryOrder<float>([] {
+    return Attend(kGrouped, {{1, 520, 521}, {2, 300, 345}}, {.workers = 6, .slots = 20}, {.window = 80, .soft_cap = 9});
+  });
+  EXPECT_TRUE(std::all_of(y.begin(), y.end(), [](float x) { return std::isfinite(x); }));
+}
+
+TEST(CudaAttention, RefusesWindowsAndCapsThatAreNone) {
+  Memory m(kGrouped, {{1, 0, 1}}, 1);
+  for (const Options& o :
+       {Options{.window = -1}, {.window = 4, .causal = false}, {.soft_cap = -2}, {.soft_cap = NAN}}) {
+    EXPECT_EQ(Enqueue(nullptr, OpOf(kGrouped, m, o)).code(), absl::StatusCode::kInvalidArgument);
+  }
+  EXPECT_TRUE(Enqueue(nullptr, OpOf(kGrouped, m)).ok());
 }
 
 TEST(CudaAttention, RefusesWhatItCannotServe) {

@@ -29,7 +29,8 @@ struct Case {
       for (size_t h = 0; h + 1 < heads_begin.size(); ++h) {
         const int heads = heads_begin[h + 1] - heads_begin[h];
         for (int r = 0; r < s.row_count * heads; ++r) {
-          units[{static_cast<int>(i), static_cast<int>(h), r / tiling.tile_rows}] = s.position + r / heads + 1;
+          units[{static_cast<int>(i), static_cast<int>(h), r / tiling.tile_rows}] =
+              s.position + (tiling.causal ? r / heads + 1 : s.row_count);
         }
       }
     }
@@ -121,6 +122,7 @@ TEST(AttentionWork, HoldsEverySplitOnce) {
     }
     c.tiling = {8 << pick(5), pick(40) + 1, pick(3) == 0 ? 0 : pick(300)};
     if (pick(2) == 0) c.tiling.tokens_max = 1;
+    c.tiling.causal = pick(3) != 0;
     ExpectComplete(c, Make(c));
   }
 }

@@ -72,6 +72,13 @@ class Product {
   }
   int Stride(size_t p) const { return (N(p) + 15) / 8 * 8; }  // more than n
 
+  // Whatever is multiplied after this has a bias; y's tolerance covers that one is rounded to y's type.
+  void AddBiases() {
+    for (size_t p = 0; p < types_.size(); ++p) {
+      biases_.emplace_back(ops::RandomFloats(static_cast<size_t>(N(p)), 30 + p, 20));
+      packed_[p].view.bias = biases_[p].data();
+    }
+  }
   void DropFactors() {
     for (ops::PackedWeight& w : packed_) w.view.row_scale = nullptr;
   }
@@ -115,7 +122,7 @@ class Product {
     DequantiseRow(types_[p], canonical_[p].data(), n * kK, w.data());
     const std::vector<float> x = quantised ? QuantisedX() : x_;
     ops::MatmulArgs args = {.x = x.data(), .xq = nullptr, .parts = {}, .part_count = 1, .tokens = tokens_, .k = kK};
-    args.parts[0] = {{w.data(), DType::kF32, n, kK, packed_[p].view.row_scale}, y.data(), n};
+    args.parts[0] = {{w.data(), DType::kF32, n, kK, packed_[p].view.row_scale, packed_[p].view.bias}, y.data(), n};
     const auto stream = ops::MakeCpuStream(1);
     EXPECT_TRUE(ops::RefTable().matmul(*stream, args).ok());
     return y;
@@ -128,6 +135,7 @@ class Product {
   std::vector<std::vector<uint8_t>> canonical_;
   std::vector<ops::PackedWeight> packed_;
   mutable std::vector<Buffer<float>> factors_;  // of rows, for fp8
+  std::vector<Buffer<float>> biases_;
   std::vector<float> x_;
 };
 
@@ -171,6 +179,38 @@ TEST(CublasLt, Fp8GoesPieceByPieceOfTheScratch) {
       first = got;
     }
   }
+}
+
+// A library's product is added to its bias, in one piece or several; a part that goes to our own kernels has its own.
+TEST(CublasLt, ABiasIsAdded) {
+  for (const bool f32_out : {false, true}) {
+    for (const int tokens : {5, 70, 256 + 3}) {
+      const auto gemm = Open(128);
+      Product product({DType::kBF16, DType::kQ8_0, DType::kBF16, DType::kF8E4M3}, tokens, f32_out);
+      product.AddBiases();
+      const Calls calls;
+      Listed queue;
+      const auto got = product.Run(Numerics::kFast, gemm.get(), &queue);
+      EXPECT_EQ(calls.Multiplied(), tokens == 5 ? 0 : tokens == 70 ? 3 : 5);
+      EXPECT_EQ(std::count(queue.names.begin(), queue.names.end(), "place_bias"), calls.Multiplied());
+      for (size_t p = 0; p < 4; ++p) {
+        const auto n = static_cast<size_t>(product.N(p));
+        ops::ExpectRowsNear(product.Expected(p, p == 3 && tokens > 5), got[p], n, f32_out ? 1e-4f : 8e-3f);
+      }
+    }
+  }
+}
+
+// What the library refuses after its bias was placed is written over.
+TEST(CublasLt, ARefusedProductLeavesNoBiasBehind) {
+  const auto gemm = Open();
+  Product product({DType::kF8E4M3}, 70, false);
+  product.AddBiases();
+  const auto own = product.Run(Numerics::kInvariant, nullptr);
+  fake::cublaslt().refuses_fp8 = true;
+  const auto got = product.Run(Numerics::kFast, gemm.get());
+  fake::cublaslt().refuses_fp8 = false;
+  ops::ExpectSameBits(own[0], got[0]);
 }
 
 // q/k/v: the scratch has x once, and each part's own factors are met.

@@ -9,10 +9,11 @@ namespace {
 constexpr float kScale = 1.7f;
 
 // bf16 of the reference's row.
-std::vector<float> Expected(const ops::PackedWeight& w, const std::vector<int32_t>& ids, int row_begin) {
+std::vector<float> Expected(const ops::PackedWeight& w, const std::vector<int32_t>& ids, int row_begin,
+                            const float* add = nullptr) {
   std::vector<float> x(ids.size() * static_cast<size_t>(w.view.k));
   const auto stream = ops::MakeCpuStream(1);
-  const ops::EmbedArgs args = {w.view, ids.data(), row_begin, kScale, x.data(), static_cast<int>(ids.size())};
+  const ops::EmbedArgs args = {w.view, ids.data(), row_begin, kScale, x.data(), static_cast<int>(ids.size()), add};
   EXPECT_TRUE(ops::RefTable().embed(*stream, args).ok());
   for (float& v : x) v = BF16ToF32(F32ToBF16(v));
   return x;
@@ -25,9 +26,10 @@ Buffer<uint8_t> Packed(DType t, const std::vector<uint8_t>& canonical, int n, in
   return packed;
 }
 
-std::vector<float> OnDevice(const ops::Weight& table, std::vector<int32_t> ids, int row_begin) {
+std::vector<float> OnDevice(const ops::Weight& table, std::vector<int32_t> ids, int row_begin,
+                            const float* add = nullptr) {
   Buffer<bf16> x(ids.size() * static_cast<size_t>(table.k));
-  const Embed op = {table, ids.data(), row_begin, kScale, x.data(), static_cast<int>(ids.size())};
+  const Embed op = {table, ids.data(), row_begin, kScale, x.data(), static_cast<int>(ids.size()), add};
   EXPECT_TRUE(Enqueue(nullptr, op).ok());
   return x.Floats();
 }
@@ -43,7 +45,11 @@ TEST(CudaEmbed, IsTheReferenceForEveryType) {
       Buffer<float> row_scale(ops::RandomFloats(37, 7));
       w.view.row_scale = dim == 96 ? row_scale.data() : nullptr;
       const ops::Weight table = {packed.data(), t, 37, dim, w.view.row_scale};
+      Buffer<float> add(ops::RandomFloats(static_cast<size_t>(dim), 8));
+      const auto added = Expected(w, ids, 100, add.data());
+      ops::ExpectSameBits(added, OnDevice(table, ids, 100, add.data()));
       const auto expected = Expected(w, ids, 100);
+      EXPECT_NE(added, expected);
       ops::ExpectSameBits(expected, InEveryOrder<float>([&] { return OnDevice(table, ids, 100); }));
       const auto row = [&](size_t i) {
         const auto begin = expected.begin() + static_cast<int64_t>(i) * dim;
@@ -62,7 +68,7 @@ TEST(CudaEmbed, EveryCodeOfFp8IsItsValue) {
   Buffer<uint8_t> table = Packed(DType::kF8E4M3, codes, 1, 256);
   Buffer<bf16> x(256);
   const std::vector<int32_t> ids = {0};
-  const Embed op = {{table.data(), DType::kF8E4M3, 1, 256}, ids.data(), 0, 1, x.data(), 1};
+  const Embed op = {{table.data(), DType::kF8E4M3, 1, 256}, ids.data(), 0, 1, x.data(), 1, nullptr};
   ASSERT_TRUE(Enqueue(nullptr, op).ok());
   for (size_t i = 0; i < 256; ++i) {
     const float value = BF16ToF32(x.data()[i].bits);
@@ -81,7 +87,7 @@ TEST(CudaEmbed, PlainRowsNeedNoBlockOf32) {
 
 TEST(CudaEmbed, RefusesWidthsItCannotServe) {
   for (const auto& [type, dim] : {std::pair{DType::kF32, 12}, {DType::kQ4_0, 40}, {DType::kBF16, 0}}) {
-    const Embed op = {{nullptr, type, 4, dim}, nullptr, 0, 1, nullptr, 1};
+    const Embed op = {{nullptr, type, 4, dim}, nullptr, 0, 1, nullptr, 1, nullptr};
     EXPECT_EQ(Enqueue(nullptr, op).code(), absl::StatusCode::kInvalidArgument) << dim;
   }
 }

@@ -7,11 +7,15 @@ namespace {
 
 using ops::Activation;
 
+constexpr Activation kActivations[] = {Activation::kSilu, Activation::kGeluTanh, Activation::kGelu};
+
 // gate and up as the halves of one buffer, y in a buffer of its own or over the gate.
-std::vector<float> OnDevice(const std::vector<float>& both, int tokens, int dim, Activation activation, bool in_place) {
+std::vector<float> OnDevice(const std::vector<float>& both, int tokens, int dim, Activation activation, bool in_place,
+                            bool product = true) {
   Buffer<bf16> in(both), out(static_cast<size_t>(tokens * dim));
   bf16* const y = in_place ? in.data() : out.data();
-  const Glu op = {in.data(), in.data() + dim, 2 * dim, y, in_place ? 2 * dim : dim, tokens, dim, activation};
+  const bf16* const up = product ? in.data() + dim : nullptr;
+  const Glu op = {in.data(), up, 2 * dim, y, in_place ? 2 * dim : dim, tokens, dim, activation};
   EXPECT_TRUE(Enqueue(nullptr, op).ok());
   if (!in_place) return out.Floats();
   const auto all = in.Floats();
@@ -22,7 +26,7 @@ std::vector<float> OnDevice(const std::vector<float>& both, int tokens, int dim,
 
 TEST(CudaGlu, AgreesWithTheReferenceInPlaceToo) {
   constexpr int kTokens = 5;
-  for (const Activation activation : {Activation::kSilu, Activation::kGeluTanh}) {
+  for (const Activation activation : kActivations) {
     for (const int dim : {8, 104, 2304}) {
       SCOPED_TRACE(testing::Message() << dim);
       const auto both = RandomBf16(static_cast<size_t>(kTokens * 2 * dim), 1, 3);
@@ -46,9 +50,24 @@ TEST(CudaGlu, AgreesWithTheReferenceInPlaceToo) {
   }
 }
 
+TEST(CudaGlu, WithoutAProductIsTheActivationAlone) {
+  constexpr int kTokens = 3, kDim = 264;
+  for (const Activation activation : kActivations) {
+    const auto both = RandomBf16(kTokens * 2 * kDim, 5, 3);
+    std::vector<float> gate, expected(kTokens * kDim);
+    for (int t = 0; t < kTokens; ++t) gate.insert(gate.end(), &both[2 * t * kDim], &both[2 * t * kDim] + kDim);
+    const auto stream = ops::MakeCpuStream(1);
+    ASSERT_TRUE(ops::RefTable().glu(*stream, {gate.data(), nullptr, expected.data(), kTokens, kDim, activation}).ok());
+    for (const bool in_place : {false, true}) {
+      const auto got = OnDevice(both, kTokens, kDim, activation, in_place, false);
+      for (size_t i = 0; i < got.size(); ++i) EXPECT_NEAR(got[i], expected[i], 4e-3f * std::fabs(expected[i]) + 1e-6f);
+    }
+  }
+}
+
 // act(x) * 1 far out on both sides, and what is no number.
 TEST(CudaGlu, EndsAreTheReferences) {
-  for (const Activation activation : {Activation::kSilu, Activation::kGeluTanh}) {
+  for (const Activation activation : kActivations) {
     const std::vector<float> gate = {-1e30f, -200, -88, 0, 88, 200, 1e30f, NAN};
     std::vector<float> both = gate;
     both.resize(16, 1.0f);

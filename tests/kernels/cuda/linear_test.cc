@@ -208,6 +208,42 @@ TEST_P(CudaLinear, ARowsScaleMultipliesItsSum) {
   }
 }
 
+// After the scale, each rounded; with and without one.
+TEST_P(CudaLinear, ABiasIsAddedToTheScaledSum) {
+  constexpr int kN = 37, kK = 96, kTokens = 9;
+  DeviceWeight w(GetParam(), kN, kK, 19);
+  const auto x = RandomBf16(kTokens * kK, 20);
+  Buffer<float> scale(ops::RandomFloats(kN, 21)), bias(ops::RandomFloats(kN, 22, 10));
+  const std::vector<float> sums = Multiply(w, x);
+  Buffer<bf16> dx(x);
+  for (const bool scaled : {false, true}) {
+    std::vector<float> expected = sums;
+    for (size_t i = 0; i < expected.size(); ++i) {
+      if (scaled) expected[i] *= scale.data()[i % kN];
+      expected[i] += bias.data()[i % kN];
+    }
+    for (int tile = 0; tile < linear::kTileCount; ++tile) {
+      if (!linear::HasTile(GetParam(), tile)) continue;
+      SCOPED_TRACE(testing::Message() << "tile " << tile);
+      Buffer<float> wide(expected.size());
+      Buffer<bf16> narrow(expected.size());
+      for (const bool f32 : {true, false}) {
+        const LinearPart part = {w.packed.data(),
+                                 w.type,
+                                 kN,
+                                 f32 ? nullptr : narrow.data(),
+                                 f32 ? wide.data() : nullptr,
+                                 kN,
+                                 scaled ? scale.data() : nullptr,
+                                 bias.data()};
+        ASSERT_TRUE(Enqueue(nullptr, Linear{dx.data(), {part}, 1, kTokens, kK, tile}).ok());
+      }
+      ops::ExpectSameBits(expected, wide.Floats());
+      for (size_t i = 0; i < expected.size(); ++i) ASSERT_EQ(narrow.data()[i].bits, F32ToBF16(expected[i])) << i;
+    }
+  }
+}
+
 TEST_P(CudaLinear, PackingInPiecesIsPackingWhole) {
   constexpr int kN = 41, kK = 224;
   const auto canonical = ops::RandomWeight(GetParam(), kN, kK, 15);

@@ -67,7 +67,18 @@ std::vector<float> OnDevice(const Norm& norm, const Case& c, const std::vector<f
 }
 
 TEST_P(CudaNorm, AgreesWithTheReference) {
-  for (const Case& c : {Case{1, 8, false}, {5, 64, true}, {3, 576, true}, {2, 4096, false}, {2, 8200, true}}) {
+  for (const Case& c : {Case{1, 8, false},
+                        {5, 64, true},
+                        {3, 576, true},
+                        {2, 4096, false},
+                        {2, 8200, true},
+                        // heads, many to a block: as many lanes as they need, and the last block is not full
+                        {67, 64, false},
+                        {35, 64, true},
+                        {33, 80, true},
+                        {17, 128, false},
+                        {19, 256, true},
+                        {9, 264, true}}) {
     SCOPED_TRACE(testing::Message() << c.tokens << " x " << c.dim);
     const Inputs in(c);
     const Weights of(c.dim);
@@ -84,16 +95,35 @@ TEST_P(CudaNorm, AgreesWithTheReference) {
 }
 
 TEST_P(CudaNorm, ARowAloneIsTheRowAmongOthers) {
-  constexpr int kTokens = 9, kDim = 1024;
-  const Inputs in({kTokens, kDim, true});
-  const Weights of(kDim);
-  const auto all = OnDevice(GetParam(), {kTokens, kDim, true}, in.x, in.add, of);
-  for (int t = 0; t < kTokens; ++t) {
-    const auto row = [&](const std::vector<float>& v) {
-      return std::vector<float>(v.begin() + t * kDim, v.begin() + (t + 1) * kDim);
-    };
-    const auto alone = OnDevice(GetParam(), {1, kDim, true}, row(in.x), row(in.add), of);
-    ops::ExpectSameBits(row(all).data(), alone.data(), kDim);
+  for (const Case& c : {Case{9, 1024, true}, {40, 64, true}, {20, 96, false}, {11, 256, true}}) {
+    const Inputs in(c);
+    const Weights of(c.dim);
+    const auto all = OnDevice(GetParam(), c, in.x, in.add, of);
+    for (int t = 0; t < c.tokens; ++t) {
+      const auto row = [&](const std::vector<float>& v) {
+        return std::vector<float>(v.begin() + t * c.dim, v.begin() + (t + 1) * c.dim);
+      };
+      const auto alone = OnDevice(GetParam(), {1, c.dim, c.join}, row(in.x), row(in.add), of);
+      ops::ExpectSameBits(row(all).data(), alone.data(), static_cast<size_t>(c.dim));
+    }
+  }
+}
+
+// Heads before they are rotated: y is x, with a join or without.
+TEST_P(CudaNorm, WritesOverItsInput) {
+  for (const int dim : {64, 576}) {
+    for (const bool join : {false, true}) {
+      const Case c = {21, dim, join};
+      const Inputs in(c);
+      const Weights of(dim);
+      const auto apart = OnDevice(GetParam(), c, in.x, in.add, of);
+      Buffer<bf16> dx(in.x), da(in.add);
+      Buffer<float> dw(of.w), db(of.bias);
+      const bf16* const added = join ? da.data() : nullptr;
+      const float* const bias = join ? db.data() : nullptr;
+      ASSERT_TRUE(GetParam().enqueue(dx.data(), added, dw.data(), bias, dx.data(), c.tokens, dim).ok());
+      ops::ExpectSameBits(apart.data(), dx.Floats().data(), in.size);
+    }
   }
 }
 

@@ -80,8 +80,10 @@ TEST(CudaSampleChanges, FourNeighboursAreEachByItself) {
   Buffer<float> x(logits);
   alignas(16) const uint16_t counts[] = {0, 1, ops::kInPrompt, 3, 0, 0, 2, 0};
   const uint32_t mask = 0b10111101;
-  const sample::Changed row = {x.data(), 8, counts, &mask, {.repetition = 2, .presence = 0.25f, .frequency = 0.5f}};
-  const std::vector<float> expected = {1, -INFINITY, 1.5f, -9.75f, 5, -6, -INFINITY, -8};
+  const ops::SampleBias biases[] = {{2, 1}, {5, 10}, {6, 50}};
+  const sample::Changed row = {x.data(), 8,           counts,
+                               &mask,    {biases, 3}, {.repetition = 2, .presence = 0.25f, .frequency = 0.5f}};
+  const std::vector<float> expected = {1, -INFINITY, 2, -9.75f, 5, 4, -INFINITY, -8};
   for (int id = 0; id < 8; id += 4) {
     const float4 got = row.Values(row.Load(id));
     const float values[] = {got.x, got.y, got.z, got.w};

@@ -14,6 +14,7 @@ class Backend {
  public:
   struct Most {
     int tokens, sequences, context, rows = 0;
+    bool causal = true;
   };
   Backend(const AttentionShape& shape, const Most& most)
       : shape_(shape),
@@ -25,7 +26,8 @@ class Backend {
                      .q_heads = shape_.q_heads(),
                      .kv_heads = shape_.kv_heads,
                      .head_dim = shape_.head_dim,
-                     .max_rows = most.rows}),
+                     .max_rows = most.rows,
+                     .causal = most.causal}),
         plan_(static_cast<size_t>(Table().attention_plan_bytes(plan_shape_))),
         floats_(static_cast<size_t>(
             Table().attention_workspace(kThreads, most.tokens, shape_.q_heads(), shape_.head_dim, most.context))),
@@ -43,6 +45,9 @@ class Backend {
             .q_head_begin = 0,
             .scale = kScale,
             .workspace = workspace_.data(),
+            .window = window,
+            .soft_cap = soft_cap,
+            .causal = plan_shape_.causal,
             .plan = plan_.data(),
             .plan_shape = &plan_shape_};
   }
@@ -74,6 +79,9 @@ class Backend {
     ops::ExpectRowsNear(Reference(parts), Attend(parts), static_cast<size_t>(shape_.head_dim), 1e-2f);
   }
   const ops::AttentionPlanShape& plan_shape() const { return plan_shape_; }
+  // Of the layer.
+  int window = 0;
+  float soft_cap = 0;
 
  private:
   const AttentionShape shape_;
@@ -112,6 +120,25 @@ TEST(CudaTableAttention, ARowAloneIsTheRowAmongOthers) {
 
 TEST(CudaTableAttention, ADecodingShapeGivesTheSameBits) { ExpectADecodingShapeGivesTheSameBits<Backend>(700); }
 
+// One plan serves layers with a window, with a cap and with neither.
+TEST(CudaTableAttention, LayersOfSeveralKindsShareAPlan) {
+  Backend backend(kUneven, {120, 6, 1600});
+  for (const int window : {0, 70, INT32_MAX}) {
+    for (const float cap : {0.0f, 5.0f}) {
+      SCOPED_TRACE(testing::Message() << "window " << window << " cap " << cap);
+      backend.window = window;
+      backend.soft_cap = cap;
+      backend.ExpectNear({{1, 1500, 1501}, {2, 0, 1}, {3, 500, 560}, {4, 255, 256}, {5, 256, 258}});
+    }
+  }
+}
+
+TEST(CudaTableAttention, EncodersSeeAll) {
+  Backend backend(kUneven, {.tokens = 400, .sequences = 4, .context = 300, .causal = false});
+  backend.ExpectNear({{1, 0, 290}, {2, 0, 1}, {3, 0, 60}});
+  backend.ExpectNear({{4, 0, 2}, {5, 0, 257}});
+}
+
 TEST(CudaTableAttention, PaddingIsNotWritten) { ExpectPaddingIsNotWritten<Backend>(); }
 
 TEST(CudaTableAttention, RefusesOtherPlansAndCaches) {
@@ -134,6 +161,9 @@ TEST(CudaTableAttention, RefusesOtherPlansAndCaches) {
   args = backend.ArgsOf(m);
   args.plan_shape = &other;
   EXPECT_TRUE(refused(args));
+  args = backend.ArgsOf(m);
+  args.causal = false;
+  EXPECT_TRUE(refused(args)) << "a plan of causal attention";
 }
 
 }  // namespace

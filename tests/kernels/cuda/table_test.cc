@@ -135,7 +135,9 @@ struct Product {
       canonical.push_back(ops::RandomWeight(parts[p].type, parts[p].n, kK, 10 + p));
       packed.push_back(ops::Pack(Table(), parts[p].type, canonical[p], parts[p].n, kK));
       row_scale.push_back(ops::RandomFloats(static_cast<size_t>(parts[p].n), 20 + p));
+      bias.push_back(ops::RandomFloats(static_cast<size_t>(parts[p].n), 30 + p, 10));
       if (p > 0) packed[p].view.row_scale = row_scale[p].data();
+      if (p != 1) packed[p].view.bias = bias[p].data();
     }
   }
   // y of part p, [tokens, n], of rows [begin, begin + count) of x.
@@ -167,7 +169,7 @@ struct Product {
     std::vector<float> w(static_cast<size_t>(n * kK)), y(static_cast<size_t>(tokens * n));
     DequantiseRow(parts[p].type, canonical[p].data(), n * kK, w.data());
     ops::MatmulArgs args = {.x = x.data(), .xq = nullptr, .parts = {}, .part_count = 1, .tokens = tokens, .k = kK};
-    args.parts[0] = {{w.data(), DType::kF32, n, kK, packed[p].view.row_scale}, y.data(), n};
+    args.parts[0] = {{w.data(), DType::kF32, n, kK, packed[p].view.row_scale, packed[p].view.bias}, y.data(), n};
     CallReference(ops::RefTable().matmul, args);
     return y;
   }
@@ -176,7 +178,7 @@ struct Product {
   const bool f32_out;
   std::vector<std::vector<uint8_t>> canonical;
   std::vector<ops::PackedWeight> packed;
-  std::vector<std::vector<float>> row_scale;
+  std::vector<std::vector<float>> row_scale, bias;
 };
 
 TEST(CudaTable, MatmulAgreesWithTheReference) {
@@ -264,7 +266,8 @@ TEST(CudaTable, RopeKvIsTheReference) {
 }
 
 TEST(CudaTable, GluWritesOverItsGate) {
-  for (const ops::Activation activation : {ops::Activation::kSilu, ops::Activation::kGeluTanh}) {
+  for (const ops::Activation activation :
+       {ops::Activation::kSilu, ops::Activation::kGeluTanh, ops::Activation::kGelu}) {
     constexpr int kTokens = 3, kDim = 328;
     const auto gate = RandomBf16(kTokens * kDim, 1, 2), up = RandomBf16(kTokens * kDim, 2);
     std::vector<float> expected(gate.size());
@@ -275,6 +278,112 @@ TEST(CudaTable, GluWritesOverItsGate) {
     args.up = ActsOf(du);
     Call(Table().glu, args);
     ops::ExpectRowsNear(expected, dg.Floats(), kDim, kTolerance);
+  }
+}
+
+TEST(CudaTable, GluWithoutUpIsTheActivationAlone) {
+  constexpr int kTokens = 3, kDim = 96;
+  const auto gate = RandomBf16(kTokens * kDim, 1, 2);
+  std::vector<float> expected(gate.size());
+  Buffer<bf16> dg(gate);
+  ops::GluArgs args = {gate.data(), nullptr, expected.data(), kTokens, kDim, ops::Activation::kGelu};
+  CallReference(ops::RefTable().glu, args);
+  args.gate = args.y = ActsOf(dg);
+  Call(Table().glu, args);
+  ops::ExpectRowsNear(expected, dg.Floats(), kDim, kTolerance);
+}
+
+// From logits to what tokens get, beside the reference on what the weights stand for; and each part's rows are those of
+// matmul with that expert's matrix, to the bit.
+TEST(CudaTable, ExpertsAgreeWithTheReference) {
+  constexpr int kTokens = 9, kExperts = 6, kUsed = 2, kRows = kTokens * kUsed, kN = 40, kK = 96;
+  for (const DType t : Types()) {
+    SCOPED_TRACE(Info(t).name);
+    const auto logits = ops::RandomFloats(kTokens * kExperts, 1, 2), factors = ops::RandomFloats(kExperts * kN, 2);
+    const auto stride = static_cast<int64_t>((Table().packed_bytes(t, kN, kK) + 63) / 64 * 64);
+    Buffer<uint8_t> packed(static_cast<size_t>(stride * kExperts));
+    std::vector<float> values(static_cast<size_t>(kExperts * kN * kK));
+    for (int e = 0; e < kExperts; ++e) {
+      const auto canonical = ops::RandomWeight(t, kN, kK, 10 + static_cast<uint64_t>(e));
+      Table().pack_rows(t, canonical.data(), 0, kN, kN, kK, packed.data() + e * stride);
+      DequantiseRow(t, canonical.data(), kN * kK, values.data() + e * kN * kK);
+    }
+    std::vector<float> weights(kRows);
+    std::vector<int32_t> sorted(kRows), tokens(kRows), first(kExperts + 1);
+    Call(Table().route, ops::RouteArgs{logits.data(),
+                                       {weights.data(), sorted.data(), tokens.data(), first.data()},
+                                       kTokens,
+                                       kExperts,
+                                       kUsed,
+                                       true});
+    const auto x = RandomBf16(kTokens * kK, 3);
+    Buffer<bf16> dx(x), gathered(kRows * kK), y(kRows * kN), joined(kTokens * kN);
+    Call(Table().gather_rows, ops::GatherRowsArgs{ActsOf(dx), tokens.data(), ActsOf(gathered), kRows, kK});
+    const ops::Weight of_first = {packed.data(), t, kN, kK, factors.data(), factors.data()};
+    ops::ExpertMatmulArgs args = {ActsOf(gathered), nullptr, {}, 1, first.data(), kRows, kK, kExperts};
+    args.parts[0] = {{of_first, stride}, ActsOf(y)};
+    Call(Table().expert_matmul, args);
+    std::vector<float> expected(kRows * kN), rows = gathered.Floats();
+    ops::ExpertMatmulArgs on_host = args;
+    on_host.x = rows.data();
+    on_host.parts[0] = {{{values.data(), DType::kF32, kN, kK, factors.data(), factors.data()}, kN * kK * 4},
+                        expected.data()};
+    CallReference(ops::RefTable().expert_matmul, on_host);
+    ops::ExpectRowsNear(expected, y.Floats(), kN, kTolerance);
+    for (int row = 0; row < kRows; ++row) {
+      const auto e = std::upper_bound(first.begin(), first.end(), row) - first.begin() - 1;
+      Buffer<bf16> alone(kN);
+      ops::MatmulArgs one = {.x = ops::ConstActs(static_cast<const void*>(gathered.data() + row * kK)),
+                             .xq = nullptr,
+                             .parts = {},
+                             .part_count = 1,
+                             .tokens = 1,
+                             .k = kK};
+      one.parts[0] = {ops::WeightOf({of_first, stride}, e), ActsOf(alone), kN};
+      Call(Table().matmul, one);
+      EXPECT_EQ(std::memcmp(alone.data(), y.data() + row * kN, kN * sizeof(bf16)), 0) << "row " << row;
+    }
+    Call(Table().join_experts,
+         ops::JoinExpertsArgs{ActsOf(y), weights.data(), sorted.data(), ActsOf(joined), kTokens, kUsed, kN});
+    std::vector<float> sums(kTokens * kN), products = y.Floats();
+    CallReference(ops::RefTable().join_experts, ops::JoinExpertsArgs{products.data(), weights.data(), sorted.data(),
+                                                                     sums.data(), kTokens, kUsed, kN});
+    ops::ExpectSameBits(Rounded(sums), joined.Floats());
+  }
+}
+
+TEST(CudaTable, ExpertsPartsAreOfOneKind) {
+  Buffer<bf16> x(64);
+  const int32_t first[] = {0, 1};
+  ops::ExpertMatmulArgs args = {ActsOf(x), nullptr, {}, 2, first, 1, 32, 1};
+  args.parts[0] = {{{x.data(), DType::kBF16, 8, 32}, 512}, ActsOf(x)};
+  args.parts[1] = {{{x.data(), DType::kI8, 8, 32}, 512}, ActsOf(x)};
+  QueueStream stream(nullptr, 4);
+  EXPECT_EQ(Table().expert_matmul(stream, args).code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST(CudaTable, SoftCapIsTheReference) {
+  auto logits = ops::RandomFloats(1003, 1, 40);
+  Buffer<float> y(logits);
+  CallReference(ops::RefTable().soft_cap, ops::SoftCapArgs{logits.data(), 1003, 0.5f, 30});
+  Call(Table().soft_cap, ops::SoftCapArgs{y.data(), 1003, 0.5f, 30});
+  ops::ExpectRowsNear(logits, y.Floats(), 1003, 1e-6f);
+}
+
+TEST(CudaTable, PoolAgreesWithTheReference) {
+  constexpr int kDim = 72;
+  const auto x = RandomBf16(12 * kDim, 1);
+  const std::vector<int32_t> first = {0, 3, 4}, rows = {3, 1, 8};
+  for (const ops::Pooling pooling : {ops::Pooling::kFirst, ops::Pooling::kLast, ops::Pooling::kMean}) {
+    std::vector<float> expected(3 * kDim);
+    Buffer<bf16> dx(x);
+    Buffer<float> y(expected.size());
+    ops::PoolArgs args = {x.data(), first.data(), rows.data(), expected.data(), 3, kDim, pooling, true};
+    CallReference(ops::RefTable().pool, args);
+    args.x = ActsOf(dx);
+    args.y = y.data();
+    Call(Table().pool, args);
+    ops::ExpectRowsNear(expected, y.Floats(), kDim, 1e-6f);
   }
 }
 
@@ -316,7 +425,8 @@ TEST(CudaTable, WhatWasCountedIsPenalised) {
   for (int step = 0; step < 4; ++step) {
     int32_t token = -99;
     ops::SampleLogprobs out;
-    Call(Table().sample, ops::SampleArgs{logits.data(), kVocab, &row, &token, 1, kVocab, nullptr, counts.data(), &out});
+    Call(Table().sample,
+         ops::SampleArgs{logits.data(), kVocab, &row, &token, 1, kVocab, nullptr, nullptr, counts.data(), &out});
     EXPECT_EQ(out.top_ids[0], 99);
     EXPECT_EQ(out.rank, 100 - token);
     Call(Table().count_tokens,
@@ -344,6 +454,11 @@ TEST(CudaTable, CopyBlocksIsTheReference) {
 TEST(CudaTable, ChecksSizesBeforeTheyAreUsed) {
   const ops::OpSizes good = ops::LlamaSizes();
   EXPECT_TRUE(Table().check_sizes(good).ok()) << Table().check_sizes(good);
+  ops::OpSizes mixture = good;
+  mixture.experts = ops::kMaxExperts;
+  mixture.experts_used = ops::kMaxExpertsUsed;
+  mixture.expert_ffn = 96;
+  EXPECT_TRUE(Table().check_sizes(mixture).ok()) << Table().check_sizes(mixture);
   const auto refused = [&](auto change, const char* word) {
     ops::OpSizes sizes = good;
     change(sizes);
@@ -354,6 +469,9 @@ TEST(CudaTable, ChecksSizesBeforeTheyAreUsed) {
   refused([](ops::OpSizes& s) { s.hidden = 4100; }, "hidden size, 4100");
   refused([](ops::OpSizes& s) { s.q_dim = 80; }, "attention, 80");
   refused([](ops::OpSizes& s) { s.ffn = 16; }, "feed-forward width, 16");
+  refused([](ops::OpSizes& s) { s.expert_ffn = 48; }, "experts' feed-forward width, 48");
+  refused([](ops::OpSizes& s) { s.experts = 600, s.experts_used = 2; }, "2 of 600 experts");
+  refused([](ops::OpSizes& s) { s.experts = 64, s.experts_used = 17; }, "17 of 64 experts");
   refused([](ops::OpSizes& s) { s.head_dim = 72; }, "head_dim 72");
   refused([](ops::OpSizes& s) { s.head_dim = 320; }, "head_dim 320");
   refused([](ops::OpSizes& s) { s.rot_dim = 24; }, "24 dimensions");

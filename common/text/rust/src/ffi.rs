@@ -1,4 +1,5 @@
-//! The C entries. All `unsafe` of the crate is here: borrowed views in, sinks out, one catch_unwind around each body.
+//! The C entries, but for those of grammars (grammar/ffi.rs). Nearly all `unsafe` of the crate is in the two: borrowed
+//! views in, sinks out, one catch_unwind around each body.
 
 use crate::fail::{Code, Fail, Result};
 use crate::gguf::GgufVocab;
@@ -21,7 +22,7 @@ impl Str {
 
     /// # Safety
     /// `data` is readable for `size` bytes for as long as the result is used.
-    unsafe fn bytes<'a>(self) -> &'a [u8] {
+    pub(crate) unsafe fn bytes<'a>(self) -> &'a [u8] {
         if self.size == 0 {
             return &[];
         }
@@ -30,7 +31,7 @@ impl Str {
 
     /// # Safety
     /// As for `bytes`.
-    unsafe fn utf8<'a>(self, what: &str) -> Result<&'a str> {
+    pub(crate) unsafe fn utf8<'a>(self, what: &str) -> Result<&'a str> {
         std::str::from_utf8(self.bytes())
             .map_err(|e| Fail::invalid(format!("{what} is not valid UTF-8 (at byte {})", e.valid_up_to())))
     }
@@ -76,7 +77,7 @@ pub struct CGgufVocab {
 }
 
 /// Runs `body`, turns a panic into an error, and reports an error to the sink.
-fn guarded(error: &BytesSink, body: impl FnOnce() -> Result<()>) -> i32 {
+pub(crate) fn guarded(error: &BytesSink, body: impl FnOnce() -> Result<()>) -> i32 {
     let outcome = catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|panic| {
         let text = panic
             .downcast_ref::<String>()
@@ -96,7 +97,7 @@ fn guarded(error: &BytesSink, body: impl FnOnce() -> Result<()>) -> i32 {
 
 /// # Safety
 /// `data` is readable for `count` items, each a readable view, while the result is used.
-unsafe fn strings<'a>(data: *const Str, count: usize, what: &str) -> Result<Vec<&'a str>> {
+pub(crate) unsafe fn strings<'a>(data: *const Str, count: usize, what: &str) -> Result<Vec<&'a str>> {
     if count == 0 {
         return Ok(Vec::new());
     }

@@ -1,4 +1,5 @@
-//! Tokenizers and chat templates behind `shoal_text.h`. The C entries are in `ffi`; everything else is plain, safe Rust.
+//! Tokenizers, chat templates and grammars behind `shoal_text.h`. The C entries are in the files
+//! `ffi`; everything else but the allocator is plain, safe Rust.
 
 mod added;
 mod assemble;
@@ -6,6 +7,7 @@ mod decode;
 mod fail;
 mod ffi;
 mod gguf;
+mod grammar;
 mod json;
 mod pyjson;
 mod scan;

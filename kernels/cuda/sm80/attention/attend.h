@@ -20,17 +20,20 @@ struct AttendShared {
   float4 former[kDim / 16 * kColumns][32 * kWarps];  // each thread's own
 };
 
+template <bool kGeneral>
 __device__ __forceinline__ AttentionUnit UnitOf(const Attention& op, int sequence, int kv_head) {
   const ops::AttentionSequence s = op.sequences[sequence];
   const int begin = op.heads_begin[kv_head], heads = op.heads_begin[kv_head + 1] - begin;
-  return {heads, s.row_count * heads, begin, s.row_begin, s.position, op.q_heads};
+  const bool causal = !kGeneral || op.causal;
+  const int position = causal ? s.position : s.position + s.row_count - 1;
+  return {heads, s.row_count * heads, begin, s.row_begin, position, op.q_heads, causal};
 }
 
 // What a warp's rows have of an item's splits before the running one.
-template <int kDim, int kColumns, int kThreads>
+template <int kDim, int kColumns, int kThreads, bool kGeneral>
 class FormerSplits {
  public:
-  using Rows = AttentionRows<kDim, kColumns>;
+  using Rows = AttentionRows<kDim, kColumns, kGeneral>;
   __device__ __forceinline__ explicit FormerSplits(float4 (*products)[kThreads]) : products_(products) {}
 
   __device__ __forceinline__ void Keep(const Rows& rows) {
@@ -81,9 +84,10 @@ class FormerSplits {
 };
 
 // Rows [row, row + 8 kColumns) of the unit, which begin at `row_of_tile` of the slot's rows.
-template <int kDim, int kColumns>
-__device__ __forceinline__ void StoreSlot(const AttentionRows<kDim, kColumns>& rows, const AttentionUnit& unit, int row,
-                                          int row_of_tile, int tile_rows, int head_dim, float* slot) {
+template <int kDim, int kColumns, bool kGeneral>
+__device__ __forceinline__ void StoreSlot(const AttentionRows<kDim, kColumns, kGeneral>& rows,
+                                          const AttentionUnit& unit, int row, int row_of_tile, int tile_rows,
+                                          int head_dim, float* slot) {
   const int lane = static_cast<int>(threadIdx.x) % 32, g = lane / 4, t = lane % 4;
   SHOAL_UNROLL for (int c = 0; c < kColumns; ++c) {
     SHOAL_UNROLL for (int i = 0; i < 2; ++i) {
@@ -102,9 +106,9 @@ __device__ __forceinline__ void StoreSlot(const AttentionRows<kDim, kColumns>& r
   }
 }
 
-template <int kDim, int kColumns>
-__device__ __forceinline__ void StoreOut(const AttentionRows<kDim, kColumns>& rows, const AttentionUnit& unit, int row,
-                                         int head_dim, bf16* out) {
+template <int kDim, int kColumns, bool kGeneral>
+__device__ __forceinline__ void StoreOut(const AttentionRows<kDim, kColumns, kGeneral>& rows, const AttentionUnit& unit,
+                                         int row, int head_dim, bf16* out) {
   const int lane = static_cast<int>(threadIdx.x) % 32, g = lane / 4, t = lane % 4;
   SHOAL_UNROLL for (int c = 0; c < kColumns; ++c) {
     const float inverse[2] = {1.0f / rows.sum[c][0], 1.0f / rows.sum[c][1]};
@@ -122,42 +126,51 @@ __device__ __forceinline__ void StoreOut(const AttentionRows<kDim, kColumns>& ro
   }
 }
 
-template <int kDim, int kColumns, int kWarps, int kSlots>
+template <bool kGeneral, int kDim, int kColumns, int kWarps, int kSlots>
 __device__ __forceinline__ void AttendItem(const Attention& op, int block_shift, const AttentionList& list,
                                            const AttentionItem& item,
                                            AttendShared<kDim, kColumns, kWarps, kSlots>& shared) {
+  using Rows = AttentionRows<kDim, kColumns, kGeneral>;
   constexpr int kThreads = 32 * kWarps, kTileRows = 8 * kColumns * kWarps;
-  const AttentionUnit unit = UnitOf(op, item.sequence, item.kv_head);
+  const AttentionUnit unit = UnitOf<kGeneral>(op, item.sequence, item.kv_head);
   // Read again where rows are stored: to keep it meanwhile would cost registers that head_dim 256 has not.
-  const auto unit_again = [&] { return UnitOf(op, item.sequence, item.kv_head); };
+  const auto unit_again = [&] { return UnitOf<kGeneral>(op, item.sequence, item.kv_head); };
   const int row_of_tile = static_cast<int>(threadIdx.x) / 32 * 8 * kColumns;
   const int row = item.row_tile * kTileRows + row_of_tile;
-  const int keys = unit.Position(min((item.row_tile + 1) * kTileRows, unit.rows) - 1) + 1;
+  const int keys = unit.Last(min((item.row_tile + 1) * kTileRows, unit.rows) - 1) + 1;
   const int keys_end = min(keys, item.split_end * kAttentionSplit);
-  const float scale_log2 = __fmul_rn(op.scale, 1.44269504f);  // log2(e)
+  const AttentionScale scale = kGeneral ? ScaleOf(op) : AttentionScale{__fmul_rn(op.scale, 1.44269504f), 0};  // log2(e)
   float* slot = list.partials + item.slot * AttentionSlotFloats(kTileRows, op.head_dim);
+  int first_tile = item.split_begin * kTilesOfSplit, first_split = item.split_begin;
+  if (kGeneral && op.window > 0) {
+    first_tile = max(first_tile, FirstTile(op, unit, item.row_tile * kTileRows));
+    first_split = first_tile / kTilesOfSplit;
+    if (first_split >= item.split_end) return;  // none of the tile's rows sees any of it, and no join looks for it
+    if (item.split_begin > 0) slot += (first_split - item.split_begin) * AttentionSlotFloats(kTileRows, op.head_dim);
+  }
   KvStream<kDim, kSlots, kThreads> stream(op, block_shift, shared.ring, op.sequences[item.sequence].block_table,
-                                          item.kv_head, item.split_begin * kTilesOfSplit, keys_end);
-  AttentionRows<kDim, kColumns> rows;
+                                          item.kv_head, first_tile, keys_end);
+  Rows rows;
   rows.Load(op, unit, row);
-  FormerSplits<kDim, kColumns, kThreads> former(shared.former);
+  FormerSplits<kDim, kColumns, kThreads, kGeneral> former(shared.former);
   const bool apart = item.slot >= 0 && item.split_begin > 0;  // each split to a slot of its own
-  for (int split = item.split_begin; split < item.split_end; ++split) {
+  for (int split = first_split; split < item.split_end; ++split) {
     rows.BeginSplit();
     const int tile_end = min((split + 1) * kTilesOfSplit, (keys_end + kAttentionTile - 1) / kAttentionTile);
-    for (int tile = split * kTilesOfSplit; tile < tile_end; ++tile) {
-      uint32_t weights[AttentionRows<kDim, kColumns>::kKeySteps][kColumns][2];
+    for (int tile = kGeneral ? max(split * kTilesOfSplit, first_tile) : split * kTilesOfSplit; tile < tile_end;
+         ++tile) {
+      uint32_t weights[Rows::kKeySteps][kColumns][2];
       const bf16* k = stream.Take();
-      if (rows.Sees(tile)) rows.Weigh(k, tile, scale_log2, weights);
+      if (rows.Sees(op, tile)) rows.Weigh(op, k, tile, scale, weights);
       const bf16* v = stream.Take();
-      if (rows.Sees(tile)) rows.Add(v, weights);
+      if (rows.Sees(op, tile)) rows.Add(v, weights);
     }
     if (apart) {
       StoreSlot(rows, unit_again(), row, row_of_tile, kTileRows, op.head_dim, slot);
       slot += AttentionSlotFloats(kTileRows, op.head_dim);
       continue;
     }
-    if (split > item.split_begin) former.FoldInto(rows);
+    if (split > first_split) former.FoldInto(rows);
     if (split + 1 < item.split_end) former.Keep(rows);
   }
   stream.Finish();
@@ -169,13 +182,13 @@ __device__ __forceinline__ void AttendItem(const Attention& op, int block_shift,
 }
 
 // 1: for more blocks on a multiprocessor the compiler would save registers by spilling some.
-template <int kDim, int kColumns, int kWarps, int kSlots>
+template <bool kGeneral, int kDim, int kColumns, int kWarps, int kSlots>
 __global__ void __launch_bounds__(32 * kWarps, 1)
     AttendKernel(const __grid_constant__ Attention op, const __grid_constant__ AttentionList list, int block_shift) {
   auto& shared = Shared<AttendShared<kDim, kColumns, kWarps, kSlots>>();
   const int end = list.first[blockIdx.x + 1];
   for (int i = list.first[blockIdx.x]; i < end; ++i) {
-    AttendItem<kDim, kColumns, kWarps, kSlots>(op, block_shift, list, list.items[i], shared);
+    AttendItem<kGeneral, kDim, kColumns, kWarps, kSlots>(op, block_shift, list, list.items[i], shared);
   }
 }
 
@@ -183,8 +196,10 @@ template <int kDim, int kColumns, int kWarps, int kSlots>
 absl::Status LaunchAttend(DeviceStream stream, const char* name, const Attention& op, const AttentionList& list) {
   const LaunchShape shape = {dim3{static_cast<unsigned>(list.workers)}, dim3{32 * kWarps},
                              sizeof(AttendShared<kDim, kColumns, kWarps, kSlots>)};
-  return Launch(stream, name, shape, AttendKernel<kDim, kColumns, kWarps, kSlots>, op, list,
-                std::countr_zero(static_cast<unsigned>(op.block_size)));
+  const bool general = op.window > 0 || op.soft_cap > 0 || !op.causal;
+  const auto kernel = general ? AttendKernel<true, kDim, kColumns, kWarps, kSlots>
+                              : AttendKernel<false, kDim, kColumns, kWarps, kSlots>;
+  return Launch(stream, name, shape, kernel, op, list, std::countr_zero(static_cast<unsigned>(op.block_size)));
 }
 
 // The other parts of Enqueue(); sizes were checked.

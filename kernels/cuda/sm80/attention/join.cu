@@ -49,6 +49,15 @@ __device__ __forceinline__ float JoinColumn(const Column& at) {
   return Quotient(product, 1.0f / sum);
 }
 
+// Slots of splits that no row of the tile sees: nothing was written there. The first slot has all splits but the
+// others'.
+__device__ __forceinline__ int HiddenSlots(const Attention& op, const AttentionUnit& unit, const AttentionJoin& join,
+                                           int tile_rows) {
+  const int last = unit.Last(min((join.row_tile + 1) * tile_rows, unit.rows) - 1);
+  const int last_of_first = last / kAttentionSplit + 1 - join.count;
+  return max(FirstTile(op, unit, join.row_tile * tile_rows) / kTilesOfSplit - last_of_first, 0);
+}
+
 __global__ void __launch_bounds__(32 * kWarps, 4)
     JoinKernel(const __grid_constant__ Attention op, const __grid_constant__ AttentionList list, int tile_rows) {
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
@@ -59,11 +68,12 @@ __global__ void __launch_bounds__(32 * kWarps, 4)
        i += static_cast<int64_t>(gridDim.x) * kWarps) {
     const AttentionJoin join = list.joins[i / of_join];
     const int of_tile = static_cast<int>(i % of_join) / parts, dim = static_cast<int>(i % of_join) % parts * 32 + lane;
-    const AttentionUnit unit = UnitOf(op, join.sequence, join.kv_head);
+    const AttentionUnit unit = UnitOf<true>(op, join.sequence, join.kv_head);
     const int row = join.row_tile * tile_rows + of_tile;
     if (row >= unit.rows || dim >= op.head_dim) continue;
-    const float y = JoinColumn({list.partials + join.slot * stride, stride, 2 * of_tile,
-                                2 * tile_rows + of_tile * op.head_dim + dim, join.count});
+    const int hidden = op.window > 0 ? HiddenSlots(op, unit, join, tile_rows) : 0;
+    const float y = JoinColumn({list.partials + (join.slot + hidden) * stride, stride, 2 * of_tile,
+                                2 * tile_rows + of_tile * op.head_dim + dim, join.count - hidden});
     op.out[unit.Head(row) * op.head_dim + dim] = FromFloat<bf16>(y);
   }
 }
@@ -77,6 +87,12 @@ absl::Status Check(const Attention& op) {
   }
   if (!(op.scale > 0) || !std::isfinite(op.scale))
     return absl::InvalidArgumentError("attention: the scale is not above 0");
+  if (op.window < 0 || (op.window > 0 && !op.causal)) {
+    return absl::InvalidArgumentError("attention: a window below 0, or of rows without an order");
+  }
+  if (!(op.soft_cap >= 0) || !std::isfinite(op.soft_cap)) {
+    return absl::InvalidArgumentError("attention: the soft cap is below 0");
+  }
   if (op.q_stride % 2 != 0) return absl::InvalidArgumentError("attention: the stride of q is odd");
   if (op.narrow.workers > 0 && op.narrow_rows != 8 && (op.narrow_rows != 16 || op.head_dim > 128)) {
     return absl::InvalidArgumentError("attention: narrow rows are neither 8 nor, with head_dim up to 128, 16");

@@ -27,14 +27,37 @@ __device__ __forceinline__ float Quotient(float product, float inverse) { return
 struct AttentionUnit {
   int heads, rows;  // of the unit's kv head; rows of all the sequence's units of that head
   int head_begin, row_begin, position, q_heads;
-  SHOAL_HD int Position(int r) const { return position + r / heads; }
+  bool causal;  // else `position` is the sequence's last
+  // The last that the row sees.
+  SHOAL_HD int Last(int r) const { return causal ? position + r / heads : position; }
   // (token, head), counted in heads over the batch.
   SHOAL_HD int64_t Head(int r) const {
     return static_cast<int64_t>(row_begin + r / heads) * q_heads + head_begin + r % heads;
   }
 };
 
-template <int kDim, int kColumns>
+// The first key tile that rows of a unit from `row` on see.
+__device__ __forceinline__ int FirstTile(const Attention& op, const AttentionUnit& unit, int row) {
+  return op.window > 0 ? max(unit.Last(row) + 1 - op.window, 0) / kAttentionTile : 0;
+}
+
+// A score's exponent of 2 is log2 times q . K, or log2 times tanh(ln(2) / 2 * cap * q . K) where cap is not 0.
+struct AttentionScale {
+  float log2, cap;
+};
+__device__ __forceinline__ AttentionScale ScaleOf(const Attention& op) {
+  constexpr float kLog2E = 1.44269504f;
+  if (op.soft_cap > 0) return {__fmul_rn(op.soft_cap, kLog2E), __fmul_rn(op.scale / op.soft_cap, 2 * kLog2E)};
+  return {__fmul_rn(op.scale, kLog2E), 0.0f};
+}
+// tanh(ln(2) / 2 * exponent), as 1 - 2 / (1 + e^2x): to about 1e-7, where tanh.approx has 5e-4.
+__device__ __forceinline__ float TanhOfPower(float exponent) {
+  return __fmaf_rn(-2.0f, __fdividef(1.0f, __fadd_rn(1.0f, Exp2(exponent))), 1.0f);
+}
+
+// kGeneral: with a window, a soft cap or without an order; a kernel of its own, since the others have no register to
+// spare for what they do not use.
+template <int kDim, int kColumns, bool kGeneral>
 struct AttentionRows {
   static constexpr int kSteps = kDim / 16;
   static constexpr int kKeySteps = kAttentionTile / 16;
@@ -50,12 +73,12 @@ struct AttentionRows {
   // Rows [row, row + kRows) of the unit, as far as there are any.
   __device__ __forceinline__ void Load(const Attention& op, const AttentionUnit& unit, int row) {
     const int lane = static_cast<int>(threadIdx.x) % 32, g = lane / 4, t = lane % 4;
-    last_of_first = row < unit.rows ? unit.Position(row) : -1;
-    last_of_all = row < unit.rows ? unit.Position(min(row + kRows, unit.rows) - 1) : -1;
+    last_of_first = row < unit.rows ? unit.Last(row) : -1;
+    last_of_all = row < unit.rows ? unit.Last(min(row + kRows, unit.rows) - 1) : -1;
     SHOAL_UNROLL for (int c = 0; c < kColumns; ++c) {
       SHOAL_UNROLL for (int i = 0; i < 2; ++i) {
         const int r = row + 8 * c + 2 * t + i;
-        last[c][i] = r < unit.rows ? unit.Position(r) : -1;
+        last[c][i] = r < unit.rows ? unit.Last(r) : -1;
       }
       const int own = row + 8 * c + g;
       const bool there = own < unit.rows;
@@ -78,14 +101,20 @@ struct AttentionRows {
   }
 
   // The keys of a tile that none of the rows sees change nothing, and need not be given.
-  __device__ __forceinline__ bool Sees(int tile) const { return tile * kAttentionTile <= last_of_all; }
+  __device__ __forceinline__ bool Sees(const Attention& op, int tile) const {
+    if (kGeneral && op.window > 0 && (tile + 1) * kAttentionTile + op.window <= last_of_first + 1) return false;
+    return tile * kAttentionTile <= last_of_all;
+  }
 
   // weights[t][c]: of a tile's keys [16 t, 16 t + 16), as a B operand; sums and products rescaled to their exponents.
-  __device__ __forceinline__ void Weigh(const bf16* k, int tile, float scale_log2,
+  __device__ __forceinline__ void Weigh(const Attention& op, const bf16* k, int tile, const AttentionScale& scale,
                                         uint32_t (&weights)[kKeySteps][kColumns][2]) {
+    const float scale_log2 = scale.log2;
     float scores[kKeySteps][kColumns][4] = {};
     Score(k, scores);
+    if (kGeneral && scale.cap > 0) Cap(scale.cap, scores);
     if (tile * kAttentionTile + kAttentionTile - 1 > last_of_first) Mask(tile, scores);
+    if (kGeneral && op.window > 0 && tile * kAttentionTile + op.window <= last_of_all) Hide(op.window, tile, scores);
     float base[kColumns][2], rescale[kColumns][2];
     bool changes = false;
     SHOAL_UNROLL for (int c = 0; c < kColumns; ++c) {
@@ -142,6 +171,23 @@ struct AttentionRows {
         SHOAL_UNROLL for (int e = 0; e < 4; ++e) {
           if (begin + 16 * t + 8 * (e / 2) > last[c][e % 2]) scores[t][c][e] = kNothing;
         }
+      }
+    }
+  }
+  __device__ __forceinline__ void Hide(int window, int tile, float (&scores)[kKeySteps][kColumns][4]) const {
+    const int lane = static_cast<int>(threadIdx.x) % 32, begin = tile * kAttentionTile + lane / 4 + window;
+    SHOAL_UNROLL for (int t = 0; t < kKeySteps; ++t) {
+      SHOAL_UNROLL for (int c = 0; c < kColumns; ++c) {
+        SHOAL_UNROLL for (int e = 0; e < 4; ++e) {
+          if (begin + 16 * t + 8 * (e / 2) <= last[c][e % 2]) scores[t][c][e] = kNothing;
+        }
+      }
+    }
+  }
+  static __device__ __forceinline__ void Cap(float by, float (&scores)[kKeySteps][kColumns][4]) {
+    SHOAL_UNROLL for (int t = 0; t < kKeySteps; ++t) {
+      SHOAL_UNROLL for (int c = 0; c < kColumns; ++c) {
+        SHOAL_UNROLL for (int e = 0; e < 4; ++e) scores[t][c][e] = TanhOfPower(__fmul_rn(scores[t][c][e], by));
       }
     }
   }

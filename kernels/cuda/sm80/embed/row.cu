@@ -97,6 +97,9 @@ __global__ void __launch_bounds__(kRowThreads) EmbedRow(const Embed op) {
     v = Reader::Read(op.table.data, row, op.table.k, at);
     const float row_scale = op.table.row_scale == nullptr ? 1.0f : op.table.row_scale[row];
     SHOAL_UNROLL for (int i = 0; i < 8; ++i) v.of[i] = v.of[i] * row_scale * op.scale;
+    if (op.add != nullptr) {
+      SHOAL_UNROLL for (int i = 0; i < 8; ++i) v.of[i] += op.add[at + i];
+    }
   }
   Store8(op.x + t * op.table.k + at, v);
 }

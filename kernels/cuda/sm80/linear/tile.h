@@ -11,22 +11,39 @@
 
 namespace shoal::cuda::linear {
 
-// What a launch does: the parts of one type of weight.
+// What a launch does, `linear`'s: the parts of one type of weight. Another's is in sm80/experts/tile.h. Place is where
+// a block's tile lies; what the whole launch has is read from its parameters, which costs no registers.
 struct Work {
   Linear op;
   Grid grid;
+
+  using Place = linear::Place;
+  static constexpr bool kMayIdle = false;  // whether a launch has blocks without a tile
+  static SHOAL_HD constexpr bool Has(DType type, int tile) { return HasTile(type, tile); }
+  // Of this thread's block, by whole warps.
+  __device__ Place Find(int tile_rows, int tile_tokens) const {
+    return PlaceOf(grid, tile_rows, tile_tokens, static_cast<int>(blockIdx.x));
+  }
+  __device__ int TokensEnd(const Place&) const { return op.tokens; }
+  __device__ const void* Weights(const Place& place) const { return op.parts[place.part].w; }
+  // Where row `row` of the tile has its scale and its bias.
+  __device__ int Feature(const Place& place, int row) const { return place.row + row; }
 };
 
-template <typename Reader, int kIndex>
+template <typename Reader, int kIndex, typename Work>
 class TileWarp {
  public:
   __device__ TileWarp(const Work& work, unsigned char* shared)
-      : op_(work.op), place_(PlaceOf(work.grid, kRows, kTokens, static_cast<int>(blockIdx.x))), shared_(shared) {
+      : work_(work), op_(work.op), place_(work.Find(kRows, kTokens)), shared_(shared) {}
+  // Whether the block has nothing to do.
+  __device__ bool Idle() const { return place_.token >= work_.TokensEnd(place_); }
+
+  __device__ void Open() {
     const LinearPart& part = op_.parts[place_.part];
     const int row_warp = thread() % kTeamThreads / 32;
     SHOAL_UNROLL for (int r = 0; r < kRowTiles; ++r) {
       const int tile = row_warp * kRowTiles + r;
-      readers_[r].Open(part.w, part.n, op_.k, place_.row + tile * kRowTile, lane());
+      readers_[r].Open(work_.Weights(place_), part.n, op_.k, place_.row + tile * kRowTile, lane());
     }
   }
 
@@ -51,11 +68,12 @@ class TileWarp {
     const int slices = kParallel ? SlicesOf(op_.k) : 1;
     for (int i = thread(); i < kTokens * kRows; i += kThreads) {
       const int token = i / kRows, row = i % kRows;
-      if (place_.token + token >= op_.tokens || place_.row + row >= part.n) continue;
+      if (place_.token + token >= work_.TokensEnd(place_) || place_.row + row >= part.n) continue;
       const float* sums = Sums(0) + token * (kRows + kSumPad) + row;
       float sum = sums[0];
       for (int s = 1; s < slices; ++s) sum += sums[s * kSumFloats];
-      if (part.row_scale != nullptr) sum *= part.row_scale[place_.row + row];
+      if (part.row_scale != nullptr) sum = __fmul_rn(sum, part.row_scale[work_.Feature(place_, row)]);
+      if (part.bias != nullptr) sum = __fadd_rn(sum, part.bias[work_.Feature(place_, row)]);
       const int64_t at = (place_.token + token) * part.y_stride + place_.row + row;
       if (part.y != nullptr) {
         part.y[at] = FromFloat<bf16>(sum);
@@ -128,7 +146,8 @@ class TileWarp {
     constexpr int kTokensAtOnce = kTeamThreads / 8;  // even: a thread's tokens are all odd or all even
     if (step < end) {
       const int in_team = thread() % kTeamThreads, piece = in_team % 8, token = in_team / 8;
-      const int column = step * kStep + piece * 8, tokens = column < op_.k ? op_.tokens - place_.token - token : 0;
+      const int column = step * kStep + piece * 8, left = work_.TokensEnd(place_) - place_.token - token;
+      const int tokens = column < op_.k ? left : 0;
       const bf16* from = op_.x + static_cast<int64_t>(place_.token + token) * op_.k + column;
       unsigned char* to = Ring(slot) + XOffset(token, piece);
       SHOAL_UNROLL for (int i = 0; i < kTokens / kTokensAtOnce; ++i) {
@@ -200,8 +219,9 @@ class TileWarp {
     }
   }
 
+  const Work& work_;
   const Linear& op_;
-  const Place place_;
+  const typename Work::Place place_;
   unsigned char* const shared_;
   Reader readers_[kRowTiles];
   float sums_[kRowTiles][kGroups][4];
@@ -212,22 +232,26 @@ struct TileShared {
   alignas(128) unsigned char bytes[kTiles[kIndex].shared_bytes()];
 };
 
-template <typename Reader, int kIndex>
+template <typename Reader, int kIndex, typename Work>
 __global__ void __launch_bounds__(kTiles[kIndex].threads(), kTiles[kIndex].per_sm)
     LinearTile(const __grid_constant__ Work work) {
-  TileWarp<Reader, kIndex> warp(work, Shared<TileShared<kIndex>>().bytes);
+  TileWarp<Reader, kIndex, Work> warp(work, Shared<TileShared<kIndex>>().bytes);
+  if constexpr (Work::kMayIdle) {
+    if (warp.Idle()) return;
+  }
+  warp.Open();
   warp.Sum();
   warp.Write();
 }
 
-template <typename Reader, int kIndex = 0>
+template <typename Reader, int kIndex = 0, typename Work>
 absl::Status LaunchTile(DeviceStream stream, const char* name, int tile, const Work& work) {
   if constexpr (kIndex < kTileCount) {
-    if constexpr (HasTile(Reader::kType, kIndex)) {
+    if constexpr (Work::Has(Reader::kType, kIndex)) {
       constexpr Tile kTile = kTiles[kIndex];
       const LaunchShape shape = {dim3{static_cast<unsigned>(work.grid.blocks())},
                                  dim3{static_cast<unsigned>(kTile.threads())}, sizeof(TileShared<kIndex>)};
-      if (tile == kIndex) return Launch(stream, name, shape, LinearTile<Reader, kIndex>, work);
+      if (tile == kIndex) return Launch(stream, name, shape, LinearTile<Reader, kIndex, Work>, work);
     }
     return LaunchTile<Reader, kIndex + 1>(stream, name, tile, work);
   } else {

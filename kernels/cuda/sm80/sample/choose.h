@@ -58,16 +58,17 @@ __device__ int32_t Choose(SampleShared& s, const L& logits, const ops::SampleRow
   return Draw(s, row, largest, id, p);
 }
 
-// Whether a mask or penalties change row r: then ChangedRow samples it, else PlainRow.
+// Whether a mask, biases or penalties change row r: then ChangedRow samples it, else PlainRow.
 SHOAL_HD inline bool IsChanged(const ops::SampleArgs& op, const ops::SampleRow& params) {
-  return (op.masks != nullptr && params.mask >= 0) || (op.counts != nullptr && IsPenalised(params));
+  return (op.masks != nullptr && params.mask >= 0) || (op.biases != nullptr && params.bias_count > 0) ||
+         (op.counts != nullptr && IsPenalised(params));
 }
 
 // Of that row, by its logits as they are to be read.
 template <typename L>
 __device__ void SampleRowBy(const ops::SampleArgs& op, int64_t r, const ops::SampleRow& params, const L& logits) {
   SampleShared& s = Shared<SampleShared>();
-  const int32_t token = params.top_k < 0 ? -1 : Choose(s, logits, params);
+  const int32_t token = params.top_k < 0 ? -1 : params.forced >= 0 ? params.forced : Choose(s, logits, params);
   if (Thread() == 0) op.tokens[r] = token;
   if (params.logprobs < 0 || op.logprobs == nullptr) return;
   WriteLogprobs(s, {op.logits + r * op.stride, op.vocab}, token, params.logprobs, &op.logprobs[r]);

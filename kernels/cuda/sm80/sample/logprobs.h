@@ -21,7 +21,9 @@ __device__ inline void WriteLogprobs(SampleShared& s, const Plain& logits, int32
   }
   if (token < 0) return;
 
-  const float largest = OfKey(static_cast<uint32_t>(Largest(s, logits) >> 32));
+  const auto key = static_cast<uint32_t>(Largest(s, logits) >> 32);
+  if (key >= kKeyOfInfinity || key <= kKeyOfMinusInfinity) return;  // the token was forced
+  const float largest = OfKey(key);
   const Row<Plain> row = {logits, static_cast<double>(largest), 1.0};
   const bool lists = top > 0;
   uint64_t total = 0, last = 0;

@@ -1,6 +1,6 @@
 // Tested by: tests/kernels/cuda/sample_test.cc
-// One block for each row (choose.h); those that mask or penalties change are left to changed.cu, which is launched only
-// where there may be some.
+// One block for each row (choose.h); those that mask, biases or penalties change are left to changed.cu, which is
+// launched only where there may be some.
 #include "kernels/cuda/sample.h"
 #include "kernels/cuda/sm80/sample/choose.h"
 
@@ -14,6 +14,8 @@ __global__ void __launch_bounds__(sample::kMaxThreads) PlainRow(const ops::Sampl
   sample::SampleRowBy(op, r, params, sample::Plain{op.logits + r * op.stride, op.vocab});
 }
 
+bool Changes(const ops::SampleArgs& op) { return op.counts != nullptr || op.masks != nullptr || op.biases != nullptr; }
+
 }  // namespace
 
 absl::Status Enqueue(DeviceStream stream, const ops::SampleArgs& op) {
@@ -22,7 +24,7 @@ absl::Status Enqueue(DeviceStream stream, const ops::SampleArgs& op) {
     return absl::InvalidArgumentError("sample: the vocabulary is not within 1 to 262144");
   }
   const absl::Status plain = Launch(stream, "sample", sample::ShapeOf<sample::kMaxThreads>(op), PlainRow, op);
-  return plain.ok() && (op.counts != nullptr || op.masks != nullptr) ? sample::EnqueueChanged(stream, op) : plain;
+  return plain.ok() && Changes(op) ? sample::EnqueueChanged(stream, op) : plain;
 }
 
 }  // namespace shoal::cuda

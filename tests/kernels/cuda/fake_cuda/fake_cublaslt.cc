@@ -94,7 +94,7 @@ bool Does(const cublasLtMatmulAlgo_t& algo, const Layout& a, const Layout& b, co
 
 struct Product {
   cublasLtMatmulDescOpaque_t desc;
-  float alpha;
+  float alpha, beta;
   const void* a;
   const void* b;
   void* d;
@@ -116,10 +116,13 @@ void Run(const Product& p) {
       }
       if (p.desc.a_scale != nullptr) sum = sum * p.desc.a_scale[row] * p.desc.b_scale[col];
       const size_t to = p.d_layout.At(row, col);
+      sum *= p.alpha;
       if (p.d_layout.type == CUDA_R_32F) {
-        static_cast<float*>(p.d)[to] = p.alpha * sum;
+        float& d = static_cast<float*>(p.d)[to];
+        d = p.beta == 0 ? sum : sum + p.beta * d;
       } else {
-        static_cast<uint16_t*>(p.d)[to] = F32ToBF16(p.alpha * sum);
+        uint16_t& d = static_cast<uint16_t*>(p.d)[to];
+        d = F32ToBF16(p.beta == 0 ? sum : sum + p.beta * BF16ToF32(d));
       }
     }
   }
@@ -230,14 +233,15 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t desc, const
                               size_t workspace_bytes, cudaStream_t stream) {
   ++State().multiplied;
   if (State().failing) return CUBLAS_STATUS_INTERNAL_ERROR;
-  const float none = *static_cast<const float*>(beta);
   if (!Sound(*desc, *a_layout, *b_layout, *d_layout) || !Does(*algo, *a_layout, *b_layout, *d_layout) ||
-      workspace == nullptr || workspace_bytes < kNeeded || none != 0 || c != d || c_layout->ld != d_layout->ld ||
-      !Aligned(a) || !Aligned(b) || !Aligned(d) || !Served(*desc, *a_layout, *d_layout) ||
+      workspace == nullptr || workspace_bytes < kNeeded || c != d || c_layout->ld != d_layout->ld || !Aligned(a) ||
+      !Aligned(b) || !Aligned(d) || !Served(*desc, *a_layout, *d_layout) ||
       (a_layout->type == CUDA_R_8F_E4M3 && State().refuses_fp8)) {
     return CUBLAS_STATUS_INVALID_VALUE;
   }
-  const Product product = {*desc, *static_cast<const float*>(alpha), a, b, d, *a_layout, *b_layout, *d_layout};
+  const Product product = {
+      *desc,    *static_cast<const float*>(alpha), *static_cast<const float*>(beta), a, b, d, *a_layout, *b_layout,
+      *d_layout};
   // The queue that plays a stream (fake_cuda.cc), or an emulated device's own; none: at once.
   auto* const queue = reinterpret_cast<Queue*>(stream);
   if (queue == nullptr) {
