@@ -26,7 +26,8 @@ using Problems = std::vector<std::string>;
 // implementation reads are ignored.
 struct Neutral {
   const char* key;
-  const char* value;  // as JSON; null and absence are always neutral
+  const char* value;                      // as JSON; null and absence are always neutral
+  bool ModelConfig::*property = nullptr;  // then it is what the family has, said once more
 };
 constexpr Neutral kNeutral[] = {{"attention_bias", "false"},
                                 {"mlp_bias", "false"},
@@ -39,8 +40,8 @@ constexpr Neutral kNeutral[] = {{"attention_bias", "false"},
                                 {"num_experts", "0"},
                                 {"clip_qkv", "null"},
                                 {"alibi", "false"},
-                                {"use_qk_norm", "false"},
-                                {"qk_layernorm", "false"},
+                                {"use_qk_norm", "false", &ModelConfig::qk_norm},
+                                {"qk_layernorm", "false", &ModelConfig::qk_norm},
                                 {"no_rope_layers", "null"},
                                 {"use_mrope", "false"},
                                 {"use_bidirectional_attention", "false"},
@@ -138,7 +139,8 @@ void RefuseUnsupported(const Family& family, const JsonConfig& in) {
   for (const Neutral& n : kNeutral) {
     const json::value* value = FindValue(in.object(), n.key);
     if (value == nullptr || family.Reads(n.key)) continue;
-    const json::value neutral = json::parse(n.value);
+    const bool has = n.property != nullptr && family.properties.*n.property;
+    const json::value neutral = has ? json::value(true) : json::parse(n.value);
     const bool same_number =
         value->is_number() && neutral.is_number() && value->to_number<double>() == neutral.to_number<double>();
     if (*value == neutral || same_number) continue;

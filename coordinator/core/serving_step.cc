@@ -79,9 +79,13 @@ void Serving::FillWaiting() {
     return;
   }
   const int32_t head = std::min(kMaxAdmissions, limits_.max_sequences - static_cast<int32_t>(running_.size()));
+  const Request* unsourced =
+      nullptr;  // where one choice has nobody to take the prompt from, those behind it wait for it
   for (const auto& [order, s] : waiting_) {
     if (static_cast<int32_t>(view_.waiting.size()) >= head) break;
-    if (AwaitsPrompt(*s)) {
+    const bool awaits = s->request == unsourced || AwaitsPrompt(*s);
+    if (s->request != unsourced && OneOfMany(*s) && Source(*s) == nullptr) unsourced = s->request;
+    if (awaits) {
       --view_.waiting_total;
     } else {
       ViewWaiting(*s);

@@ -181,7 +181,7 @@ void Generation::TakeCounts(const GenerateUpdate& update) {
 std::string Generation::LogprobsOf(const std::vector<ScoredToken>& tokens) const {
   if (!spec_.logprobs.has_value()) return "null";
   std::string out;
-  const LogprobFormat format{model_->tokenizer.get(), spec_.tokens_as_ids};
+  const LogprobFormat format{model_->tokenizer.get(), spec_.tokens_as_ids, *spec_.logprobs};
   if (spec_.chat) {
     AppendChatLogprobs(tokens, format, &out);
   } else {
@@ -223,7 +223,8 @@ void Generation::FinishIfDone() {
   if (!spec_.stream) {
     std::string prompt_logprobs;
     if (spec_.prompt_logprobs.has_value()) {
-      AppendPromptLogprobs(prompt_logprobs_, {model_->tokenizer.get()}, &prompt_logprobs);
+      AppendPromptLogprobs(prompt_logprobs_, {model_->tokenizer.get(), false, *spec_.prompt_logprobs},
+                           &prompt_logprobs);
     }
     for (size_t i = 0; i < bodies_.size(); ++i) bodies_[i].logprobs = LogprobsOf(scored_[i]);
     Response response;

@@ -21,9 +21,10 @@ struct Limits {
   // Size.
   size_t header_bytes = 16 << 10;
   size_t body_bytes = 1 << 20;
-  size_t pipelined_bytes = 64 << 10;     // read ahead of the request being answered; past it the connection is closed
-  size_t stream_queue_bytes = 64 << 10;  // unsent bytes of one stream; past it the reader is too slow and is cut off
-  int socket_send_bytes = 0;             // SO_SNDBUF; 0: the system's default
+  size_t pipelined_bytes = 64 << 10;  // read ahead of the request being answered; past it the connection is closed
+  size_t stream_queue_bytes =
+      64 << 10;  // unsent bytes of one stream; who is behind by more, or by any with a larger event, is cut off
+  int socket_send_bytes = 0;  // SO_SNDBUF; 0: the system's default
   size_t connections = 4096;
 
   // Content.

@@ -24,6 +24,10 @@ void AppendComma(char open, std::string* out) {
   if (out->back() != open) *out += ',';
 }
 
+size_t Tops(const plan::TokenLogprobs& of, const LogprobFormat& format) {
+  return std::min(of.top_ids.size(), static_cast<size_t>(std::max(format.tops, 0)));
+}
+
 std::string IdText(int32_t token) { return "token_id:" + std::to_string(token); }
 
 // As completions have it: the text alone, which must tell tokens apart.
@@ -68,7 +72,7 @@ void AppendTop(const plan::TokenLogprobs& of, const LogprobFormat& format, std::
     named.insert(std::move(text));
   };
   *out += '{';
-  for (size_t i = 0; i < of.top_ids.size(); ++i) append(of.top_ids[i], of.top_logprobs[i]);
+  for (size_t i = 0; i < Tops(of, format); ++i) append(of.top_ids[i], of.top_logprobs[i]);
   append(of.token, of.logprob);
   *out += '}';
 }
@@ -94,7 +98,7 @@ void AppendChatLogprobs(const std::vector<ScoredToken>& tokens, const LogprobFor
     AppendComma('[', out);
     AppendChatToken(t.token, t.logprobs->logprob, format, out);
     *out += R"(,"top_logprobs":[)";
-    for (size_t i = 0; i < t.logprobs->top_ids.size(); ++i) {
+    for (size_t i = 0; i < Tops(*t.logprobs, format); ++i) {
       AppendComma('[', out);
       AppendChatToken(t.logprobs->top_ids[i], t.logprobs->top_logprobs[i], format, out);
       *out += '}';
@@ -133,7 +137,7 @@ void AppendPromptLogprobs(const std::vector<plan::TokenLogprobs>& tokens, const 
   for (const plan::TokenLogprobs& of : tokens) {
     *out += ",{";
     AppendRanked(of.token, of.logprob, of.rank, format, out);
-    for (size_t i = 0; i < of.top_ids.size(); ++i) {
+    for (size_t i = 0; i < Tops(of, format); ++i) {
       if (of.top_ids[i] == of.token) continue;
       *out += ',';
       AppendRanked(of.top_ids[i], of.top_logprobs[i], static_cast<int32_t>(i) + 1, format, out);

@@ -22,6 +22,8 @@ struct ScoredToken {
 struct LogprobFormat {
   const text::Tokenizer* tokenizer;
   bool as_ids = false;  // "token_id:5" instead of text (vLLM's return_tokens_as_token_ids)
+  // Of the top ones, those that were asked for here: more may be known, for another part of the answer.
+  int32_t tops = plan::kMaxTopLogprobs;
 };
 
 // OpenAI's shape of chat: {"content":[{"token","logprob","bytes","top_logprobs":[...]}],"refusal":null}.

@@ -117,6 +117,28 @@ std::optional<ApiError> CheckIds(const plan::SamplingParams& s, const ServedMode
   return std::nullopt;
 }
 
+// Log-probabilities, top ones included, that an answer may hold: some 65 bytes of JSON each.
+constexpr int64_t kMaxPromptScores = 1 << 20, kMaxAnswerScores = 1 << 22;
+
+// The prompt's stand in each choice of a completion. `prompt`, `answer`: tokens, the latter of one choice.
+std::optional<ApiError> CheckScores(const GenerationSpec& spec, int64_t prompt, int64_t answer) {
+  const auto of = [](std::optional<int32_t> tops) { return tops.has_value() ? 1 + int64_t{*tops} : 0; };
+  const int64_t n = spec.n;
+  const auto refused = [](const char* param, int64_t scores, int64_t most) {
+    return MakeError(ErrorKind::kInvalidValue,
+                     absl::StrCat("the answer would hold ", scores, " log-probabilities, of at most ", most,
+                                  ": ask for ", "fewer with '", param, "', 'n' or 'max_tokens'"),
+                     param);
+  };
+  const int64_t told = prompt * of(spec.prompt_logprobs) * (spec.chat ? 1 : n);
+  if (told > kMaxPromptScores) return refused("prompt_logprobs", told, kMaxPromptScores);
+  const int64_t echoed = spec.echo ? prompt * of(spec.logprobs) * n : 0;
+  if (echoed > kMaxPromptScores) return refused("logprobs", echoed, kMaxPromptScores);
+  const int64_t generated = spec.stream ? 0 : answer * of(spec.logprobs) * n;
+  if (generated > kMaxAnswerScores) return refused("logprobs", generated, kMaxAnswerScores);
+  return std::nullopt;
+}
+
 std::optional<ApiError> PrepareSampling(const GenerationSpec& spec, const ServedModel& model,
                                         core::GenerateRequest* request) {
   plan::SamplingParams& s = request->sampling;
@@ -163,6 +185,7 @@ std::optional<ApiError> Prepare(const GenerationSpec& spec, const ServedModel& m
                      absl::StrCat("'min_tokens' is more than the ", request->max_tokens, " tokens that fit"),
                      "min_tokens");
   }
+  if (auto error = CheckScores(spec, prompt, request->max_tokens)) return error;
   request->n = spec.n;
   if (spec.n > model.max_num_seqs) {
     return MakeError(ErrorKind::kInvalidValue,

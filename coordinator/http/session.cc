@@ -177,7 +177,9 @@ void SessionResponder::BeginStream() {
 bool SessionResponder::Write(std::string_view bytes) {
   std::shared_ptr<Session> session = session_.lock();
   if (session == nullptr) return false;
-  if (session->out_.size() - session->out_sent_ + bytes.size() > session->worker_->limits.stream_queue_bytes) {
+  // An event may be larger than the queue, an echoed prompt for one; who has taken all before it is not slow.
+  const size_t unsent = session->out_.size() - session->out_sent_;
+  if (unsent > 0 && unsent + bytes.size() > session->worker_->limits.stream_queue_bytes) {
     session->Close();
     return false;
   }

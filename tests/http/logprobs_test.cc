@@ -3,6 +3,7 @@
 
 #include "coordinator/http/choice.h"
 #include "coordinator/http/logprob_format.h"
+#include "coordinator/http/prepare.h"
 #include "tests/http/api_fixture.h"
 
 namespace shoal::http {
@@ -238,6 +239,65 @@ TEST_F(LogprobsTest, AnEchoIsInFrontOfEachChoice) {
       }
     }
   }
+}
+
+// Whoever reads is not slow because one event is long.
+TEST_F(LogprobsTest, AnEchoMayBeLongerThanTheQueueOfAStream) {
+  const std::string prompt(3000, 'h');
+  RawClient client(port());
+  client.Send(PostRequest(kCompletions, R"({"prompt":")" + prompt + R"(","echo":true,"logprobs":1,"stream":true})"));
+  const auto request = engine_.AwaitRequest();
+  engine_.EmitPrompt(request.id, Scores(prompt.substr(1), 1));
+  Emit(request.id, "b", 0, 1);
+  engine_.Finish(request.id, FinishReason::kLength);
+  const RawResponse response = client.Read();
+  EXPECT_GT(response.body.size(), Limits().stream_queue_bytes);
+  EXPECT_EQ(Of(Events(response.body), 0).text, prompt + "b");
+  EXPECT_TRUE(response.body.ends_with("data: [DONE]\n\n"));
+}
+
+TEST_F(LogprobsTest, EchoAndPromptEachHaveAsManyAsWereAskedFor) {
+  RawClient client(port());
+  client.Send(PostRequest(kCompletions, CompletionBody(R"(,"echo":true,"logprobs":0,"prompt_logprobs":1)")));
+  const auto request = engine_.AwaitRequest();
+  EXPECT_EQ(request.sampling.prompt_logprobs, 1);
+  engine_.EmitPrompt(request.id, {{'i', -1.5f, 4, {'x'}, {-0.25f}}});
+  Emit(request.id, "b", 0, 0);
+  engine_.Finish(request.id, FinishReason::kLength);
+  const auto answer = Json(client.Read().body);
+  EXPECT_EQ(At(answer, "choices.0.logprobs.top_logprobs"), Worded(R"([null,{"i":-1.5},{"b":-0.5}])"));
+  EXPECT_EQ(At(answer, "choices.0.prompt_logprobs"),
+            Worded(R"([null,{"105":{"logprob":-1.5,"rank":4,"decoded_token":"i"},)"
+                   R"("120":{"logprob":-0.25,"rank":1,"decoded_token":"x"}}])"));
+}
+
+TEST(Prepare, AnswersOfTooManyLogprobsAreRefused) {
+  ServedModel model;
+  model.vocab = 300;
+  model.max_model_len = 200'000;
+  model.max_num_seqs = 64;
+  GenerationSpec spec;
+  spec.prompt_ids.assign(50'000, 5);
+  spec.max_tokens = 1;
+  const auto refused = [&](const char* param) {
+    core::GenerateRequest request;
+    const std::optional<ApiError> error = Prepare(spec, model, &request);
+    return error.has_value() && error->param == param && error->kind == ErrorKind::kInvalidValue;
+  };
+  spec.prompt_logprobs = 19;  // 50,000 times 20
+  EXPECT_FALSE(refused("prompt_logprobs"));
+  spec.n = 2;
+  EXPECT_TRUE(refused("prompt_logprobs"));
+  spec.prompt_logprobs.reset();
+  spec.logprobs = 19;
+  EXPECT_FALSE(refused("logprobs"));
+  spec.echo = true;
+  EXPECT_TRUE(refused("logprobs"));
+  spec.echo = false;
+  spec.max_tokens = 120'000;
+  EXPECT_TRUE(refused("logprobs"));
+  spec.stream = true;
+  EXPECT_FALSE(refused("logprobs"));
 }
 
 TEST_F(LogprobsTest, AnEchoOfThePromptAlone) {

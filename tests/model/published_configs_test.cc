@@ -172,6 +172,16 @@ TEST(PublishedConfigs, Qwen3Has30BOfExperts) {
   EXPECT_EQ(c.kind(0), (LayerKind{.has_experts = true}));
 }
 
+// Qwen3-Coder says of its norms what the family has anyway.
+TEST(PublishedConfigs, NormsOfQueriesAndKeysMayBeSaidOnceMore) {
+  const std::string config = R"({"architectures": ["Qwen3ForCausalLM"], "head_dim": 128, "hidden_act": "silu",
+    "hidden_size": 1024, "intermediate_size": 3072, "max_position_embeddings": 40960, "num_attention_heads": 16,
+    "num_hidden_layers": 28, "num_key_value_heads": 8, "rms_norm_eps": 1e-06, "rope_theta": 1000000,
+    "tie_word_embeddings": true, "vocab_size": 151936, "use_qk_norm": )";
+  EXPECT_TRUE(ConfigFromJson(config + "true}", "").ok());
+  EXPECT_FALSE(ConfigFromJson(config + "false}", "").ok());
+}
+
 TEST(PublishedConfigs, Grok1) {
   const ModelConfig c = Read(R"({"architectures": ["Grok1ModelForCausalLM"],
     "attn_output_multiplier": 0.08838834764831845, "bos_token_id": 1, "embedding_multiplier_scale": 78.38367176906169,

@@ -475,7 +475,7 @@ TEST(CudaTable, ChecksSizesBeforeTheyAreUsed) {
   refused([](ops::OpSizes& s) { s.head_dim = 72; }, "head_dim 72");
   refused([](ops::OpSizes& s) { s.head_dim = 320; }, "head_dim 320");
   refused([](ops::OpSizes& s) { s.rot_dim = 24; }, "24 dimensions");
-  refused([](ops::OpSizes& s) { s.vocab = 300000; }, "vocabulary of 300000");
+  refused([](ops::OpSizes& s) { s.vocab = 600000; }, "vocabulary of 600000");
   refused([](ops::OpSizes& s) { s.kv_type = DType::kF16; }, "KV cache of f16");
   refused([](ops::OpSizes& s) { s.block_size = 24; }, "blocks of 24");
   ops::OpSizes two = good;

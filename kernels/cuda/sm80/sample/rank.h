@@ -1,6 +1,6 @@
 // The order of a row's logits, and their weights as integers.
-// weight = e^-gap with gap = (largest - logit) / temperature, in units of 2^-41: 2^18 of them sum below 2^63, exactly,
-// in any order.
+// weight = e^-gap with gap = (largest - logit) / temperature, in units of 2^-39: kMaxVocab of them sum below 2^63,
+// exactly, in any order.
 #pragma once
 
 #include "kernels/cuda/sample.h"
@@ -8,13 +8,15 @@
 namespace shoal::cuda::sample {
 
 inline constexpr int kMaxVocab = kMaxSampledVocab;
-inline constexpr int kOneLog2 = 41;  // weight of the largest logit
+inline constexpr int kOneLog2 = 39;  // weight of the largest logit
 inline constexpr int kBins = 2048;
 inline constexpr int kBinsPerUnit =
     64;  // of the gap. The last bin has all from about 32 on: of weight 0, below e^-29.2
-// A weight is added in three parts, by 32-bit counters (a GPU's shared memory adds no 64 bits at once): 2^18 times 14
-// bits, or 2^13 in the highest part, fits.
-inline constexpr int kLimbs = 3, kLimbBits = 14;
+// A weight is added in three parts, by 32-bit counters (a GPU's shared memory adds no 64 bits at once): kMaxVocab times
+// 2^13 - 1 in the lower parts, or 2^13 in the highest, fits.
+inline constexpr int kLimbs = 3, kLimbBits = 13;
+static_assert((uint64_t{kMaxVocab} << (kOneLog2 - (kLimbs - 1) * kLimbBits)) < uint64_t{1} << 32);
+static_assert((uint64_t{kMaxVocab} << kLimbBits) - kMaxVocab < uint64_t{1} << 32);
 
 SHOAL_HD inline bool IsNan(float x) { return (__builtin_bit_cast(uint32_t, x) & 0x7fffffffu) > 0x7f800000u; }
 
@@ -29,7 +31,7 @@ SHOAL_HD inline float OfKey(uint32_t key) {
 }
 inline constexpr uint32_t kKeyOfInfinity = 0xff800000u, kKeyOfMinusInfinity = 0x007fffffu;
 
-// e^-gap in units of 2^-41, rounded; 0 from 32 on, and for NaN. e^r by its Taylor series, |r| <= ln 2 / 2 (the first
+// e^-gap in units of 2^-39, rounded; 0 from 32 on, and for NaN. e^r by its Taylor series, |r| <= ln 2 / 2 (the first
 // term left out is below 2e-16); ln 2 in two parts (W. Cody and W. Waite). Only fused or single operations: the same
 // bits wherever it is inlined.
 SHOAL_HD inline uint64_t WeightOf(double gap) {

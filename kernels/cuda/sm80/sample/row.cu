@@ -21,7 +21,7 @@ bool Changes(const ops::SampleArgs& op) { return op.counts != nullptr || op.mask
 absl::Status Enqueue(DeviceStream stream, const ops::SampleArgs& op) {
   if (op.rows == 0) return absl::OkStatus();
   if (op.vocab < 1 || op.vocab > kMaxSampledVocab) {
-    return absl::InvalidArgumentError("sample: the vocabulary is not within 1 to 262144");
+    return absl::InvalidArgumentError("sample: the vocabulary is not within 1 to 524287");
   }
   const absl::Status plain = Launch(stream, "sample", sample::ShapeOf<sample::kMaxThreads>(op), PlainRow, op);
   return plain.ok() && Changes(op) ? sample::EnqueueChanged(stream, op) : plain;

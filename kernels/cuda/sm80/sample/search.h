@@ -169,7 +169,8 @@ __device__ uint64_t FillBins(SampleShared& s, const Row<L>& row, const Cut& cut,
     const uint64_t weight = row.Weight(logit);
     heavy += weight >= least ? weight : 0;
     SHOAL_UNROLL for (int l = 0; l < kLimbs; ++l) {
-      const uint32_t limb = static_cast<uint32_t>(weight >> l * kLimbBits) & ((1u << kLimbBits) - 1);
+      const uint32_t mask = l + 1 < kLimbs ? (1u << kLimbBits) - 1 : ~0u;
+      const uint32_t limb = static_cast<uint32_t>(weight >> l * kLimbBits) & mask;
       if (limb != 0) atomicAdd(&s.limbs[l][bin], limb);  // most weights are far below 1: their high limbs are 0
     }
   });
